@@ -1,0 +1,6 @@
+//! attache: a single-binary L7 proxy.
+//!
+//! A module imports only from those listed below it; `tests/it/tidy.rs` reads this list and enforces it.
+
+#[macro_use]
+pub mod value;

@@ -1,0 +1,162 @@
+//! Where something listens or answers: `10.0.0.1:80`, `app:8080`, `unix:/run/app.sock`.
+//!
+//! Names are kept as names; resolving one is `dial`'s work.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use super::{Decode, Item, Reader};
+
+/// One address that can be connected to or listened on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Address {
+    Tcp(SocketAddr),
+    /// A host name and a port, resolved when dialled.
+    Name(String, u16),
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Parses an address without a scheme. The error says what was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() {
+                return Err("`unix:` needs a path".to_owned());
+            }
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Tcp(address));
+        }
+        if text.parse::<IpAddr>().is_ok() {
+            return Err(format!("`{text}` has no port"));
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(format!("`{text}` has no port"));
+        };
+        let Ok(port) = port.parse::<u16>() else {
+            return Err(format!("`{port}` is not a port, 0 to 65535"));
+        };
+        if !is_host_name(host) {
+            return Err(format!("`{host}` is not a host name"));
+        }
+        Ok(Self::Name(host.to_ascii_lowercase(), port))
+    }
+
+    /// Parses an address to listen on: no names but `localhost`, and `:80` for every interface.
+    pub fn parse_listen(text: &str) -> Result<Self, String> {
+        if let Some(port) = text.strip_prefix(':') {
+            return Self::parse_listen(&format!("0.0.0.0:{port}"));
+        }
+        match Self::parse(text)? {
+            Self::Name(host, port) if host == "localhost" => Ok(Self::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))),
+            Self::Name(host, _) => Err(format!("`{host}` is a name; listen on an IP address")),
+            address => Ok(address),
+        }
+    }
+}
+
+/// RFC 1123 letters, digits, hyphens and dots; underscores too, as container networks use them.
+/// A name whose last label is all digits is an IP address written wrongly (WHATWG URL, "ends in a number").
+fn is_host_name(host: &str) -> bool {
+    let labels_fit = host.split('.').all(|label| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    });
+    let last_is_number = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    labels_fit && host.len() <= 253 && !last_is_number
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Name(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// An endpoint's address.
+impl Decode for Address {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = String::decode(item, reader)?;
+        match decode_text(&text) {
+            Ok(address) => Some(address),
+            Err(reason) => {
+                reader.error(item.place, reason).help("write \"10.0.0.1:8080\", \"app:8080\" or \"unix:/run/app.sock\"");
+                None
+            }
+        }
+    }
+}
+
+fn decode_text(text: &str) -> Result<Address, String> {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return match scheme {
+            "http" => {
+                let authority = rest.strip_suffix('/').unwrap_or(rest);
+                if authority.contains('/') {
+                    return Err(format!("`{text}` has a path; an address is a host and a port"));
+                }
+                let with_port = authority.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+                Address::parse(&if with_port { authority.to_owned() } else { format!("{authority}:80") })
+            }
+            "https" | "h2c" => Err(format!("`{scheme}://` endpoints are not supported by this version")),
+            _ => Err(format!("`{scheme}://` is not a scheme of an endpoint")),
+        };
+    }
+    Address::parse(text)
+}
+
+/// Wherever a service is expected: the name of one, or an address that stands for a pool of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServiceRef {
+    Name(String),
+    Address(Address),
+}
+
+impl Decode for ServiceRef {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = String::decode(item, reader)?;
+        // Service names hold no colon and every address has one.
+        if text.contains(':') {
+            return Address::decode(item, reader).map(Self::Address);
+        }
+        if text.is_empty() {
+            reader.error(item.place, "a service's name cannot be empty");
+            return None;
+        }
+        Some(Self::Name(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_print_as_they_parse() {
+        for text in ["10.0.0.1:80", "[::1]:8080", "unix:/run/app.sock", "app.default.svc:8080"] {
+            assert_eq!(decode_text(text).map(|a| a.to_string()).as_deref(), Ok(text));
+        }
+        assert_eq!(decode_text("http://app").map(|a| a.to_string()).as_deref(), Ok("app:80"));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in ["", "10.0.0.1", "10.0.0.1:", "10.0.0.1:99999", "unix:", "a b:80", "10.0.0.999:80", "https://a:1", "http://a/b"] {
+            assert!(decode_text(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn listening_takes_no_names() {
+        assert_eq!(Address::parse_listen(":80").map(|a| a.to_string()).as_deref(), Ok("0.0.0.0:80"));
+        assert_eq!(Address::parse_listen("localhost:80").map(|a| a.to_string()).as_deref(), Ok("127.0.0.1:80"));
+        assert!(Address::parse_listen("app:80").is_err());
+    }
+}

@@ -1,0 +1,307 @@
+//! From document to settings: typed reading that reports every mistake in one pass.
+//!
+//! Does not stop at an error and does not invent values: a field that cannot be read makes its
+//! whole settings `None`, while its neighbours are still read for their own mistakes.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+
+use super::{Diagnostic, Diagnostics, Entry, Item, Place, Sources, Spanned, Table, Value};
+
+/// What a parser needs beside the item itself.
+pub struct Reader<'a> {
+    pub sources: &'a Sources,
+    pub found: &'a mut Diagnostics,
+}
+
+impl Reader<'_> {
+    pub fn error(&mut self, place: Place, message: impl Into<String>) -> &mut Diagnostic {
+        self.found.error(place, message)
+    }
+
+    pub fn warn(&mut self, place: Place, message: impl Into<String>) -> &mut Diagnostic {
+        self.found.warn(place, message)
+    }
+
+    fn expected(&mut self, what: &str, item: &Item) -> &mut Diagnostic {
+        self.error(item.place, format!("expected {what}, found {}", item.kind()))
+    }
+}
+
+/// Something that can be read from a document. `None` means the reason is already in `found`.
+pub trait Decode: Sized {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self>;
+}
+
+/// The keys of one table while they are being read. [`Fields::finish`] reports what nobody asked for.
+pub struct Fields<'i> {
+    table: &'i Table,
+    place: Place,
+    asked: Vec<&'static str>,
+    taken: HashSet<&'i str>,
+}
+
+impl<'i> Fields<'i> {
+    /// `None` and an error if `item` is not a table. `what` names it: "a pool", "a listener".
+    pub fn of(item: &'i Item, what: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        if let Value::Table(table) = &item.value {
+            Some(Self::table(table, item.place))
+        } else {
+            reader.expected(&format!("{what} in a table"), item);
+            None
+        }
+    }
+
+    pub fn table(table: &'i Table, place: Place) -> Self {
+        Self { table, place, asked: Vec::new(), taken: HashSet::new() }
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The entry of a key, which from now on counts as known.
+    pub fn take(&mut self, key: &'static str) -> Option<&'i Entry> {
+        self.asked.push(key);
+        let (name, entry) = self.table.entries.get_key_value(key)?;
+        self.taken.insert(name);
+        Some(entry)
+    }
+
+    /// Outer `None`: present but wrong, already reported. Inner `None`: absent.
+    #[expect(clippy::option_option, reason = "absent and wrong are two different answers")]
+    pub fn optional<T: Decode>(&mut self, key: &'static str, reader: &mut Reader<'_>) -> Option<Option<T>> {
+        match self.take(key) {
+            Some(entry) => T::decode(&entry.item, reader).map(Some),
+            None => Some(None),
+        }
+    }
+
+    pub fn or<T: Decode>(&mut self, key: &'static str, default: T, reader: &mut Reader<'_>) -> Option<T> {
+        self.optional(key, reader).map(|value| value.unwrap_or(default))
+    }
+
+    pub fn required<T: Decode>(&mut self, key: &'static str, reader: &mut Reader<'_>) -> Option<T> {
+        let value = self.optional(key, reader)?;
+        if value.is_none() {
+            reader.error(self.place, format!("missing key `{key}`"));
+        }
+        value
+    }
+
+    /// Reports every key that was not asked for, with the nearest one that was.
+    pub fn finish(self, reader: &mut Reader<'_>) -> Option<()> {
+        let mut clean = Some(());
+        for (name, entry) in &self.table.entries {
+            if self.taken.contains(name.as_str()) {
+                continue;
+            }
+            clean = None;
+            let note = reader.error(entry.key_place, format!("unknown key `{name}`"));
+            match nearest(name, self.asked.iter().copied()) {
+                Some(known) => note.help(format!("did you mean `{known}`?")),
+                None => note.help(format!("known keys here: {}", quoted(&self.asked))),
+            };
+        }
+        clean
+    }
+}
+
+/// The candidate a typing mistake away from `word`, if any is.
+pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    let allowed = 1 + word.chars().count() / 4;
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|&(distance, candidate)| {
+            distance <= allowed || (word.len() >= 3 && (candidate.starts_with(word) || word.starts_with(candidate)))
+        })
+        .min_by_key(|&(distance, _)| distance)
+        .map(|(_, candidate)| candidate)
+}
+
+fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+impl Decode for String {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        if let Value::String(text) = &item.value {
+            return Some(text.value.clone());
+        }
+        reader.expected("a string", item);
+        None
+    }
+}
+
+impl Decode for bool {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        if let Value::Bool(value) = &item.value {
+            return Some(*value);
+        }
+        reader.expected("true or false", item).help("written without quotes");
+        None
+    }
+}
+
+macro_rules! decode_integer {
+    ($($type:ty),*) => {$(
+        impl Decode for $type {
+            fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+                let Value::Integer(number) = &item.value else {
+                    reader.expected("a whole number", item);
+                    return None;
+                };
+                let fits = Self::try_from(*number).ok();
+                if fits.is_none() {
+                    reader.error(item.place, format!("{number} is out of range")).help(format!("0 to {}", Self::MAX));
+                }
+                fits
+            }
+        }
+    )*};
+}
+decode_integer!(u16, u32);
+
+/// A path, relative to the file that names it.
+impl Decode for PathBuf {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = String::decode(item, reader)?;
+        if text.is_empty() {
+            reader.error(item.place, "a path cannot be empty");
+            return None;
+        }
+        Some(reader.sources.directory(item.place.source).join(text))
+    }
+}
+
+impl<T: Decode> Decode for Spanned<T> {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        T::decode(item, reader).map(|value| Spanned::new(value, item.place))
+    }
+}
+
+impl<T: Decode> Decode for Option<T> {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        T::decode(item, reader).map(Some)
+    }
+}
+
+/// A list; one value alone stands for a list of one.
+impl<T: Decode> Decode for Vec<T> {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let Value::Array(items) = &item.value else {
+            return T::decode(item, reader).map(|one| vec![one]);
+        };
+        let read: Vec<Option<T>> = items.iter().map(|item| T::decode(item, reader)).collect();
+        read.into_iter().collect()
+    }
+}
+
+/// A table whose keys are the operator's own names.
+impl<T: Decode> Decode for IndexMap<Spanned<String>, T> {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let Value::Table(table) = &item.value else {
+            reader.expected("a table", item);
+            return None;
+        };
+        let mut whole = Some(IndexMap::new());
+        for (name, entry) in &table.entries {
+            let value = T::decode(&entry.item, reader);
+            match (&mut whole, value) {
+                (Some(map), Some(value)) => {
+                    map.insert(Spanned::new(name.clone(), entry.key_place), value);
+                }
+                _ => whole = None,
+            }
+        }
+        whole
+    }
+}
+
+/// Declares a table of settings: its struct, its reading, its defaults.
+///
+/// A field without a default is required. The docs of each field are the manual.
+#[macro_export]
+macro_rules! settings {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident as $what:literal {
+            $( $(#[$field_meta:meta])* $field:ident : $type:ty $(= $default:expr)? ),* $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name { $( $(#[$field_meta])* pub $field: $type, )* }
+
+        impl $crate::value::Decode for $name {
+            fn decode(item: &$crate::value::Item, reader: &mut $crate::value::Reader<'_>) -> Option<Self> {
+                let mut fields = $crate::value::Fields::of(item, $what, reader)?;
+                $( let $field: Option<$type> = $crate::settings!(@read fields reader $field $($default)?); )*
+                let complete = fields.finish(reader);
+                complete?;
+                Some(Self { $( $field: $field?, )* })
+            }
+        }
+    };
+    (@read $fields:ident $reader:ident $field:ident $default:expr) => {
+        $fields.or(stringify!($field), $default, $reader)
+    };
+    (@read $fields:ident $reader:ident $field:ident) => {
+        $fields.required(stringify!($field), $reader)
+    };
+}
+
+/// Declares a closed set of words: `"off" | "require"`.
+#[macro_export]
+macro_rules! words {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident as $what:literal { $( $(#[$variant_meta:meta])* $variant:ident = $word:literal ),* $(,)? }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $( $(#[$variant_meta])* $variant, )* }
+
+        impl $name {
+            /// As it is written in the configuration.
+            pub fn word(self) -> &'static str {
+                match self { $( Self::$variant => $word, )* }
+            }
+        }
+
+        impl $crate::value::Decode for $name {
+            fn decode(item: &$crate::value::Item, reader: &mut $crate::value::Reader<'_>) -> Option<Self> {
+                let text = <String as $crate::value::Decode>::decode(item, reader)?;
+                match text.as_str() {
+                    $( $word => Some(Self::$variant), )*
+                    _ => {
+                        let known = [$( $word ),*];
+                        let note = reader.error(item.place, format!("`{text}` is not {}", $what));
+                        match $crate::value::nearest(&text, known) {
+                            Some(word) => note.help(format!("did you mean \"{word}\"?")),
+                            None => note.help(format!("one of \"{}\"", known.join("\", \""))),
+                        };
+                        None
+                    }
+                }
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn a_typing_mistake_finds_its_word() {
+        let known = ["listen", "service", "timeouts", "limits"];
+        assert_eq!(nearest("lisen", known), Some("listen"));
+        assert_eq!(nearest("timeout", known), Some("timeouts"));
+        assert_eq!(nearest("srevice", known), Some("service"));
+        assert_eq!(nearest("colour", known), None);
+    }
+}

@@ -1,0 +1,103 @@
+//! The merged document: TOML values that remember where they stood and how they were written.
+//!
+//! Knows TOML's shapes but no key of ours; [`super::Fields`] gives them meaning.
+
+use indexmap::IndexMap;
+
+use super::Place;
+
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub value: Value,
+    pub place: Place,
+}
+
+#[derive(Clone, Debug)]
+pub enum Value {
+    String(Text),
+    Integer(i64),
+    Float(f64),
+    Bool(bool),
+    /// A TOML date; no setting takes one, but it must have a name in messages.
+    Datetime(String),
+    Array(Vec<Item>),
+    Table(Table),
+}
+
+/// A string before and after `${NAME}` was replaced.
+///
+/// `/config` shows `written`, so what the environment holds never leaves the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    pub written: String,
+    pub value: String,
+}
+
+/// Keys in the order of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    pub entries: IndexMap<String, Entry>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key_place: Place,
+    pub item: Item,
+}
+
+impl Item {
+    /// What it is, in the operator's words.
+    pub fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::String(_) => "a string",
+            Value::Integer(_) => "a number",
+            Value::Float(_) => "a decimal number",
+            Value::Bool(_) => "true or false",
+            Value::Datetime(_) => "a date",
+            Value::Array(_) => "a list",
+            Value::Table(_) => "a table",
+        }
+    }
+
+    /// As JSON with strings as they were written, for `/config` and for the source hash.
+    pub fn to_json(&self) -> serde_json::Value {
+        use serde_json::Value as Json;
+        match &self.value {
+            Value::String(text) => Json::String(hide_password(&text.written)),
+            Value::Integer(n) => Json::from(*n),
+            Value::Float(x) => Json::from(*x),
+            Value::Bool(b) => Json::Bool(*b),
+            Value::Datetime(text) => Json::String(text.clone()),
+            Value::Array(items) => Json::Array(items.iter().map(Item::to_json).collect()),
+            Value::Table(table) => table.to_json(),
+        }
+    }
+}
+
+impl Table {
+    pub fn to_json(&self) -> serde_json::Value {
+        let pairs = self.entries.iter().map(|(key, entry)| (key.clone(), entry.item.to_json()));
+        serde_json::Value::Object(pairs.collect())
+    }
+}
+
+/// `scheme://user:secret@host` with the secret struck out.
+fn hide_password(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let Some((user, _)) = authority.rsplit_once('@') else { return text.to_owned() };
+    let Some((name, _)) = user.split_once(':') else { return text.to_owned() };
+    format!("{scheme}://{name}:***{}", &rest[user.len()..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hide_password;
+
+    #[test]
+    fn a_password_in_an_address_is_struck_out() {
+        assert_eq!(hide_password("mysql://u:p@h/db"), "mysql://u:***@h/db");
+        assert_eq!(hide_password("http://h/a@b:c"), "http://h/a@b:c");
+        assert_eq!(hide_password("plain"), "plain");
+    }
+}

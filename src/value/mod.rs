@@ -1,0 +1,24 @@
+//! The words a configuration may contain, each of which parses itself.
+//!
+//! Nothing here knows what a word is used for, opens a file or fails on the first mistake: every
+//! parser notes what is wrong in a [`Diagnostics`] and lets the rest go on.
+
+mod address;
+mod decode;
+mod diagnostic;
+mod document;
+mod duration;
+mod place;
+mod size;
+mod template;
+mod toggle;
+
+pub use address::{Address, ServiceRef};
+pub use decode::{Decode, Fields, Reader, nearest};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use document::{Entry, Item, Table, Text, Value};
+pub use duration::parse_duration;
+pub use place::{Place, SourceId, SourceText, Sources, Spanned};
+pub use size::Size;
+pub use template::{Lookup, Template, Variable};
+pub use toggle::BodyLimit;
