@@ -1,0 +1,211 @@
+//! A listener and its routes as they are written.
+//!
+//! Composed of each feature's settings; compiling them is `generation`'s work.
+
+use std::time::Duration;
+
+use crate::filters::{headers, rewrite};
+use crate::route::{Matchers, Network};
+use crate::services;
+use crate::tls;
+use crate::value::{Address, BodyLimit, Decode, Fields, Item, Reader, ServiceRef, Size, Spanned};
+
+settings! {
+    /// `[[listener]]`
+    pub struct Listener as "a listener" {
+        /// Name in logs and metrics. Default: its first address.
+        name: Option<Spanned<String>> = None,
+        /// `"0.0.0.0:8443"`, `":80"`, `"[::]:80"`, `"unix:/path"`, or a list of them.
+        listen: Spanned<Vec<Listen>>,
+        /// Permissions of a unix socket, octal. Default: what the umask leaves.
+        mode: Option<Spanned<Mode>> = None,
+        /// What is spoken. Only `"http"`.
+        protocol: Protocol = Protocol::Http,
+        /// Answers what no route matches. Without it: 404.
+        service: Option<Spanned<ServiceRef>> = None,
+        /// `"require"` where a balancer in front says who the client is (PROXY v1 and v2).
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off,
+        /// Peers whose `X-Forwarded-*` and `Forwarded` are kept; others' are replaced.
+        trust: Vec<Network> = Vec::new(),
+        /// `"raw"` lets ambiguous paths through unread: dot segments, encoded slashes.
+        paths: Paths = Paths::Strict,
+        tls: Option<Spanned<tls::Settings>> = None,
+        limits: Limits = Limits::default(),
+        timeouts: Timeouts = Timeouts::default(),
+        /// The first that matches wins, in file order.
+        route: Vec<Spanned<Route>> = Vec::new(),
+    }
+}
+
+words! {
+    pub enum Protocol as "a protocol that this version has" {
+        Http = "http",
+    }
+}
+
+words! {
+    pub enum ProxyProtocol as "a way to treat PROXY headers" {
+        Off = "off",
+        Require = "require",
+    }
+}
+
+words! {
+    pub enum Paths as "a way to treat paths" {
+        /// Ambiguous paths are refused with 400.
+        Strict = "strict",
+        Raw = "raw",
+    }
+}
+
+settings! {
+    /// Bounds on what one listener takes in.
+    pub struct Limits as "limits" {
+        /// Open connections. Beyond: not accepted until one closes.
+        connections: Spanned<u32> = unplaced(20_000),
+        /// One request's head. Beyond: 431.
+        header_bytes: Spanned<Size> = unplaced(Size::kib(64)),
+        /// Fields in one head. Beyond: 431.
+        headers: Spanned<u32> = unplaced(100),
+        /// The request target. Beyond: 414.
+        uri_bytes: Spanned<Size> = unplaced(Size::kib(16)),
+        /// One request's body. Beyond: 413.
+        body: BodyLimit = BodyLimit::None,
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: unplaced(20_000),
+            header_bytes: unplaced(Size::kib(64)),
+            headers: unplaced(100),
+            uri_bytes: unplaced(Size::kib(16)),
+            body: BodyLimit::None,
+        }
+    }
+}
+
+settings! {
+    /// How long a listener waits for its clients.
+    #[derive(Copy, Eq)]
+    pub struct Timeouts as "timeouts" {
+        /// PROXY header and TLS handshake together. Beyond: closed.
+        handshake: Duration = Duration::from_secs(10),
+        /// From the first byte of a request to the end of its head. Beyond: 408 and closed.
+        header: Duration = Duration::from_secs(10),
+        /// Between two requests. Beyond: closed.
+        idle: Duration = Duration::from_secs(75),
+        /// Between two reads of a request body. Beyond: 408.
+        body: Duration = Duration::from_secs(60),
+        /// A client that reads nothing for so long is cut off.
+        write: Duration = Duration::from_secs(60),
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { handshake: seconds(10), header: seconds(10), idle: seconds(75), body: seconds(60), write: seconds(60) }
+    }
+}
+
+/// A default stands nowhere; no diagnostic ever points at one.
+fn unplaced<T>(value: T) -> Spanned<T> {
+    Spanned::new(value, crate::value::Place::new(crate::value::SourceId(0), 0..0))
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen(pub Spanned<Address>);
+
+impl Decode for Listen {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = String::decode(item, reader)?;
+        match Address::parse_listen(&text) {
+            // A relative socket path starts where other relative paths do.
+            Ok(Address::Unix(path)) => {
+                let path = reader.sources.directory(item.place.source).join(path);
+                Some(Self(Spanned::new(Address::Unix(path), item.place)))
+            }
+            Ok(address) => Some(Self(Spanned::new(address, item.place))),
+            Err(reason) => {
+                reader.error(item.place, reason).help("write \"0.0.0.0:8443\", \":80\", \"[::]:80\" or \"unix:/path\"");
+                None
+            }
+        }
+    }
+}
+
+/// Permissions in octal, as `chmod` takes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl Decode for Mode {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = String::decode(item, reader)?;
+        let mode = u32::from_str_radix(&text, 8).ok().filter(|&mode| mode <= 0o777 && text.len() >= 3);
+        if mode.is_none() {
+            reader.error(item.place, format!("`{text}` is not a mode")).help("write it in octal, such as \"0660\"");
+        }
+        mode.map(Self)
+    }
+}
+
+/// `[[listener.route]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Name in logs and metrics. Default: its number in the file, from 1.
+    pub name: Option<Spanned<String>>,
+    pub matchers: Matchers,
+    pub service: RouteService,
+    /// Whole exchange. Default: none.
+    pub timeout: Option<Duration>,
+    pub rewrite: Option<rewrite::Settings>,
+    pub request_headers: Option<headers::Settings>,
+    pub response_headers: Option<headers::Settings>,
+}
+
+/// A route's service: by name or address, or written in place.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RouteService {
+    Named(Spanned<ServiceRef>),
+    Inline(services::Settings),
+}
+
+impl Decode for Route {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let mut fields = Fields::of(item, "a route", reader)?;
+        let name = fields.optional::<Spanned<String>>("name", reader);
+        let matchers = Matchers::take(&mut fields, reader);
+        let named = fields.optional::<Spanned<ServiceRef>>("service", reader);
+        let inline = services::Settings::inline(&mut fields, reader);
+        let timeout = fields.optional("timeout", reader);
+        let rewrite = fields.optional("rewrite", reader);
+        let request_headers = fields.optional("request_headers", reader);
+        let response_headers = fields.optional("response_headers", reader);
+        let place = fields.place();
+        fields.finish(reader)?;
+        let service = match (named?, inline?) {
+            (Some(named), None) => RouteService::Named(named),
+            (None, Some(inline)) => RouteService::Inline(inline),
+            (Some(named), Some(_)) => {
+                reader.error(named.place, "a route has one service, this has `service` and one in place").help("keep one");
+                return None;
+            }
+            (None, None) => {
+                reader.error(place, "this route has no service").help("write service = \"name\", or respond = { … }");
+                return None;
+            }
+        };
+        Some(Self {
+            name: name?,
+            matchers: matchers?,
+            service,
+            timeout: timeout?,
+            rewrite: rewrite?,
+            request_headers: request_headers?,
+            response_headers: response_headers?,
+        })
+    }
+}

@@ -1,0 +1,67 @@
+//! Connections to endpoints that wait for their next request, one set per worker.
+//!
+//! Starts no task and no timer: `serve` calls [`Idle::sweep`] while there is something to sweep.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::Wire;
+use crate::upstream::EndpointId;
+
+/// Idle connections kept per endpoint and worker; more are closed when their request ends.
+const KEPT_MAX: usize = 512;
+
+#[derive(Default)]
+pub struct Idle {
+    by_endpoint: RefCell<HashMap<EndpointId, Vec<Parked>, foldhash::fast::FixedState>>,
+}
+
+struct Parked {
+    wire: Wire,
+    until: Instant,
+}
+
+impl Idle {
+    /// The connection that was used last, so that the rest may age; dead ones are dropped on the way.
+    pub fn take(&self, endpoint: EndpointId) -> Option<Wire> {
+        let mut by_endpoint = self.by_endpoint.borrow_mut();
+        let parked = by_endpoint.get_mut(&endpoint)?;
+        while let Some(candidate) = parked.pop() {
+            if candidate.wire.is_silent() {
+                return Some(candidate.wire);
+            }
+        }
+        None
+    }
+
+    pub fn put(&self, endpoint: EndpointId, wire: Wire, until: Instant) {
+        let mut by_endpoint = self.by_endpoint.borrow_mut();
+        let parked = by_endpoint.entry(endpoint).or_default();
+        if parked.len() < KEPT_MAX {
+            parked.push(Parked { wire, until });
+        }
+    }
+
+    /// Closes what is due, dead, or belongs to an endpoint that is no more.
+    pub fn sweep(&self, now: Instant, is_known: impl Fn(EndpointId) -> bool) {
+        self.by_endpoint.borrow_mut().retain(|&endpoint, parked| {
+            if !is_known(endpoint) {
+                return false;
+            }
+            parked.retain(|connection| connection.until > now && connection.wire.is_silent());
+            !parked.is_empty()
+        });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_endpoint.borrow().is_empty()
+    }
+
+    pub fn clear(&self) {
+        self.by_endpoint.borrow_mut().clear();
+    }
+}
+
+/// How often idle connections are looked at.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(5);

@@ -1,0 +1,375 @@
+//! File to generation, or every reason why not.
+//!
+//! Reads nothing but what it is given; carries over what did not change.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use indexmap::IndexMap;
+
+use super::shadow::Shadows;
+use super::{Generation, Listener, NamedPool, Route, SocketKey};
+use crate::config::File;
+use crate::config::listener::{self, ProxyProtocol, RouteService};
+use crate::filters::headers::Edits;
+use crate::proto::http1::Limits;
+use crate::route::Table;
+use crate::services::{self, Service, redirect::Redirect, respond::Respond};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::{Acceptor, Sessions};
+use crate::upstream::{Endpoint, Member, Pool};
+use crate::value::{Address, Diagnostics, Place, Reader, ServiceRef, Sources, Spanned, nearest};
+
+/// What a compilation starts from beside the file.
+pub struct Inputs<'a> {
+    pub sources: &'a Sources,
+    pub hash: String,
+    pub document: serde_json::Value,
+    /// Certificates and keys, read before.
+    pub read: &'a dyn Fn(&Path) -> std::io::Result<Vec<u8>>,
+    pub previous: Option<&'a Generation>,
+    pub metrics: &'a Arc<Metrics>,
+    pub sessions: &'a Sessions,
+    pub workers: usize,
+    pub now: SystemTime,
+}
+
+/// `None` if there is an error in `found`. Warnings may be there either way.
+pub fn compile(file: File, inputs: &Inputs<'_>, found: &mut Diagnostics) -> Option<Generation> {
+    let before = found.errors();
+    let mut services = Services::compile(&file, inputs, found);
+    if file.listeners.is_empty() {
+        found
+            .error(None, "no [[listener]], so there is nothing to serve")
+            .help("write [[listener]] with listen = \"127.0.0.1:8080\" and service = \"127.0.0.1:3000\"");
+    }
+    check_addresses(&file, found);
+    let compiled = file.listeners.iter().map(|listener| compile_listener(listener, &mut services, inputs, found));
+    let listeners: Vec<Option<Listener>> = compiled.collect();
+    services.warn_unused(found);
+    if found.errors() > before {
+        return None;
+    }
+    let mut listeners: Vec<Listener> = listeners.into_iter().collect::<Option<_>>()?;
+    number_free_ports(&mut listeners);
+    let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
+    let by_socket = listeners
+        .iter()
+        .flat_map(|listener| listener.sockets.iter().map(|socket| (socket.clone(), Arc::clone(listener))))
+        .collect();
+    Some(Generation {
+        number: inputs.previous.map_or(1, |previous| previous.number + 1),
+        hash: inputs.hash.clone(),
+        loaded_at: inputs.now,
+        file,
+        listeners,
+        by_socket,
+        pools: services.pools,
+        document: inputs.document.clone(),
+        warnings: found.one_per_line(inputs.sources),
+    })
+}
+
+/// Every service by name, compiled once; addresses used as services join them as they turn up.
+struct Services<'a> {
+    named: IndexMap<String, Entry>,
+    addressed: HashMap<Address, Arc<Service>>,
+    pools: Vec<NamedPool>,
+    inputs: &'a Inputs<'a>,
+}
+
+struct Entry {
+    /// `None` if its own settings are wrong, which has been reported.
+    service: Option<Arc<Service>>,
+    place: Place,
+    is_used: bool,
+}
+
+impl<'a> Services<'a> {
+    fn compile(file: &File, inputs: &'a Inputs<'a>, found: &mut Diagnostics) -> Self {
+        let mut services = Self { named: IndexMap::new(), addressed: HashMap::new(), pools: Vec::new(), inputs };
+        for (name, settings) in &file.services {
+            if !is_service_name(name) {
+                found
+                    .error(name.place, format!("`{}` is not a name for a service", name.value))
+                    .help("use letters, digits, `-`, `_` and `.`");
+            }
+            let service = services.build(&name.value, settings, found);
+            services.named.insert(name.value.clone(), Entry { service, place: name.place, is_used: false });
+        }
+        services
+    }
+
+    fn build(&mut self, name: &str, settings: &services::Settings, found: &mut Diagnostics) -> Option<Arc<Service>> {
+        let reader = &mut Reader { sources: self.inputs.sources, found };
+        let service = match settings {
+            services::Settings::Pool(settings) => Service::Pool(self.pool(name, settings)),
+            services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings, reader)?),
+            services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings, reader)?),
+        };
+        Some(Arc::new(service))
+    }
+
+    /// The previous generation's pool if nothing about it changed; else a new one that shares the
+    /// endpoints that stayed, with their connections and counts.
+    fn pool(&mut self, name: &str, settings: &services::pool::Settings) -> Arc<Pool> {
+        let previous = self.inputs.previous.and_then(|g| g.pools.iter().find(|named| named.pool.name == name));
+        let pool = match previous {
+            Some(named) if named.settings == *settings => Arc::clone(&named.pool),
+            _ => Arc::new(self.new_pool(name, settings, previous)),
+        };
+        self.pools.push(NamedPool { settings: settings.clone(), pool: Arc::clone(&pool) });
+        pool
+    }
+
+    fn new_pool(&self, name: &str, settings: &services::pool::Settings, previous: Option<&NamedPool>) -> Pool {
+        let metrics = self.inputs.metrics;
+        let carried = |address: &Address, label: &str| {
+            let members = previous.map_or(&[][..], |named| named.pool.members());
+            members.iter().map(|member| &member.endpoint).find(|e| e.address == *address && e.name == label).cloned()
+        };
+        let members = settings.endpoints.iter().map(|settings| {
+            let (address, label) = (&settings.address.value, settings.label());
+            let fresh = || {
+                let endpoint = metrics.endpoint(name, &label);
+                Arc::new(Endpoint::new(address.clone(), label.clone(), endpoint))
+            };
+            Member { endpoint: carried(address, &label).unwrap_or_else(fresh), weight: settings.weight }
+        });
+        Pool::new(name.to_owned(), members.collect(), settings.timeouts, metrics.service(name), self.inputs.workers)
+    }
+
+    /// The service a reference stands for, and the name it goes by in metrics.
+    fn resolve(&mut self, reference: &Spanned<ServiceRef>, found: &mut Diagnostics) -> Option<(String, Arc<Service>)> {
+        match &reference.value {
+            ServiceRef::Name(name) => {
+                if let Some(entry) = self.named.get_mut(name) {
+                    entry.is_used = true;
+                    return entry.service.clone().map(|service| (name.clone(), service));
+                }
+                let note = found.error(reference.place, format!("there is no service `{name}`"));
+                match nearest(name, self.named.keys().map(String::as_str)) {
+                    Some(known) => note.help(format!("did you mean `{known}`?")),
+                    None => note.help(format!("write [service.{name}], or an address such as \"127.0.0.1:8080\"")),
+                };
+                None
+            }
+            ServiceRef::Address(address) => {
+                let name = address.to_string();
+                if let Some(service) = self.addressed.get(address) {
+                    return Some((name, Arc::clone(service)));
+                }
+                let port_is_zero = matches!(address, Address::Tcp(a) if a.port() == 0) || matches!(address, Address::Name(_, 0));
+                if port_is_zero {
+                    found.error(reference.place, "nothing answers on port 0");
+                    return None;
+                }
+                let settings = services::pool::Settings::of_address(Spanned::new(address.clone(), reference.place));
+                let service = Arc::new(Service::Pool(self.pool(&name, &settings)));
+                self.addressed.insert(address.clone(), Arc::clone(&service));
+                Some((name, service))
+            }
+        }
+    }
+
+    fn warn_unused(&self, found: &mut Diagnostics) {
+        for (name, entry) in self.named.iter().filter(|(_, entry)| !entry.is_used) {
+            found.warn(entry.place, format!("nobody uses the service `{name}`")).help("name it in a route or a listener, or remove it");
+        }
+    }
+}
+
+fn is_service_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 128 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// Two listeners cannot share an address or a name; neither may take the admin's address.
+fn check_addresses(file: &File, found: &mut Diagnostics) {
+    let mut addresses: HashMap<&Address, Place> = HashMap::new();
+    let mut names: HashMap<&str, Place> = HashMap::new();
+    if let crate::config::Admin::On(admin) = &file.admin {
+        addresses.insert(&admin.value, admin.place);
+    }
+    for listener in &file.listeners {
+        if listener.listen.value.is_empty() {
+            found.error(listener.listen.place, "a listener needs an address").help("write listen = \"127.0.0.1:8080\"");
+        }
+        for listen in &listener.listen.value {
+            // Port 0 asks the system for any free one.
+            if matches!(listen.0.value, Address::Tcp(address) if address.port() == 0) {
+                continue;
+            }
+            if let Some(first) = addresses.insert(&listen.0.value, listen.0.place) {
+                let note = found.error(listen.0.place, format!("{} is listened on twice", listen.0.value));
+                if first.end > 0 {
+                    note.related(first, "the first time");
+                } else {
+                    note.help("it is the admin API's address; set [admin] listen to another");
+                }
+            }
+        }
+        if let Some(name) = &listener.name {
+            if let Some(first) = names.insert(&name.value, name.place) {
+                found.error(name.place, format!("two listeners are named `{}`", name.value)).related(first, "the first one");
+            }
+        }
+    }
+}
+
+/// Sockets on port 0 differ only by their order in the file.
+fn number_free_ports(listeners: &mut [Listener]) {
+    let mut next: HashMap<Address, u16> = HashMap::new();
+    for socket in listeners.iter_mut().flat_map(|listener| &mut listener.sockets) {
+        if matches!(socket.address, Address::Tcp(address) if address.port() == 0) {
+            let ordinal = next.entry(socket.address.clone()).or_default();
+            socket.ordinal = *ordinal;
+            *ordinal += 1;
+        }
+    }
+}
+
+fn compile_listener(
+    written: &Spanned<listener::Listener>,
+    services: &mut Services<'_>,
+    inputs: &Inputs<'_>,
+    found: &mut Diagnostics,
+) -> Option<Listener> {
+    let addresses: Vec<Address> = written.listen.iter().map(|listen| listen.0.value.clone()).collect();
+    let name = match &written.name {
+        Some(name) => name.value.clone(),
+        None => addresses.first()?.to_string(),
+    };
+    if let (Some(mode), false) = (&written.mode, addresses.iter().any(|a| matches!(a, Address::Unix(_)))) {
+        found.error(mode.place, "`mode` is for unix sockets and this listener has none").help("remove it");
+    }
+    let limits = compile_limits(&written.limits, found);
+    let tls = written.tls.as_ref().map(|tls| Acceptor::compile(&tls.value, &name, inputs.read, inputs.sessions, found, inputs.now));
+    let fallback = written.service.as_ref().map(|reference| {
+        let (service_name, service) = services.resolve(reference, found)?;
+        Some(Route {
+            metrics: inputs.metrics.route(&name, "", &service_name),
+            name: String::new(),
+            service_name,
+            service,
+            timeout: None,
+            rewrite: None,
+            request_edits: Edits::default(),
+            response_edits: Edits::default(),
+        })
+    });
+    if written.service.is_none() && written.route.is_empty() {
+        found.error(written.place, "this listener has neither `service` nor routes, so it could only answer 404").help("write service = \"127.0.0.1:3000\"");
+    }
+    let routes = compile_routes(&written.route, &name, services, inputs, found);
+    let table = match Table::compile(written.route.iter().map(|route| route.matchers.clone())) {
+        Ok(table) => Some(table),
+        Err((index, reason)) => {
+            found.error(written.route[index].place, format!("its paths cannot be compiled together with the others: {reason}"));
+            None
+        }
+    };
+    Some(Listener {
+        mode: written.mode.as_ref().map(|mode| mode.0),
+        requires_proxy_header: written.proxy_protocol == ProxyProtocol::Require,
+        trust: written.trust.clone(),
+        paths: written.paths,
+        tls: tls.map(|acceptor| acceptor.map(Arc::new).ok_or(())).transpose().ok()?,
+        limits,
+        connections_max: written.limits.connections.value as usize,
+        body: written.limits.body,
+        timeouts: written.timeouts,
+        table: table?,
+        routes: routes?,
+        fallback: fallback.map(|route| route.ok_or(())).transpose().ok()?,
+        metrics: inputs.metrics.listener(&name),
+        unrouted: inputs.metrics.route(&name, "", ""),
+        sockets: addresses.into_iter().map(|address| SocketKey { address, ordinal: 0 }).collect(),
+        name,
+    })
+}
+
+/// Smallest bounds that still let an ordinary browser in.
+const HEADER_BYTES_MIN: u64 = 1 << 10;
+const HEADER_BYTES_MAX: u64 = 1 << 20;
+
+fn compile_limits(written: &listener::Limits, found: &mut Diagnostics) -> Limits {
+    if written.connections.value == 0 {
+        found.error(written.connections.place, "a listener without connections serves nobody").help("remove the listener, or raise the limit");
+    }
+    if !(HEADER_BYTES_MIN..=HEADER_BYTES_MAX).contains(&written.header_bytes.value.0) {
+        found.error(written.header_bytes.place, format!("`{}` is out of range", written.header_bytes.value)).help("\"1KiB\" to \"1MiB\"");
+    }
+    if !(1..=1000).contains(&written.headers.value) {
+        found.error(written.headers.place, format!("{} is out of range", written.headers.value)).help("1 to 1000");
+    }
+    if written.uri_bytes.value.0 == 0 || written.uri_bytes.value > written.header_bytes.value {
+        found.error(written.uri_bytes.place, "`uri_bytes` must be more than nothing and at most `header_bytes`");
+    }
+    Limits {
+        header_bytes: written.header_bytes.value.bytes(),
+        headers: written.headers.value as usize,
+        uri_bytes: written.uri_bytes.value.bytes(),
+    }
+}
+
+fn compile_routes(
+    written: &[Spanned<listener::Route>],
+    listener: &str,
+    services: &mut Services<'_>,
+    inputs: &Inputs<'_>,
+    found: &mut Diagnostics,
+) -> Option<Vec<Route>> {
+    let mut shadows = Shadows::default();
+    let mut names: HashMap<&str, Place> = HashMap::new();
+    let mut routes = Vec::with_capacity(written.len());
+    for (index, route) in written.iter().enumerate() {
+        if let Some(name) = &route.name {
+            if let Some(first) = names.insert(&name.value, name.place) {
+                found.error(name.place, format!("two routes are named `{}`", name.value)).related(first, "the first one");
+            }
+        }
+        if shadows.hides(&route.matchers) {
+            found.warn(route.place, "this route can never match: an earlier one takes all it would").help("move it up or remove it");
+        }
+        let name = route.name.as_ref().map_or_else(|| (index + 1).to_string(), |name| name.value.clone());
+        routes.push(compile_route(route, name, listener, services, inputs, found));
+    }
+    routes.into_iter().collect()
+}
+
+fn compile_route(
+    written: &listener::Route,
+    name: String,
+    listener: &str,
+    services: &mut Services<'_>,
+    inputs: &Inputs<'_>,
+    found: &mut Diagnostics,
+) -> Option<Route> {
+    let resolved = match &written.service {
+        RouteService::Named(reference) => services.resolve(reference, found),
+        RouteService::Inline(settings) => {
+            let kind = match settings {
+                services::Settings::Pool(_) => "pool",
+                services::Settings::Respond(_) => "respond",
+                services::Settings::Redirect(_) => "redirect",
+            };
+            services.build(kind, settings, found).map(|service| (kind.to_owned(), service))
+        }
+    };
+    let reader = &mut Reader { sources: inputs.sources, found };
+    let mut edits = |settings: &Option<_>| settings.as_ref().map_or(Some(Edits::default()), |settings| Edits::compile(settings, reader));
+    let (request_edits, response_edits) = (edits(&written.request_headers), edits(&written.response_headers));
+    let (service_name, service) = resolved?;
+    Some(Route {
+        metrics: inputs.metrics.route(listener, &name, &service_name),
+        name,
+        service_name,
+        service,
+        timeout: written.timeout,
+        rewrite: written.rewrite.clone(),
+        request_edits: request_edits?,
+        response_edits: response_edits?,
+    })
+}

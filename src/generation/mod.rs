@@ -1,0 +1,125 @@
+//! A compiled configuration: immutable, numbered, shared by every worker.
+//!
+//! Performs no I/O and knows no sockets; what the supervisor binds, it binds for addresses it reads here.
+
+mod compile;
+mod shadow;
+mod walk;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+
+pub use compile::{Inputs, compile};
+pub use walk::Walk;
+
+use crate::config::listener::{Paths, Timeouts};
+use crate::filters::{headers, rewrite};
+use crate::proto::http1::Limits;
+use crate::route::{Network, Table};
+use crate::services::{self, Service};
+use crate::telemetry::metrics::{ListenerMetrics, RouteMetrics};
+use crate::tls::Acceptor;
+use crate::upstream::Pool;
+use crate::value::{Address, BodyLimit};
+
+/// One configuration, ready to serve.
+pub struct Generation {
+    pub number: u64,
+    /// Hash of the text it was compiled from.
+    pub hash: String,
+    pub loaded_at: SystemTime,
+    pub file: crate::config::File,
+    pub listeners: Vec<Arc<Listener>>,
+    by_socket: HashMap<SocketKey, Arc<Listener>>,
+    /// Pools by service name, in the order of the file.
+    pub pools: Vec<NamedPool>,
+    /// For `/config`: strings as they were written, secrets hidden.
+    pub document: serde_json::Value,
+    pub warnings: Vec<String>,
+}
+
+/// A pool and the settings it came from, so that the next generation can tell whether it changed.
+pub struct NamedPool {
+    pub settings: services::pool::Settings,
+    pub pool: Arc<Pool>,
+}
+
+/// What a listening socket is known by across generations: its address as written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SocketKey {
+    pub address: Address,
+    /// Tells apart sockets that all asked for any free port; 0 for every other address.
+    pub ordinal: u16,
+}
+
+pub struct Listener {
+    pub name: String,
+    pub sockets: Vec<SocketKey>,
+    /// Permissions for unix sockets.
+    pub mode: Option<u32>,
+    pub requires_proxy_header: bool,
+    pub trust: Vec<Network>,
+    pub paths: Paths,
+    pub tls: Option<Arc<Acceptor>>,
+    pub limits: Limits,
+    pub connections_max: usize,
+    pub body: BodyLimit,
+    pub timeouts: Timeouts,
+    table: Table,
+    routes: Vec<Route>,
+    fallback: Option<Route>,
+    pub metrics: Arc<ListenerMetrics>,
+    /// Requests that reached no route.
+    pub unrouted: Arc<RouteMetrics>,
+}
+
+pub struct Route {
+    /// Empty for a listener's own service.
+    pub name: String,
+    pub service_name: String,
+    service: Arc<Service>,
+    pub timeout: Option<Duration>,
+    pub rewrite: Option<rewrite::Settings>,
+    pub request_edits: headers::Edits,
+    pub response_edits: headers::Edits,
+    pub metrics: Arc<RouteMetrics>,
+}
+
+impl Generation {
+    pub fn listener_at(&self, socket: &SocketKey) -> Option<&Arc<Listener>> {
+        self.by_socket.get(socket)
+    }
+}
+
+/// The generation that serves now.
+pub struct Live {
+    current: ArcSwap<Generation>,
+    /// Number of `current`; read per request, so that the `Arc` is touched only when it changed.
+    number: AtomicU64,
+}
+
+impl Live {
+    pub fn new(first: Arc<Generation>) -> Self {
+        Self { number: AtomicU64::new(first.number), current: ArcSwap::new(first) }
+    }
+
+    /// From here on every new request sees `next`.
+    pub fn publish(&self, next: Arc<Generation>) {
+        debug_assert!(next.number > self.number(), "generations are numbered upwards");
+        let number = next.number;
+        self.current.store(next);
+        self.number.store(number, Ordering::Release);
+    }
+
+    pub fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+
+    pub fn pin(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+}

@@ -1,0 +1,464 @@
+//! One request with its answer, from parsed head to log line.
+//!
+//! Checks what the grammar could not, asks the walk where to go, and has somebody go there. Moves no
+//! body itself: `forward` does.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::compose::{self, Own, Persistence};
+use super::connection::Client;
+use super::forward::{self, Job};
+use super::worker::{Scratch, Worker};
+use crate::config::listener::Paths;
+use crate::generation::{Generation, Listener, Route, Walk};
+use crate::proto::http1::{
+    BodyFraming, FramingError, Known, RequestFraming, RequestHead, Target, Version, check_host, compare_form, request_framing, split_target,
+};
+use crate::refusal::Refusal;
+use crate::route::{Captures, Head, HeadLookup, Headers};
+use crate::services::Decision;
+use crate::telemetry::{Access, access};
+use crate::upstream::Endpoint;
+use crate::value::BodyLimit;
+
+/// What becomes of the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    Keep,
+    /// The answer said so; close when it has arrived.
+    Close,
+    /// Nobody is there, or the answer was cut short and must look it.
+    Abort,
+}
+
+/// How an exchange ended for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Complete,
+    ClientGone,
+    /// The answer began and could not be finished.
+    Cut,
+}
+
+/// What an exchange came to.
+pub struct Outcome {
+    pub status: u16,
+    pub body_in: u64,
+    pub body_out: u64,
+    pub refusal: Option<Refusal>,
+    pub ending: Ending,
+    pub after: After,
+    pub endpoint: Option<Arc<Endpoint>>,
+    pub attempts: u32,
+}
+
+impl Outcome {
+    pub fn gone(body_in: u64) -> Self {
+        Self { status: 0, body_in, body_out: 0, refusal: None, ending: Ending::ClientGone, after: After::Abort, endpoint: None, attempts: 0 }
+    }
+}
+
+/// A request body this long is read and thrown away to keep the connection; a longer one costs it.
+const DISCARDED_MAX: u64 = 64 << 10;
+
+/// What is known of a request once its head has passed every check.
+struct Checked<'a> {
+    framing: RequestFraming,
+    authority: &'a [u8],
+    host: &'a [u8],
+    path: &'a [u8],
+    query: Option<&'a [u8]>,
+}
+
+pub async fn run(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    listener: &Listener,
+    generation: &Generation,
+    scratch: &mut Scratch,
+    started: Instant,
+    is_current: bool,
+) -> After {
+    let Scratch { request, request_bytes, response, request_id, compare_path, record, .. } = scratch;
+    let bytes: &[u8] = request_bytes;
+    let checked = check(request, bytes, listener, client, compare_path);
+    let headers = Headers { bytes, fields: &request.fields };
+    let (ip, peer_is_trusted) = compose::client_ip(listener, client.peer, headers);
+    choose_request_id(worker, headers, peer_is_trusted, request_id);
+    let method = request.method.of(bytes);
+    // The facts of the handshake are lent to the head while the client itself is written to.
+    let tls = client.tls.take();
+    let (authority, host, path, query) = match &checked {
+        Ok(checked) => (checked.authority, checked.host, checked.path, checked.query),
+        Err(_) => (&b""[..], &b""[..], request.target.of(bytes), None),
+    };
+    let head = Head {
+        method,
+        scheme: if tls.is_some() { "https" } else { "http" },
+        authority,
+        host,
+        path,
+        query,
+        compare_path: if compare_path.is_empty() { path } else { compare_path },
+        headers,
+        client: ip,
+        tls: tls.as_deref(),
+        request_id,
+        listener: &listener.name,
+    };
+    let walk = match &checked {
+        Ok(_) => listener.walk(&head),
+        Err(refusal) => Walk { route: None, captures: Captures::default(), decision: Decision::Refuse(*refusal) },
+    };
+    let framing = checked.as_ref().ok().map(|checked| &checked.framing);
+    let wants_more = is_current && worker.draining_since().is_none() && framing.is_some_and(|framing| framing.keep_alive);
+    let keep = match (wants_more, request.version) {
+        (false, _) => Persistence::Closed,
+        (true, Version::Http11) => Persistence::Kept,
+        (true, Version::Http10) => Persistence::KeptAloud,
+    };
+    let outcome = match (&walk.decision, walk.route, framing) {
+        (Decision::Forward(pool), Some(route), Some(framing)) => {
+            let job = Job {
+                worker,
+                client,
+                listener,
+                head: &head,
+                route,
+                captures: &walk.captures,
+                framing,
+                version: request.version,
+                peer_is_trusted,
+                keep,
+                response,
+                deadline: route.timeout.map(|timeout| started + timeout),
+            };
+            forward::forward(job, pool).await
+        }
+        (Decision::Answer(respond), Some(route), Some(framing)) => {
+            let lookup = HeadLookup { head: &head, route: &route.name };
+            let keep = keep_after_local(keep, framing);
+            worker.with_date(|date| {
+                compose::fixed(respond, &lookup, &route.response_edits, method, keep, date, client.link.output());
+            });
+            local(client, listener, framing, keep, respond.status, respond.body.len() as u64, None).await
+        }
+        (Decision::Redirect(redirect), Some(route), Some(framing)) => {
+            let lookup = HeadLookup { head: &head, route: &route.name };
+            let keep = keep_after_local(keep, framing);
+            let mut fields = b"Location: ".to_vec();
+            redirect.to.write(&lookup, &mut fields);
+            fields.extend_from_slice(b"\r\n");
+            route.response_edits.write(&lookup, &mut fields);
+            let own = Own { status: redirect.status, fields: &fields, body: b"" };
+            worker.with_date(|date| own.write(method, keep, date, client.link.output()));
+            local(client, listener, framing, keep, redirect.status, 0, None).await
+        }
+        (decision, _, _) => {
+            let refusal = if let Decision::Refuse(refusal) = decision { *refusal } else { Refusal::NoRoute };
+            let keep = match framing {
+                Some(framing) if refusal == Refusal::NoRoute => keep_after_local(keep, framing),
+                _ => Persistence::Closed,
+            };
+            let none = RequestFraming::default();
+            refuse(worker, client, method, refusal, keep);
+            local(client, listener, framing.unwrap_or(&none), keep, refusal.status().code(), 0, Some(refusal)).await
+        }
+    };
+    let after = outcome.after;
+    settle(worker, listener, generation, &Told { head: &head, request, walk_route: walk.route, target: request.target.of(bytes) }, &outcome, started, record);
+    client.tls = tls;
+    after
+}
+
+/// Refuses a request whose head could not be read.
+pub async fn refuse_unparsed(
+    worker: &Rc<Worker>,
+    client: &mut Client,
+    listener: &Listener,
+    scratch: &mut Scratch,
+    refusal: Refusal,
+    started: Instant,
+) -> After {
+    let generation = worker.pin();
+    let Scratch { request, request_bytes, record, request_id, .. } = scratch;
+    // What was read of the head is logged as far as it goes.
+    request_bytes.extend_from_slice(&client.link.input()[..client.link.input().len().min(1 << 10)]);
+    let bytes: &[u8] = request_bytes;
+    refuse(worker, client, b"", refusal, Persistence::Closed);
+    let none = RequestFraming::default();
+    let outcome = local(client, listener, &none, Persistence::Closed, refusal.status().code(), 0, Some(refusal)).await;
+    let head = Head {
+        method: request.method.of(bytes),
+        scheme: if client.tls.is_some() { "https" } else { "http" },
+        authority: b"",
+        host: b"",
+        path: request.target.of(bytes),
+        query: None,
+        compare_path: b"",
+        headers: Headers { bytes, fields: &[] },
+        client: client.peer,
+        tls: client.tls.as_deref(),
+        request_id,
+        listener: &listener.name,
+    };
+    let told = Told { head: &head, request, walk_route: None, target: request.target.of(bytes) };
+    settle(worker, listener, &generation, &told, &outcome, started, record);
+    outcome.after
+}
+
+/// Everything about a head that its grammar does not say (CONFIG "HTTP strictness").
+fn check<'a>(
+    request: &RequestHead,
+    bytes: &'a [u8],
+    listener: &Listener,
+    client: &Client,
+    compare_path: &mut Vec<u8>,
+) -> Result<Checked<'a>, Refusal> {
+    let framing = request_framing(request, bytes).map_err(|error| match error {
+        FramingError::EncodingInHttp10
+        | FramingError::LengthAndEncoding
+        | FramingError::DifferentLengths
+        | FramingError::BadLength
+        | FramingError::BadEncoding => Refusal::BadFraming,
+    })?;
+    let target = split_target(request.target.of(bytes)).ok_or(Refusal::BadHead)?;
+    let host_field = only_host(request, bytes)?;
+    let host_field = match (host_field, request.version) {
+        (Some(host), _) => host,
+        (None, Version::Http10) => b"",
+        (None, Version::Http11) => return Err(Refusal::BadHost),
+    };
+    if request.method.of(bytes) == b"CONNECT" {
+        return Err(Refusal::MethodRefused);
+    }
+    let (authority, path, query) = match target {
+        Target::Origin { path, query } => (host_field, path, query),
+        Target::Absolute { authority, path, query, .. } => {
+            // RFC 9112 §3.2.2: the target wins; disagreement is somebody being misled.
+            if !host_field.is_empty() && !host_field.eq_ignore_ascii_case(authority) {
+                return Err(Refusal::HostMismatch);
+            }
+            (authority, path, query)
+        }
+        Target::Asterisk if request.method.of(bytes) == b"OPTIONS" => (host_field, &b"*"[..], None),
+        Target::Asterisk | Target::Authority(_) => return Err(Refusal::BadHead),
+    };
+    let host = if authority.is_empty() {
+        authority
+    } else {
+        check_host(authority).ok_or(Refusal::BadHost)?.name.of(authority)
+    };
+    if listener.paths == Paths::Strict {
+        let compared = compare_form(path).map_err(|_| Refusal::BadPath)?;
+        if let std::borrow::Cow::Owned(compared) = compared {
+            compare_path.extend_from_slice(&compared);
+        }
+    }
+    if framing.expect_unknown {
+        return Err(Refusal::ExpectationUnknown);
+    }
+    if let (BodyLimit::Bytes(most), BodyFraming::Length(length)) = (listener.body, framing.body) {
+        if length > most {
+            return Err(Refusal::BodyTooLarge);
+        }
+    }
+    if is_misdirected(listener, client, host) {
+        return Err(Refusal::Misdirected);
+    }
+    Ok(Checked { framing, authority, host, path, query })
+}
+
+/// The one Host field; two are refused, none is for the caller to judge.
+fn only_host<'a>(request: &RequestHead, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Refusal> {
+    let mut hosts = request.fields.iter().filter(|field| field.known == Known::Host).map(|field| field.value.of(bytes));
+    let first = hosts.next();
+    if hosts.next().is_some() || first.is_some_and(<[u8]>::is_empty) {
+        return Err(Refusal::BadHost);
+    }
+    Ok(first)
+}
+
+/// RFC 9110 §7.4: the handshake vouched for one certificate's names, the request asks for another's;
+/// or the listener has other clients to let in since the handshake.
+fn is_misdirected(listener: &Listener, client: &Client, host: &[u8]) -> bool {
+    let (Some(acceptor), Some(facts)) = (&listener.tls, &client.tls) else { return false };
+    if acceptor.client_policy() != client.tls_policy {
+        return true;
+    }
+    if acceptor.certificates().len() < 2 || facts.sni.is_none() || host.is_empty() {
+        return false;
+    }
+    let host = std::str::from_utf8(host).ok();
+    acceptor.select(host) != acceptor.select(facts.sni.as_deref())
+}
+
+fn choose_request_id(worker: &Worker, headers: Headers<'_>, is_trusted: bool, out: &mut Vec<u8>) {
+    let theirs = headers.fields.iter().find(|field| field.known == Known::XRequestId).map(|field| field.value.of(headers.bytes));
+    match theirs {
+        Some(id) if is_trusted && !id.is_empty() => out.extend_from_slice(id),
+        _ => {
+            const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            for mut roll in [worker.roll(), worker.roll()] {
+                for _ in 0..16 {
+                    out.push(DIGITS[(roll & 15) as usize]);
+                    roll >>= 4;
+                }
+            }
+        }
+    }
+}
+
+/// After an answer that did not read the request's body, the connection is worth keeping only if
+/// what remains of it is short.
+fn keep_after_local(keep: Persistence, framing: &RequestFraming) -> Persistence {
+    match framing.body {
+        BodyFraming::None => keep,
+        BodyFraming::Length(length) if length <= DISCARDED_MAX && !framing.expect_continue => keep,
+        _ => Persistence::Closed,
+    }
+}
+
+/// Puts a refusal into the client's output.
+pub fn refuse(worker: &Worker, client: &mut Client, method: &[u8], refusal: Refusal, keep: Persistence) {
+    let body = format!("{}\n", refusal.phrase());
+    let fields: &[u8] = match refusal {
+        // RFC 9110 §15.5.6: a 405 says what is allowed.
+        Refusal::MethodRefused => b"Content-Type: text/plain\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n",
+        Refusal::NoEndpoint => b"Content-Type: text/plain\r\nRetry-After: 1\r\n",
+        _ => b"Content-Type: text/plain\r\n",
+    };
+    let own = Own { status: refusal.status().code(), fields, body: body.as_bytes() };
+    worker.with_date(|date| own.write(method, keep, date, client.link.output()));
+}
+
+/// Sends an answer of our own and gets past the request's body.
+async fn local(
+    client: &mut Client,
+    listener: &Listener,
+    framing: &RequestFraming,
+    keep: Persistence,
+    status: u16,
+    body_out: u64,
+    refusal: Option<Refusal>,
+) -> Outcome {
+    let mut outcome =
+        Outcome { status, body_in: 0, body_out, refusal, ending: Ending::Complete, after: After::Close, endpoint: None, attempts: 0 };
+    if !flush(client, listener.timeouts.write).await {
+        outcome.ending = Ending::ClientGone;
+        outcome.after = After::Abort;
+        return outcome;
+    }
+    if keep == Persistence::Closed {
+        return outcome;
+    }
+    outcome.after = After::Keep;
+    if let BodyFraming::Length(length) = framing.body {
+        outcome.body_in = length;
+        if !discard(client, length, listener.timeouts.body).await {
+            outcome.after = After::Abort;
+        }
+    }
+    outcome
+}
+
+/// Sends everything in the client's output. `false` if it cannot be sent.
+pub async fn flush(client: &mut Client, timeout: Duration) -> bool {
+    let mut deadline = None;
+    let mut written = client.link.written_total;
+    poll_fn(|cx| match client.link.poll_flush(cx) {
+        Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
+        Poll::Pending => {
+            if deadline.is_none() || written != client.link.written_total {
+                written = client.link.written_total;
+                deadline = Some(Instant::now() + timeout);
+            }
+            client.timer.poll(cx, deadline.expect("it was just set")).map(|()| false)
+        }
+    })
+    .await
+}
+
+/// Reads `length` body bytes and forgets them. `false` if they do not come.
+async fn discard(client: &mut Client, mut length: u64, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let take = client.link.input().len().min(usize::try_from(length).unwrap_or(usize::MAX));
+        client.link.consume(take);
+        length -= take as u64;
+        if length == 0 {
+            return true;
+        }
+        let read = poll_fn(|cx| match client.link.poll_fill(cx, super::buffer::SMALL) {
+            Poll::Ready(read) => Poll::Ready(read.unwrap_or(0)),
+            Poll::Pending => client.timer.poll(cx, deadline).map(|()| 0),
+        });
+        if read.await == 0 {
+            return false;
+        }
+    }
+}
+
+/// What the log says of a request.
+struct Told<'a> {
+    head: &'a Head<'a>,
+    request: &'a RequestHead,
+    walk_route: Option<&'a Route>,
+    target: &'a [u8],
+}
+
+/// Counts the exchange and writes its record.
+fn settle(worker: &Worker, listener: &Listener, generation: &Generation, told: &Told<'_>, outcome: &Outcome, started: Instant, space: &mut Vec<u8>) {
+    let took = started.elapsed();
+    let metrics = told.walk_route.map_or(&listener.unrouted, |route| &route.metrics);
+    if outcome.status > 0 {
+        metrics.finished(worker.index, outcome.status, took);
+    }
+    if let Some(refusal) = outcome.refusal {
+        listener.metrics.refused(worker.index, refusal.index());
+    }
+    let format = match generation.file.log.access {
+        Access::Off => return,
+        Access::Json => access::Format::Json,
+        Access::Common => access::Format::Common,
+        Access::Combined => access::Format::Combined,
+    };
+    let head = told.head;
+    let record = access::Record {
+        time: SystemTime::now(),
+        client: head.client,
+        method: head.method,
+        host: head.authority,
+        target: told.target,
+        version: match told.request.version {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+        },
+        status: outcome.status,
+        bytes_in: outcome.body_in,
+        bytes_out: outcome.body_out,
+        duration: took,
+        listener: &listener.name,
+        route: told.walk_route.map_or("", |route| &route.name),
+        service: told.walk_route.map_or("", |route| &route.service_name),
+        endpoint: outcome.endpoint.as_ref().map_or("", |endpoint| &endpoint.name),
+        attempts: outcome.attempts,
+        request_id: head.request_id,
+        refusal: outcome.refusal.map_or("", Refusal::label),
+        ending: match outcome.ending {
+            Ending::Complete => access::Ending::Complete,
+            Ending::ClientGone => access::Ending::ClientGone,
+            Ending::Cut => access::Ending::Cut,
+        },
+        user_agent: head.headers.first(b"user-agent").unwrap_or_default(),
+        referer: head.headers.first(b"referer").unwrap_or_default(),
+        tls_version: head.tls.map_or("", |tls| tls.version),
+        tls_sni: head.tls.and_then(|tls| tls.sni.as_deref()).unwrap_or(""),
+    };
+    worker.record(format, &record, space);
+}
+

@@ -1,0 +1,451 @@
+//! Sends a request to an endpoint and its answer to the client, both bodies at once.
+//!
+//! Owns the lease, the choice of connection and the one quiet retry; knows nothing of routes.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::buffer::SMALL;
+use super::compose::{self, Forwarding, Persistence, Relay};
+use super::connection::Client;
+use super::exchange::{self, After, Ending, Outcome};
+use super::link::Link;
+use super::pump::{Decoder, Encoder, Pump, PumpError};
+use super::timer::Stall;
+use super::worker::Worker;
+use crate::dial::{self, DialError, Wire};
+use crate::generation::{Listener, Route};
+use crate::proto::http1::{BodyFraming, Limits, Progress, RequestFraming, ResponseHead, Version, response_framing};
+use crate::refusal::Refusal;
+use crate::route::{Captures, Head, HeadLookup};
+use crate::telemetry::metrics;
+use crate::upstream::{Endpoint, Lease, Pool};
+use crate::value::{Address, BodyLimit};
+
+/// One request on its way.
+pub struct Job<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub client: &'a mut Client,
+    pub listener: &'a Listener,
+    pub head: &'a Head<'a>,
+    pub route: &'a Route,
+    pub captures: &'a Captures<'a>,
+    pub framing: &'a RequestFraming,
+    pub version: Version,
+    pub peer_is_trusted: bool,
+    /// What becomes of the client's connection if nothing goes wrong.
+    pub keep: Persistence,
+    pub response: &'a mut ResponseHead,
+    /// When the whole exchange must be over.
+    pub deadline: Option<Instant>,
+}
+
+/// What an endpoint's head may be; ours to bound, not the operator's yet.
+const RESPONSE_LIMITS: Limits = Limits { header_bytes: 256 << 10, headers: 1000, uri_bytes: 0 };
+/// Interim answers to one request.
+const INTERIM_MAX: u32 = 32;
+/// Endpoints tried when connecting fails: nothing was sent, so any request may go to another.
+const CONNECT_ATTEMPTS: u32 = 3;
+
+/// Why there is no head of an answer.
+enum Early {
+    ClientGone,
+    Refused(Refusal),
+    /// Closed or reset before the first byte of an answer.
+    Dead,
+    /// Closed, reset or nonsense in the middle of a head.
+    Broken(Refusal),
+    TimedOut(Refusal),
+}
+
+pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
+    let mut attempts = 0;
+    let mut connects = 0;
+    let mut avoid: Option<Arc<Endpoint>> = None;
+    let mut may_reuse = true;
+    loop {
+        let Some(lease) = pool.pick(job.worker.index, avoid.as_deref()) else {
+            return job.refuse(Refusal::NoEndpoint, 0, None, attempts, true).await;
+        };
+        attempts += 1;
+        let started = Instant::now();
+        let endpoint = Arc::clone(lease.endpoint());
+        let (wire, is_reused) = match job.connect(&endpoint, pool, may_reuse).await {
+            Ok(connected) => connected,
+            Err(refusal) => {
+                let outcome = if refusal == Refusal::ConnectFailed { metrics::Outcome::ConnectFailed } else { metrics::Outcome::Timeout };
+                settle(lease, outcome, pool, job.worker, started);
+                connects += 1;
+                let is_another = avoid.as_ref().is_none_or(|avoid| avoid.id != endpoint.id) && pool.members().len() > 1;
+                if connects < CONNECT_ATTEMPTS && is_another && refusal != Refusal::RouteTimeout {
+                    pool.metrics.retried(job.worker.index, metrics::RetryReason::Connect);
+                    avoid = Some(endpoint);
+                    continue;
+                }
+                return job.refuse(refusal, 0, Some(endpoint), attempts, true).await;
+            }
+        };
+        let mut link = Link::new(wire, Rc::clone(&job.worker.stock));
+        let mut upload = job.begin(&endpoint, link.output());
+        let early = match job.until_final_head(&mut link, &mut upload, pool).await {
+            Ok(()) => {
+                let outcome = job.relay(link, upload, pool, &endpoint, attempts).await;
+                let reported = match outcome.ending {
+                    Ending::Cut => metrics::Outcome::Reset,
+                    _ if outcome.refusal.is_some() => metrics::Outcome::Broken,
+                    _ if outcome.status >= 500 => metrics::Outcome::Status5xx,
+                    _ => metrics::Outcome::Ok,
+                };
+                settle(lease, reported, pool, job.worker, started);
+                return outcome;
+            }
+            Err(early) => early,
+        };
+        let body_in = upload.moved;
+        let endpoint_for_log = Some(Arc::clone(&endpoint));
+        let body_is_taken = upload.is_taken();
+        return match early {
+            Early::Dead if is_reused && job.may_send_again(&link, &upload) => {
+                // The connection died while it was idle: the endpoint never saw this request.
+                settle(lease, metrics::Outcome::Reset, pool, job.worker, started);
+                pool.metrics.retried(job.worker.index, metrics::RetryReason::Reused);
+                may_reuse = false;
+                continue;
+            }
+            Early::Dead => {
+                settle(lease, metrics::Outcome::Reset, pool, job.worker, started);
+                job.refuse(Refusal::EndpointReset, body_in, endpoint_for_log, attempts, body_is_taken).await
+            }
+            Early::Broken(refusal) => {
+                settle(lease, metrics::Outcome::Broken, pool, job.worker, started);
+                job.refuse(refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
+            }
+            Early::TimedOut(refusal) => {
+                settle(lease, metrics::Outcome::Timeout, pool, job.worker, started);
+                job.refuse(refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
+            }
+            // Not the endpoint's fault: the lease is dropped, which reports a cancelled request.
+            Early::Refused(refusal) => job.refuse(refusal, body_in, endpoint_for_log, attempts, false).await,
+            Early::ClientGone => Outcome { endpoint: endpoint_for_log, attempts, ..Outcome::gone(body_in) },
+        };
+    }
+}
+
+fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker, started: Instant) {
+    let took = started.elapsed();
+    pool.metrics.finished(worker.index, took);
+    lease.settle(outcome, took);
+}
+
+impl Job<'_> {
+    async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool) -> Result<(Wire, bool), Refusal> {
+        while may_reuse {
+            let Some(wire) = self.worker.idle.take(endpoint.id) else { break };
+            // What cannot be sent twice goes only where somebody is certain to read it.
+            let is_safe = self.is_idempotent() && self.framing.body == BodyFraming::None;
+            if is_safe || wire.is_silent_for_certain() {
+                return Ok((wire, true));
+            }
+        }
+        let mut timeout = pool.timeouts.connect;
+        let mut timed_out = Refusal::ConnectTimeout;
+        if let Some(deadline) = self.deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left < timeout {
+                (timeout, timed_out) = (left, Refusal::RouteTimeout);
+            }
+        }
+        match dial::dial(&endpoint.address, timeout).await {
+            Ok(wire) => Ok((wire, false)),
+            Err(DialError::TimedOut) => Err(timed_out),
+            Err(DialError::Failed(error)) => {
+                tracing::debug!(service = pool.name, endpoint = endpoint.name, %error, "cannot connect");
+                Err(Refusal::ConnectFailed)
+            }
+        }
+    }
+
+    /// Writes the request's head and prepares its body.
+    fn begin(&self, endpoint: &Endpoint, out: &mut Vec<u8>) -> Pump {
+        let endpoint_host = match &endpoint.address {
+            Address::Unix(_) => "localhost".to_owned(),
+            address if self.head.authority.is_empty() => address.to_string(),
+            _ => String::new(),
+        };
+        compose::request(
+            &Forwarding {
+                head: self.head,
+                route: self.route,
+                captures: self.captures,
+                body: self.framing.body,
+                expects_continue: self.framing.expect_continue,
+                peer: self.client.peer,
+                peer_is_trusted: self.peer_is_trusted,
+                endpoint_host: &endpoint_host,
+            },
+            out,
+        );
+        let limit = match self.listener.body {
+            BodyLimit::None => u64::MAX,
+            BodyLimit::Bytes(most) => most,
+        };
+        match self.framing.body {
+            BodyFraming::None | BodyFraming::UntilClose => Pump::new(Decoder::None, Encoder::Identity, limit),
+            BodyFraming::Length(length) => Pump::new(Decoder::Length(length), Encoder::Identity, limit),
+            BodyFraming::Chunked => Pump::new(Decoder::chunked(), Encoder::Chunked, limit),
+        }
+    }
+
+    /// RFC 9110 §9.2.2.
+    fn is_idempotent(&self) -> bool {
+        matches!(self.head.method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+    }
+
+    /// Whether a second try is the first one for the endpoint, or harmless, and still complete.
+    fn may_send_again(&self, link: &Link, upload: &Pump) -> bool {
+        link.read_total == 0 && upload.moved == 0 && (self.is_idempotent() || link.written_total == 0)
+    }
+
+    /// Sends the request and waits for the head of the final answer; interim ones go to the client.
+    async fn until_final_head(&mut self, link: &mut Link, upload: &mut Pump, pool: &Pool) -> Result<(), Early> {
+        let mut waits = Waits::default();
+        for _ in 0..=INTERIM_MAX {
+            self.response.clear();
+            poll_fn(|cx| self.poll_head(cx, link, upload, pool, &mut waits)).await?;
+            match self.response.status {
+                // Nobody asked to switch protocols (RFC 9110 §15.2.2).
+                101 => return Err(Early::Broken(Refusal::BrokenResponse)),
+                100..=199 => {
+                    if self.version == Version::Http11 {
+                        compose::interim(self.response, link.input(), self.client.link.output());
+                    }
+                    link.consume(self.response.bytes);
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err(Early::Broken(Refusal::BrokenResponse))
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, link: &mut Link, upload: &mut Pump, pool: &Pool, waits: &mut Waits) -> Poll<Result<(), Early>> {
+        let client = &mut *self.client;
+        if let Err(early) = poll_upload(cx, client, link, upload, waits) {
+            return Poll::Ready(Err(early));
+        }
+        loop {
+            match self.response.parse(link.input(), &RESPONSE_LIMITS) {
+                Ok(Progress::Complete) => return Poll::Ready(Ok(())),
+                Ok(Progress::Partial) => {}
+                Err(error) => {
+                    tracing::debug!(service = pool.name, reason = error.as_str(), "broken answer");
+                    return Poll::Ready(Err(Early::Broken(Refusal::BrokenResponse)));
+                }
+            }
+            match link.poll_fill(cx, RESPONSE_LIMITS.header_bytes + 1) {
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(_) if link.input().is_empty() => return Poll::Ready(Err(Early::Dead)),
+                Poll::Ready(_) => return Poll::Ready(Err(Early::Broken(Refusal::EndpointReset))),
+                Poll::Pending => break,
+            }
+        }
+        if client.link.has_unsent() {
+            if let Poll::Ready(Err(_)) = client.link.poll_flush(cx) {
+                return Poll::Ready(Err(Early::ClientGone));
+            }
+        }
+        if is_gone(cx, client, upload) {
+            return Poll::Ready(Err(Early::ClientGone));
+        }
+        let waits_for_body = upload.waits_for_source && !upload.is_taken();
+        let body = waits.body.deadline(waits_for_body, client.link.read_total, self.listener.timeouts.body);
+        let answer = waits.endpoint.deadline(!waits_for_body, link.written_total, pool.timeouts.response);
+        let deadlines = [(body, Refusal::BodyTimeout), (answer, Refusal::ResponseTimeout), (self.deadline, Refusal::RouteTimeout)];
+        poll_deadlines(cx, client, deadlines).map(|refusal| match refusal {
+            Refusal::BodyTimeout => Err(Early::Refused(refusal)),
+            _ => Err(Early::TimedOut(refusal)),
+        })
+    }
+
+    /// Sends the answer to the client while the rest of the request still flows.
+    async fn relay(&mut self, mut link: Link, mut upload: Pump, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
+        let endpoint_for_log = Some(Arc::clone(endpoint));
+        let is_head = self.head.method == b"HEAD";
+        let Ok(framing) = response_framing(self.response, link.input(), is_head) else {
+            return self.refuse(Refusal::BrokenResponse, upload.moved, endpoint_for_log, attempts, upload.is_taken()).await;
+        };
+        let status = self.response.status;
+        let body = compose::client_body(framing.body, self.version);
+        // An answer that overtakes its request leaves a connection whose next bytes are no request.
+        let keep = if upload.is_taken() && body != BodyFraming::UntilClose { self.keep } else { Persistence::Closed };
+        let lookup = HeadLookup { head: self.head, route: &self.route.name };
+        self.worker.with_date(|date| {
+            let relay = Relay {
+                response: self.response,
+                bytes: link.input(),
+                edits: &self.route.response_edits,
+                lookup: &lookup,
+                body,
+                keeps_length: is_head || status == 304,
+                persistence: keep,
+                date,
+            };
+            compose::response(&relay, self.client.link.output());
+        });
+        link.consume(self.response.bytes);
+        let decoder = match framing.body {
+            BodyFraming::None => Decoder::None,
+            BodyFraming::Length(length) => Decoder::Length(length),
+            BodyFraming::Chunked => Decoder::chunked(),
+            BodyFraming::UntilClose => Decoder::UntilClose,
+        };
+        let encoder = if body == BodyFraming::Chunked { Encoder::Chunked } else { Encoder::Identity };
+        let mut download = Pump::new(decoder, encoder, u64::MAX);
+        let mut waits = Waits::default();
+        let ending = poll_fn(|cx| self.poll_bodies(cx, &mut link, &mut upload, &mut download, pool, &mut waits)).await;
+        let after = match (ending, keep) {
+            (Ending::Complete, Persistence::Closed) => After::Close,
+            (Ending::Complete, _) => After::Keep,
+            (Ending::ClientGone, _) => After::Abort,
+            (Ending::Cut, _) => {
+                if body == BodyFraming::UntilClose {
+                    // Only a reset tells this client that the end is not the end.
+                    self.client.link.wire.reset_on_close();
+                }
+                After::Abort
+            }
+        };
+        let is_clean = ending == Ending::Complete && upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
+        if is_clean {
+            if let Some(wire) = link.into_wire() {
+                self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
+                self.worker.sweep_later();
+            }
+        }
+        Outcome {
+            status,
+            body_in: upload.moved,
+            body_out: download.moved,
+            refusal: None,
+            ending,
+            after,
+            endpoint: endpoint_for_log,
+            attempts,
+        }
+    }
+
+    fn poll_bodies(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        upload: &mut Pump,
+        download: &mut Pump,
+        pool: &Pool,
+        waits: &mut Waits,
+    ) -> Poll<Ending> {
+        let client = &mut *self.client;
+        match download.poll(cx, link, &mut client.link) {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ending::Complete),
+            Poll::Ready(Err(PumpError::Sink(_))) => return Poll::Ready(Ending::ClientGone),
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(service = pool.name, ?error, "answer cut short");
+                return Poll::Ready(Ending::Cut);
+            }
+            Poll::Pending => {}
+        }
+        match poll_upload(cx, client, link, upload, waits) {
+            Ok(()) => {}
+            Err(Early::ClientGone) => return Poll::Ready(Ending::ClientGone),
+            Err(_) => return Poll::Ready(Ending::Cut),
+        }
+        if is_gone(cx, client, upload) {
+            return Poll::Ready(Ending::ClientGone);
+        }
+        let timeouts = &self.listener.timeouts;
+        let waits_for_body = upload.waits_for_source && !upload.is_taken();
+        let blocked = client.link.has_unsent() || !download.waits_for_source;
+        let write = waits.client.deadline(blocked, client.link.written_total, timeouts.write);
+        let silent = waits.endpoint.deadline(download.waits_for_source, link.read_total, pool.timeouts.idle);
+        let body = waits.body.deadline(waits_for_body, client.link.read_total, timeouts.body);
+        let soonest = [write, silent, body, self.deadline].into_iter().flatten().min();
+        match soonest {
+            Some(deadline) => client.timer.poll(cx, deadline).map(|()| {
+                if write.is_some_and(|write| write <= deadline) { Ending::ClientGone } else { Ending::Cut }
+            }),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Answers in the endpoint's place. `body_is_taken`: nothing of the request is left unread.
+    async fn refuse(&mut self, refusal: Refusal, body_in: u64, endpoint: Option<Arc<Endpoint>>, attempts: u32, body_is_taken: bool) -> Outcome {
+        let is_read = body_is_taken && (body_in > 0 || self.framing.body == BodyFraming::None);
+        let keep = if is_read { self.keep } else { Persistence::Closed };
+        exchange::refuse(self.worker, self.client, self.head.method, refusal, keep);
+        let is_sent = exchange::flush(self.client, self.listener.timeouts.write).await;
+        Outcome {
+            status: refusal.status().code(),
+            body_in,
+            body_out: 0,
+            refusal: Some(refusal),
+            ending: if is_sent { Ending::Complete } else { Ending::ClientGone },
+            after: match (is_sent, keep) {
+                (false, _) => After::Abort,
+                (true, Persistence::Closed) => After::Close,
+                (true, _) => After::Keep,
+            },
+            endpoint,
+            attempts,
+        }
+    }
+}
+
+/// What is being waited for, and since when.
+#[derive(Default)]
+struct Waits {
+    body: Stall,
+    endpoint: Stall,
+    client: Stall,
+    /// The endpoint takes no more of the request; its answer may still come.
+    upload_failed: bool,
+}
+
+fn poll_upload(cx: &mut Context<'_>, client: &mut Client, link: &mut Link, upload: &mut Pump, waits: &mut Waits) -> Result<(), Early> {
+    if upload.is_done() || waits.upload_failed {
+        return Ok(());
+    }
+    match upload.poll(cx, &mut client.link, link) {
+        Poll::Ready(Err(PumpError::Source(_) | PumpError::Short)) => Err(Early::ClientGone),
+        Poll::Ready(Err(PumpError::Chunk(_))) => Err(Early::Refused(Refusal::BadChunk)),
+        Poll::Ready(Err(PumpError::TooLarge)) => Err(Early::Refused(Refusal::BodyTooLarge)),
+        Poll::Ready(Err(PumpError::Sink(_))) => {
+            waits.upload_failed = true;
+            Ok(())
+        }
+        Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+    }
+}
+
+/// Reads ahead while an answer is awaited: pipelined requests, and whether the client is still
+/// there. The end of its sending is no sign of leaving, a reset is.
+fn is_gone(cx: &mut Context<'_>, client: &mut Client, upload: &Pump) -> bool {
+    let link = &mut client.link;
+    while upload.is_taken() && !link.is_ended && link.input().len() < SMALL {
+        match link.poll_fill(cx, SMALL) {
+            Poll::Ready(Err(error)) => return error.kind() != io::ErrorKind::UnexpectedEof,
+            Poll::Ready(Ok(_)) => {}
+            Poll::Pending => break,
+        }
+    }
+    false
+}
+
+fn poll_deadlines<const N: usize>(cx: &mut Context<'_>, client: &mut Client, deadlines: [(Option<Instant>, Refusal); N]) -> Poll<Refusal> {
+    let soonest = deadlines.into_iter().filter_map(|(deadline, refusal)| deadline.map(|deadline| (deadline, refusal))).min_by_key(|&(d, _)| d);
+    match soonest {
+        Some((deadline, refusal)) => client.timer.poll(cx, deadline).map(|()| refusal),
+        None => Poll::Pending,
+    }
+}

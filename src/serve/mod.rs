@@ -1,0 +1,196 @@
+//! The only layer that moves client bytes.
+//!
+//! A [`Crew`] of workers, one thread each; the supervisor tells them what to listen on and when to
+//! stop. Reads no configuration text and binds no socket.
+
+pub mod accept;
+mod buffer;
+mod compose;
+mod connection;
+mod exchange;
+mod forward;
+mod link;
+mod pump;
+mod timer;
+mod worker;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use accept::{Bound, Gate};
+pub use worker::{AccessLog, LINGER, Shared};
+use worker::Worker;
+
+use crate::generation::{Listener, SocketKey};
+
+/// Orders to a worker. They are few and in order; the queue is bounded all the same.
+enum Order {
+    /// Accept on this socket.
+    Listen { socket: OwnedFd, key: SocketKey, gate: Arc<Gate>, listener: Arc<Listener> },
+    /// Accept what is queued and close the socket.
+    Retire(SocketKey),
+    /// A new generation serves: let go of the old one. Answered when done.
+    Refresh(oneshot::Sender<()>),
+    /// Finish what is in flight and end; cut off what is left at the deadline.
+    Drain { deadline: Instant },
+    /// End at once.
+    Stop,
+}
+
+const ORDERS_MAX: usize = 4096;
+
+/// All workers.
+pub struct Crew {
+    workers: Vec<Hand>,
+}
+
+struct Hand {
+    orders: mpsc::Sender<Order>,
+    thread: Option<JoinHandle<usize>>,
+}
+
+impl Crew {
+    /// Starts `count` threads. They serve nothing until told to listen. `ended` hears of each that
+    /// ends, with the number of connections it had to cut off.
+    pub fn start(count: usize, shared: &Arc<Shared>, ended: &mpsc::Sender<usize>) -> io::Result<Self> {
+        let mut workers = Vec::with_capacity(count);
+        for index in 0..count {
+            let (orders, received) = mpsc::channel(ORDERS_MAX);
+            let (shared, ended) = (Arc::clone(shared), ended.clone());
+            let work = move || {
+                let cut_off = run(index, shared, received);
+                let _ = ended.blocking_send(cut_off);
+                cut_off
+            };
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(work)?;
+            workers.push(Hand { orders, thread: Some(thread) });
+        }
+        Ok(Self { workers })
+    }
+
+    pub fn count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Has each worker accept on its own one of `sockets`.
+    pub async fn listen(&self, key: &SocketKey, sockets: Vec<OwnedFd>, listener: &Arc<Listener>) {
+        debug_assert_eq!(sockets.len(), self.workers.len(), "a socket for each worker");
+        let gate = Arc::new(Gate::default());
+        for (hand, socket) in self.workers.iter().zip(sockets) {
+            let order = Order::Listen { socket, key: key.clone(), gate: Arc::clone(&gate), listener: Arc::clone(listener) };
+            let _ = hand.orders.send(order).await;
+        }
+    }
+
+    pub async fn retire(&self, key: &SocketKey) {
+        for hand in &self.workers {
+            let _ = hand.orders.send(Order::Retire(key.clone())).await;
+        }
+    }
+
+    /// Returns when no worker holds an older generation except for requests in flight.
+    pub async fn refresh(&self) {
+        let mut done = Vec::with_capacity(self.workers.len());
+        for hand in &self.workers {
+            let (tell, told) = oneshot::channel();
+            let _ = hand.orders.send(Order::Refresh(tell)).await;
+            done.push(told);
+        }
+        for told in done {
+            let _ = told.await;
+        }
+    }
+
+    pub async fn drain(&self, deadline: Instant) {
+        for hand in &self.workers {
+            let _ = hand.orders.send(Order::Drain { deadline }).await;
+        }
+    }
+
+    pub async fn stop(&self) {
+        for hand in &self.workers {
+            let _ = hand.orders.send(Order::Stop).await;
+        }
+    }
+
+    /// Waits for every thread that was told to end.
+    pub fn join(&mut self) {
+        for hand in &mut self.workers {
+            if let Some(Err(_)) = hand.thread.take().map(JoinHandle::join) {
+                tracing::error!("a worker thread panicked outside of any connection");
+            }
+        }
+    }
+}
+
+/// A worker's whole life. Returns the number of connections that were cut off.
+fn run(index: usize, shared: Arc<Shared>, orders: mpsc::Receiver<Order>) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default());
+    match runtime {
+        Ok(runtime) => runtime.block_on(obey(Worker::new(index, shared), orders)),
+        Err(error) => {
+            tracing::error!(index, %error, "cannot start a worker");
+            0
+        }
+    }
+}
+
+async fn obey(worker: Rc<Worker>, mut orders: mpsc::Receiver<Order>) -> usize {
+    let mut bound: HashMap<SocketKey, Rc<Bound>> = HashMap::new();
+    let mut deadline = None;
+    loop {
+        let order = tokio::select! {
+            biased;
+            order = orders.recv() => order.unwrap_or(Order::Stop),
+            () = worker.closed.notified(), if deadline.is_some() => {
+                if worker.open.get() == 0 { return 0 }
+                continue;
+            }
+            () = sleep_until(deadline), if deadline.is_some() => Order::Stop,
+        };
+        match order {
+            Order::Listen { socket, key, gate, listener } => {
+                let here = Bound::new(key.clone(), gate, listener);
+                bound.insert(key, Rc::clone(&here));
+                tokio::task::spawn_local(accept::accept(Rc::clone(&worker), socket, here));
+            }
+            Order::Retire(key) => {
+                if let Some(here) = bound.remove(&key) {
+                    here.retire(Instant::now());
+                    worker.wake_idle();
+                }
+            }
+            Order::Refresh(done) => {
+                worker.refresh();
+                let _ = done.send(());
+            }
+            Order::Drain { deadline: until } => {
+                let now = Instant::now();
+                for here in bound.values() {
+                    here.retire(now);
+                }
+                worker.drain(now);
+                deadline = Some(until);
+                // Accept loops take a moment to empty their queues; no worker ends before that.
+                tokio::time::sleep(accept::QUIET * 2).await;
+                if worker.open.get() == 0 {
+                    return 0;
+                }
+            }
+            Order::Stop => return worker.open.get(),
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    if let Some(deadline) = deadline {
+        tokio::time::sleep_until(deadline.into()).await;
+    }
+}

@@ -1,0 +1,238 @@
+//! One thread that serves: its runtime's shared state and its life.
+//!
+//! Everything in a [`Worker`] belongs to one thread; what threads share is behind `Arc`s that are
+//! read per request without locks.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::buffer::Buffers;
+use crate::algo::dice;
+use crate::dial::{Idle, SWEEP_EVERY};
+use crate::generation::{Generation, Live};
+use crate::proto::http1::{RequestHead, ResponseHead};
+use crate::telemetry::{HttpDate, Metrics, access, sink::Sink};
+
+/// How long an idle connection stays open for one more request once the process drains: a client
+/// that was just about to send one gets its answer, with `Connection: close`.
+pub const LINGER: Duration = Duration::from_millis(400);
+
+/// What is common to all workers.
+pub struct Shared {
+    pub live: Arc<Live>,
+    pub metrics: Arc<Metrics>,
+    pub access: Arc<AccessLog>,
+}
+
+/// Where access records go and how they look; both can change while records are written.
+pub struct AccessLog {
+    pub sink: arc_swap::ArcSwapOption<Sink>,
+}
+
+pub struct Worker {
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    pub stock: Rc<Buffers>,
+    pub idle: Idle,
+    pinned: RefCell<Rc<Arc<Generation>>>,
+    scratch: RefCell<Vec<Box<Scratch>>>,
+    /// Idle client connections, to be woken when the worker's phase changes.
+    waiting: RefCell<Wakers>,
+    draining_since: Cell<Option<Instant>>,
+    /// Open client connections.
+    pub open: Cell<usize>,
+    /// Woken when the last connection closes while draining.
+    pub closed: tokio::sync::Notify,
+    date: RefCell<HttpDate>,
+    dice: Cell<u64>,
+    is_sweeping: Cell<bool>,
+}
+
+/// What one exchange works with; reused, so that a request allocates nothing.
+pub struct Scratch {
+    pub request: RequestHead,
+    /// The request head's bytes; spans of `request` point here.
+    pub request_bytes: Vec<u8>,
+    pub response: ResponseHead,
+    pub response_bytes: Vec<u8>,
+    pub request_id: Vec<u8>,
+    pub compare_path: Vec<u8>,
+    pub record: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            request: RequestHead::new(),
+            request_bytes: Vec::new(),
+            response: ResponseHead::new(),
+            response_bytes: Vec::new(),
+            request_id: Vec::new(),
+            compare_path: Vec::new(),
+            record: Vec::new(),
+        }
+    }
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.request.clear();
+        self.request_bytes.clear();
+        self.response.clear();
+        self.response_bytes.clear();
+        self.request_id.clear();
+        self.compare_path.clear();
+        self.record.clear();
+    }
+}
+
+/// Scratch spaces kept for reuse.
+const SCRATCH_KEPT_MAX: usize = 64;
+
+impl Worker {
+    pub fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
+        let pinned = RefCell::new(Rc::new(shared.live.pin()));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Rc::new(Self {
+            index,
+            shared,
+            stock: Rc::default(),
+            idle: Idle::default(),
+            pinned,
+            scratch: RefCell::default(),
+            waiting: RefCell::default(),
+            draining_since: Cell::new(None),
+            open: Cell::new(0),
+            closed: tokio::sync::Notify::new(),
+            date: RefCell::new(HttpDate::new()),
+            dice: Cell::new(now.as_nanos() as u64 ^ (index as u64) << 56 ^ u64::from(std::process::id()) << 32),
+            is_sweeping: Cell::new(false),
+        })
+    }
+
+    /// The generation that serves now, for as long as the caller keeps it.
+    pub fn pin(&self) -> Rc<Arc<Generation>> {
+        let mut pinned = self.pinned.borrow_mut();
+        if pinned.number != self.shared.live.number() {
+            *pinned = Rc::new(self.shared.live.pin());
+        }
+        Rc::clone(&pinned)
+    }
+
+    /// Lets go of a generation that no longer serves, so that an idle worker does not keep it alive.
+    pub fn refresh(&self) {
+        drop(self.pin());
+    }
+
+    pub fn scratch(&self) -> Box<Scratch> {
+        self.scratch.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub fn give_scratch(&self, mut scratch: Box<Scratch>) {
+        let mut kept = self.scratch.borrow_mut();
+        if kept.len() < SCRATCH_KEPT_MAX && scratch.request_bytes.capacity() <= 64 << 10 {
+            scratch.clear();
+            kept.push(scratch);
+        }
+    }
+
+    pub fn roll(&self) -> u64 {
+        let mut state = self.dice.get();
+        let rolled = dice::roll(&mut state);
+        self.dice.set(state);
+        rolled
+    }
+
+    /// Runs `use_date` with today's `Date`.
+    pub fn with_date<T>(&self, use_date: impl FnOnce(&[u8]) -> T) -> T {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        use_date(self.date.borrow_mut().refresh(now.as_secs()))
+    }
+
+    pub fn draining_since(&self) -> Option<Instant> {
+        self.draining_since.get()
+    }
+
+    pub fn drain(&self, now: Instant) {
+        if self.draining_since.get().is_none() {
+            self.draining_since.set(Some(now));
+        }
+        self.wake_idle();
+        if self.open.get() == 0 {
+            self.closed.notify_one();
+        }
+    }
+
+    /// Has every idle connection look again at what it waits for.
+    pub fn wake_idle(&self) {
+        for waker in self.waiting.borrow().iter() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub fn wait(&self, waker: &Waker) -> usize {
+        self.waiting.borrow_mut().insert(waker.clone())
+    }
+
+    pub fn stop_waiting(&self, place: usize) {
+        self.waiting.borrow_mut().remove(place);
+    }
+
+    /// Starts sweeping idle connections to endpoints, unless that is going on.
+    pub fn sweep_later(self: &Rc<Self>) {
+        if self.is_sweeping.replace(true) {
+            return;
+        }
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            while !worker.idle.is_empty() {
+                tokio::time::sleep(SWEEP_EVERY).await;
+                let generation = worker.pin();
+                let known: std::collections::HashSet<_> =
+                    generation.pools.iter().flat_map(|named| named.pool.members()).map(|member| member.endpoint.id).collect();
+                worker.idle.sweep(Instant::now(), |endpoint| known.contains(&endpoint));
+            }
+            worker.is_sweeping.set(false);
+        });
+    }
+
+    /// Writes one access record, if they are wanted.
+    pub fn record(&self, format: access::Format, record: &access::Record<'_>, space: &mut Vec<u8>) {
+        let sink = self.shared.access.sink.load();
+        if let Some(sink) = sink.as_ref() {
+            space.clear();
+            record.write(format, space);
+            sink.write(self.index, space);
+        }
+    }
+}
+
+/// Wakers in numbered places that are reused.
+#[derive(Default)]
+struct Wakers {
+    places: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+impl Wakers {
+    fn insert(&mut self, waker: Waker) -> usize {
+        if let Some(place) = self.free.pop() {
+            self.places[place] = Some(waker);
+            return place;
+        }
+        self.places.push(Some(waker));
+        self.places.len() - 1
+    }
+
+    fn remove(&mut self, place: usize) {
+        self.places[place] = None;
+        self.free.push(place);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Waker> {
+        self.places.iter().flatten()
+    }
+}

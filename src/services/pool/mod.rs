@@ -1,0 +1,13 @@
+//! Replicated endpoints with one balancing policy.
+//!
+//! Only the settings and how they become an `upstream::Pool`; whose turn it is, is decided there.
+
+mod settings;
+
+use std::sync::Arc;
+
+pub use crate::upstream::Pool as Live;
+pub use settings::{EndpointSettings, Settings};
+
+/// Shared by every route that names the service, and by generations in which it did not change.
+pub type Pool = Arc<Live>;

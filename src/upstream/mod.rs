@@ -1,0 +1,9 @@
+//! Endpoints: who may take a request, and who takes the next one.
+//!
+//! Opens no connection; `dial` does. Nothing here awaits.
+
+mod endpoint;
+mod pool;
+
+pub use endpoint::{Endpoint, EndpointId, Lease};
+pub use pool::{Member, Pool, Timeouts};
