@@ -7,6 +7,10 @@ use super::bytes::trim;
 use super::fields::{Field, Known};
 use super::head::{RequestHead, ResponseHead, Version};
 
+/// Of all Connection values of a message. `is_nominated` looks through them once per field, so that a long
+/// list is work for us and of no use to anyone.
+const CONNECTION_BYTES_MAX: usize = 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyFraming {
     None,
@@ -29,6 +33,8 @@ pub enum FramingError {
     BadEncoding,
     /// RFC 9112 §6.1: Transfer-Encoding does not exist in HTTP/1.0.
     EncodingInHttp10,
+    /// More than 1 KiB of Connection values.
+    ConnectionTooLarge,
 }
 
 impl FramingError {
@@ -40,6 +46,7 @@ impl FramingError {
             Self::BadLength => "bad_length",
             Self::BadEncoding => "bad_encoding",
             Self::EncodingInHttp10 => "encoding_in_http10",
+            Self::ConnectionTooLarge => "connection_too_large",
         }
     }
 }
@@ -71,7 +78,7 @@ pub struct ResponseFraming {
 }
 
 pub fn request_framing(head: &RequestHead, bytes: &[u8]) -> Result<RequestFraming, FramingError> {
-    let said = Said::by(&head.fields, bytes);
+    let said = Said::by(&head.fields, bytes)?;
     let body = match said.body(head.version)? {
         Some(body) => body,
         None => BodyFraming::None,
@@ -90,7 +97,7 @@ pub fn request_framing(head: &RequestHead, bytes: &[u8]) -> Result<RequestFramin
 
 /// `request_is_head`: the request's method was HEAD.
 pub fn response_framing(head: &ResponseHead, bytes: &[u8], request_is_head: bool) -> Result<ResponseFraming, FramingError> {
-    let said = Said::by(&head.fields, bytes);
+    let said = Said::by(&head.fields, bytes)?;
     let keep_alive = said.keep_alive(head.version);
     let nominates = said.nominates;
     // RFC 9110 §8.6, RFC 9112 §6.1: neither field may be here. A length is ignored, but the sender may
@@ -136,8 +143,9 @@ enum Length<'a> {
 }
 
 impl<'a> Said<'a> {
-    fn by(fields: &[Field], bytes: &'a [u8]) -> Self {
+    fn by(fields: &[Field], bytes: &'a [u8]) -> Result<Self, FramingError> {
         let mut said = Self::default();
+        let mut connection_bytes = 0;
         for field in fields {
             let value = field.value.of(bytes);
             match field.known {
@@ -146,7 +154,13 @@ impl<'a> Said<'a> {
                     said.encodings += 1;
                     said.is_chunked = value.eq_ignore_ascii_case(b"chunked");
                 }
-                Known::Connection => tokens(value).for_each(|token| said.connection(token)),
+                Known::Connection => {
+                    connection_bytes += value.len();
+                    if connection_bytes > CONNECTION_BYTES_MAX {
+                        return Err(FramingError::ConnectionTooLarge);
+                    }
+                    tokens(value).for_each(|token| said.connection(token));
+                }
                 Known::Upgrade => said.upgrade = true,
                 Known::Expect if value.eq_ignore_ascii_case(b"100-continue") => said.expect_continue = true,
                 Known::Expect => said.expect_unknown = true,
@@ -154,7 +168,7 @@ impl<'a> Said<'a> {
                 _ => {}
             }
         }
-        said
+        Ok(said)
     }
 
     fn connection(&mut self, token: &[u8]) {
@@ -393,6 +407,16 @@ mod tests {
         for (name, nominated) in [("a", true), ("x-b", true), ("C", true), ("b", false), ("", false), ("x-b,", false)] {
             assert_eq!(is_nominated(name.as_bytes(), &head.fields, bytes), nominated, "{name}");
         }
+    }
+
+    #[test]
+    fn connection_names_no_more_than_fits() {
+        let half = "a".repeat(CONNECTION_BYTES_MAX / 2);
+        let fits = format!("connection: {half}\r\nconnection: {half}\r\ncontent-length: 0\r\n");
+        assert!(request("1.1", &fits).is_ok() && response("1.1 200", &fits, false).is_ok());
+        let beyond = format!("connection: {half}\r\nconnection: {half}\r\nconnection: ,\r\n");
+        assert_eq!(request("1.1", &beyond), Err(FramingError::ConnectionTooLarge));
+        assert_eq!(response("1.1 204", &beyond, false), Err(FramingError::ConnectionTooLarge));
     }
 
     #[test]
