@@ -10,6 +10,7 @@ pub mod filters;
 pub mod services;
 pub mod route;
 pub mod upstream;
+pub mod proto;
 pub mod refusal;
 #[macro_use]
 pub mod value;

@@ -1,0 +1,213 @@
+//! What holds for any bytes: shared by the fuzz targets and by `tests/it/parsers.rs`.
+//!
+//! Each law panics where it is broken, and says whether the bytes were accepted.
+
+use super::proto::http1::{
+    ChunkError, ChunkStep, ChunkedDecoder, Field, HeadError, Limits, Progress, RequestHead, ResponseHead, TrailerLimits, Version,
+    check_host, compare_form, is_field_value, is_token, request_framing, response_framing, split_target, trailer_fields,
+};
+use super::proto::proxy_header::{self, Parsed, ProxyError};
+
+pub const LIMITS: Limits = Limits { header_bytes: 1024, headers: 12, uri_bytes: 200 };
+const TRAILER_LIMITS: TrailerLimits = TrailerLimits { bytes: 100, fields: 4 };
+
+/// Ends of reads: all at once, byte by byte, and in steps of `step`.
+fn arrivals(len: usize, step: usize) -> [Vec<usize>; 3] {
+    let stepped = (0..len).step_by(step.max(1)).chain([len]).collect();
+    [vec![len], (0..=len).collect(), stepped]
+}
+
+/// Reads a head as the bytes arrive; how much had arrived when it ended, and with what.
+fn read<H>(
+    bytes: &[u8],
+    arrivals: &[usize],
+    head: H,
+    mut parse: impl FnMut(&mut H, &[u8]) -> Result<Progress, HeadError>,
+) -> Result<Option<H>, HeadError> {
+    let mut head = head;
+    for arrived in arrivals {
+        if parse(&mut head, &bytes[..*arrived])? == Progress::Complete {
+            return Ok(Some(head));
+        }
+    }
+    Ok(None)
+}
+
+type Pair<'a> = (&'a [u8], &'a [u8]);
+
+pub fn pairs<'a>(fields: &[Field], bytes: &'a [u8]) -> Vec<Pair<'a>> {
+    fields.iter().map(|field| (field.name.of(bytes), field.value.of(bytes))).collect()
+}
+
+fn theirs<'a>(headers: &[httparse::Header<'a>]) -> Vec<Pair<'a>> {
+    headers.iter().map(|header| (header.name.as_bytes(), header.value)).collect()
+}
+
+fn minor(version: Version) -> u8 {
+    match version {
+        Version::Http10 => 0,
+        Version::Http11 => 1,
+    }
+}
+
+pub fn request_head(bytes: &[u8], step: usize) -> bool {
+    let [at_once, slowly, stepped] =
+        arrivals(bytes.len(), step).map(|arrivals| read(bytes, &arrivals, RequestHead::new(), |head, bytes| head.parse(bytes, &LIMITS)));
+    let seen = |head: &Result<Option<RequestHead>, HeadError>| {
+        let seen = |head: &RequestHead| (head.method, head.target, head.version, head.fields.clone(), head.bytes);
+        head.as_ref().map(|head| head.as_ref().map(seen)).map_err(|error| *error)
+    };
+    assert_eq!(seen(&at_once), seen(&slowly));
+    assert_eq!(seen(&at_once), seen(&stepped));
+    let Ok(Some(head)) = at_once else { return false };
+
+    assert!(head.bytes <= LIMITS.header_bytes && head.fields.len() <= LIMITS.headers && head.target.len() <= LIMITS.uri_bytes);
+    assert!(is_token(head.method.of(bytes)));
+    let target = split_target(head.target.of(bytes));
+    assert!(target.is_some());
+    if let Some(host) = check_host(head.target.of(bytes)) {
+        assert!(!host.name.is_empty());
+    }
+    check_compare_form(head.target.of(bytes));
+    check_fields(&head.fields, bytes);
+    let _ = request_framing(&head, bytes);
+
+    let mut headers = [httparse::EMPTY_HEADER; 16];
+    let mut other = httparse::Request::new(&mut headers);
+    assert_eq!(other.parse(bytes), Ok(httparse::Status::Complete(head.bytes)), "{}", bytes.escape_ascii());
+    assert_eq!(other.method.map(str::as_bytes), Some(head.method.of(bytes)));
+    assert_eq!(other.path.map(str::as_bytes), Some(head.target.of(bytes)));
+    assert_eq!(other.version, Some(minor(head.version)));
+    assert_eq!(theirs(other.headers), pairs(&head.fields, bytes));
+    true
+}
+
+pub fn response_head(bytes: &[u8], step: usize) -> bool {
+    let [at_once, slowly, stepped] =
+        arrivals(bytes.len(), step).map(|arrivals| read(bytes, &arrivals, ResponseHead::new(), |head, bytes| head.parse(bytes, &LIMITS)));
+    let seen = |head: &Result<Option<ResponseHead>, HeadError>| {
+        let seen = |head: &ResponseHead| (head.version, head.status, head.reason, head.fields.clone(), head.bytes);
+        head.as_ref().map(|head| head.as_ref().map(seen)).map_err(|error| *error)
+    };
+    assert_eq!(seen(&at_once), seen(&slowly));
+    assert_eq!(seen(&at_once), seen(&stepped));
+    let Ok(Some(head)) = at_once else { return false };
+
+    assert!(head.bytes <= LIMITS.header_bytes && head.fields.len() <= LIMITS.headers);
+    assert!((100..=599).contains(&head.status));
+    check_fields(&head.fields, bytes);
+    let _ = response_framing(&head, bytes, false);
+
+    let mut headers = [httparse::EMPTY_HEADER; 16];
+    let mut other = httparse::Response::new(&mut headers);
+    assert_eq!(other.parse(bytes), Ok(httparse::Status::Complete(head.bytes)), "{}", bytes.escape_ascii());
+    assert_eq!(other.version, Some(minor(head.version)));
+    assert_eq!(other.code, Some(head.status));
+    // httparse reads a reason with bytes beyond ASCII as none.
+    let reason = Some(head.reason.of(bytes)).filter(|reason| reason.is_ascii()).unwrap_or_default();
+    assert_eq!(other.reason.map(str::as_bytes), Some(reason));
+    assert_eq!(theirs(other.headers), pairs(&head.fields, bytes));
+    true
+}
+
+fn check_fields(fields: &[Field], bytes: &[u8]) {
+    for (name, value) in pairs(fields, bytes) {
+        assert!(is_token(name) && is_field_value(value));
+    }
+}
+
+/// What is in compare form stays as it is.
+fn check_compare_form(path: &[u8]) {
+    if let Ok(once) = compare_form(path) {
+        let twice = compare_form(&once).expect("what was clean is clean");
+        assert_eq!(once, twice);
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Body {
+    pub data: Vec<u8>,
+    pub trailers: Vec<u8>,
+    /// Of the encoded body.
+    pub bytes: usize,
+}
+
+/// `None` if the bytes end before the body.
+pub fn read_chunked(bytes: &[u8], arrivals: &[usize]) -> Result<Option<Body>, ChunkError> {
+    let mut decoder = ChunkedDecoder::new(TRAILER_LIMITS);
+    let mut data = Vec::new();
+    let mut at = 0;
+    for arrived in arrivals {
+        loop {
+            let input = &bytes[at..*arrived];
+            match decoder.next(input)? {
+                ChunkStep::Data { consumed, data: len } => {
+                    assert!(len > 0);
+                    data.extend_from_slice(&input[consumed..consumed + len]);
+                    at += consumed + len;
+                }
+                ChunkStep::More { consumed } => {
+                    at += consumed;
+                    break;
+                }
+                ChunkStep::End { consumed, trailers } => {
+                    assert!(trailers.end + 2 == consumed && decoder.is_done());
+                    return Ok(Some(Body { data, trailers: input[trailers].to_vec(), bytes: at + consumed }));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+pub fn chunked(bytes: &[u8], step: usize) -> bool {
+    let [at_once, slowly, stepped] = arrivals(bytes.len(), step).map(|arrivals| read_chunked(bytes, &arrivals));
+    assert_eq!(at_once, slowly);
+    assert_eq!(at_once, stepped);
+    let Ok(Some(body)) = at_once else { return false };
+    assert!(body.bytes >= body.data.len() + body.trailers.len() + 5);
+
+    let section = [&body.trailers[..], b"\r\n"].concat();
+    let mut headers = [httparse::EMPTY_HEADER; 8];
+    let (end, other) = httparse::parse_headers(&section, &mut headers).expect("httparse agrees").unwrap();
+    assert_eq!(end, section.len());
+    let fields: Vec<_> = trailer_fields(&body.trailers).collect();
+    assert_eq!(theirs(other), pairs(&fields, &body.trailers));
+    check_sizes(bytes, &body);
+    true
+}
+
+/// Follows the chunks once more, with httparse reading each size.
+fn check_sizes(bytes: &[u8], body: &Body) {
+    let mut rest = &bytes[..body.bytes];
+    let mut data = Vec::new();
+    loop {
+        // httparse wants extensions to be ASCII.
+        let Ok(httparse::Status::Complete((line, size))) = httparse::parse_chunk_size(rest) else {
+            let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            assert!(line.contains(&b';'), "{}", rest.escape_ascii());
+            return;
+        };
+        let size = size as usize;
+        data.extend_from_slice(&rest[line..line + size]);
+        if size == 0 {
+            break;
+        }
+        rest = &rest[line + size + 2..];
+    }
+    assert_eq!(data, body.data);
+}
+
+pub fn proxy_header(bytes: &[u8]) -> bool {
+    let at_once = proxy_header::parse(bytes);
+    let slowly = (0..=bytes.len()).map(|len| proxy_header::parse(&bytes[..len])).find(|parsed| *parsed != Ok(Parsed::Partial));
+    assert_eq!(at_once, slowly.unwrap_or(Ok::<_, ProxyError>(Parsed::Partial)));
+    match at_once {
+        Ok(Parsed::Complete { bytes: len, source, destination }) => {
+            assert!(len <= bytes.len());
+            assert_eq!(source.is_some(), destination.is_some());
+            true
+        }
+        _ => false,
+    }
+}

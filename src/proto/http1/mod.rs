@@ -1,0 +1,23 @@
+//! HTTP/1 messages: heads, framing, chunks, hosts and paths.
+//!
+//! Refuses whatever two programs might read differently; a proxy that guesses is how requests are
+//! smuggled. It changes no byte of what it accepts.
+
+mod bytes;
+mod chunked;
+mod fields;
+mod framing;
+mod head;
+mod host;
+mod path;
+
+pub use bytes::{is_field_value, is_token};
+pub use chunked::{
+    CHUNK_EXTENSION_BYTES_MAX, ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, LAST_CHUNK_NO_TRAILERS, TrailerLimits, trailer_fields,
+    write_chunk_header,
+};
+pub use fields::{Field, Known, Span};
+pub use framing::{BodyFraming, FramingError, RequestFraming, ResponseFraming, is_nominated, request_framing, response_framing, tokens};
+pub use head::{HeadError, Limits, Progress, RequestHead, ResponseHead, Version};
+pub use host::{HostPort, Target, check_host, split_target};
+pub use path::{PathError, compare_form};

@@ -1,0 +1,6 @@
+//! Bytes ↔ messages.
+//!
+//! Reads nothing from a socket and waits for nothing: the caller brings bytes and says when to go on.
+
+pub mod http1;
+pub mod proxy_header;

@@ -1,0 +1,3 @@
+//! What holds across modules, and across programs.
+
+mod parsers;
