@@ -2,16 +2,3 @@
 //!
 //! A module imports only from those listed below it; `tests/it/tidy.rs` reads this list and enforces it.
 
-pub mod serve;
-pub mod dial;
-pub mod generation;
-pub mod config;
-pub mod filters;
-pub mod services;
-pub mod route;
-pub mod upstream;
-pub mod proto;
-pub mod refusal;
-#[macro_use]
-pub mod value;
-pub mod algo;

@@ -1,0 +1,101 @@
+//! What operators see and ask: the admin API.
+//!
+//! Runs on a thread of its own, so that a scrape never delays a request. GET never changes anything.
+
+pub mod client;
+pub mod http;
+mod view;
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use http::{Answer, Request};
+use tokio::sync::mpsc;
+
+use crate::supervisor::{AdminSocket, Handle, Phase, Reloaded};
+
+/// Starts the thread. It serves whichever socket it was sent last, and ends with the sender.
+pub fn start(handle: Handle, mut sockets: mpsc::Receiver<Option<AdminSocket>>) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "cannot start the admin API"),
+        };
+        runtime.block_on(async move {
+            let answer = Arc::new(move |request: Request| {
+                let handle = handle.clone();
+                async move { answer(&handle, &request).await }
+            });
+            let mut serving: Option<tokio::task::JoinHandle<()>> = None;
+            while let Some(socket) = sockets.recv().await {
+                if let Some(old) = serving.take() {
+                    old.abort();
+                }
+                let Some(socket) = socket else { continue };
+                match http::Listening::new(socket) {
+                    Ok(listening) => serving = Some(tokio::spawn(http::serve(listening, Arc::clone(&answer)))),
+                    Err(error) => tracing::error!(%error, "cannot serve the admin API"),
+                }
+            }
+        });
+    })
+}
+
+/// Every path and the method it takes.
+const PATHS: &[(&str, &str)] = &[
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+    ("GET", "/status"),
+    ("GET", "/config"),
+    ("GET", "/listeners"),
+    ("GET", "/services"),
+    ("POST", "/reload"),
+    ("POST", "/drain"),
+    ("POST", "/quit"),
+];
+
+async fn answer(handle: &Handle, request: &Request) -> Answer {
+    let path = request.target.split('?').next().unwrap_or_default();
+    let method = if request.method == "HEAD" { "GET" } else { request.method.as_str() };
+    match (method, path) {
+        ("GET", "/") => Answer::text(200, index()),
+        ("GET", "/healthz") => Answer::text(200, "ok\n"),
+        ("GET", "/readyz") => match handle.phase() {
+            Phase::Serving => Answer::text(200, "ready\n"),
+            Phase::Starting => Answer::text(503, "starting\n"),
+            Phase::LameDuck | Phase::Draining => Answer::text(503, "draining\n"),
+        },
+        ("GET", "/metrics") => {
+            Answer { status: 200, content_type: "text/plain; version=0.0.4; charset=utf-8", fields: "", body: handle.metrics.render() }
+        }
+        ("GET", "/status") => Answer::json(200, &view::status(handle)),
+        ("GET", "/config") => Answer::json(200, &handle.live.pin().document),
+        ("GET", "/listeners") => Answer::json(200, &view::listeners(handle)),
+        ("GET", "/services") => Answer::json(200, &view::services(handle)),
+        ("POST", "/reload") => match handle.reload().await {
+            Some(Reloaded::Done { generation, changes, warnings }) => {
+                Answer::json(200, &serde_json::json!({ "generation": generation, "changes": changes, "warnings": warnings }))
+            }
+            Some(Reloaded::Refused { errors }) => Answer::json(422, &serde_json::json!({ "errors": errors })),
+            None => Answer::json(503, &serde_json::json!({ "errors": ["the process is ending"] })),
+        },
+        ("POST", "/drain") => {
+            handle.drain().await;
+            Answer::text(202, "draining\n")
+        }
+        ("POST", "/quit") => {
+            handle.quit().await;
+            Answer::text(202, "ending\n")
+        }
+        _ => match PATHS.iter().find(|(_, known)| *known == path) {
+            Some(("POST", _)) => Answer { fields: "Allow: POST\r\n", ..Answer::text(405, "use POST\n") },
+            Some(_) => Answer { fields: "Allow: GET, HEAD\r\n", ..Answer::text(405, "use GET\n") },
+            None => Answer::text(404, index()),
+        },
+    }
+}
+
+fn index() -> String {
+    PATHS.iter().map(|(method, path)| format!("{method:4} {path}\n")).collect()
+}

@@ -1,0 +1,80 @@
+//! The JSON of the admin API: its wire contract, apart from the types that serve.
+//!
+//! Computes nothing that serving needs.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::supervisor::{Handle, Phase};
+
+pub(super) fn status(handle: &Handle) -> Value {
+    let generation = handle.live.pin();
+    let last = handle.last_reload();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "generation": generation.number,
+        "hash": generation.hash,
+        "loaded_at": rfc3339(generation.loaded_at),
+        "last_reload": { "ok": last.ok, "at": rfc3339(last.at), "errors": last.errors },
+        "uptime": SystemTime::now().duration_since(handle.started).unwrap_or_default().as_secs_f64(),
+        "phase": match handle.phase() {
+            Phase::Starting => "starting",
+            Phase::Serving => "serving",
+            Phase::LameDuck => "lame-duck",
+            Phase::Draining => "draining",
+        },
+        "warnings": generation.warnings,
+    })
+}
+
+pub(super) fn listeners(handle: &Handle) -> Value {
+    let generation = handle.live.pin();
+    let listeners = generation.listeners.iter().map(|listener| {
+        let addresses: Vec<String> =
+            listener.sockets.iter().map(|key| handle.local_address(key).unwrap_or_else(|| key.address.to_string())).collect();
+        let certificates: Vec<Value> = listener
+            .tls
+            .iter()
+            .flat_map(|tls| tls.certificates())
+            .map(|certificate| json!({ "name": certificate.name, "names": certificate.names, "not_after": certificate.not_after }))
+            .collect();
+        json!({
+            "name": listener.name,
+            "listen": addresses,
+            "protocol": "http",
+            "tls": listener.tls.is_some(),
+            "certificates": certificates,
+            "connections": listener.metrics.connections(),
+            "routes": listener.route_names().collect::<Vec<_>>(),
+        })
+    });
+    Value::Array(listeners.collect())
+}
+
+pub(super) fn services(handle: &Handle) -> Value {
+    let generation = handle.live.pin();
+    let pools = generation.pools.iter().map(|named| {
+        let endpoints: Vec<Value> = named
+            .pool
+            .members()
+            .iter()
+            .map(|member| {
+                json!({
+                    "name": member.endpoint.name,
+                    "address": member.endpoint.address.to_string(),
+                    "weight": member.weight,
+                    "healthy": true,
+                    "in_flight": member.endpoint.in_flight(),
+                })
+            })
+            .collect();
+        json!({ "name": named.pool.name, "kind": "pool", "balance": named.settings.balance.word(), "endpoints": endpoints })
+    });
+    Value::Array(pools.collect())
+}
+
+fn rfc3339(at: SystemTime) -> String {
+    let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    jiff::Timestamp::from_second(i64::try_from(seconds).unwrap_or(i64::MAX)).map_or_else(|_| String::new(), |at| at.to_string())
+}

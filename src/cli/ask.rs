@@ -1,0 +1,159 @@
+//! Verbs that ask a running attache through its admin API.
+//!
+//! None of them reads more of the configuration than where that API listens.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use super::{dial_address, fail, out, say};
+use crate::admin::client::{self, Answer};
+use crate::config;
+use crate::value::{Address, Diagnostics};
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Where the admin API listens. Default: $ATTACHE_ADMIN, else what the configuration says
+    #[arg(long, value_name = "ADDR", env = "ATTACHE_ADMIN", value_parser = dial_address)]
+    admin: Option<Address>,
+    /// The configuration that says where the admin API listens
+    #[arg(short, long = "config", value_name = "PATH")]
+    config: Vec<std::path::PathBuf>,
+}
+
+impl Args {
+    fn address(&self) -> Result<Address, String> {
+        if let Some(address) = &self.admin {
+            return Ok(address.clone());
+        }
+        let paths = if self.config.is_empty() { config::default_paths().unwrap_or_default() } else { self.config.clone() };
+        let default = || match config::Admin::default() {
+            config::Admin::On(address) => Ok(address.value),
+            config::Admin::Off => Err("the admin API is off".to_owned()),
+        };
+        if paths.is_empty() {
+            return default();
+        }
+        let Ok(loaded) = config::load(&paths, &|name| std::env::var(name).ok()) else { return default() };
+        match config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default()).map(|file| file.admin) {
+            Some(config::Admin::On(address)) => Ok(reachable(address.value)),
+            Some(config::Admin::Off) => Err("the configuration switches the admin API off".to_owned()),
+            None => default(),
+        }
+    }
+
+    fn ask(&self, method: &str, target: &str, timeout: Duration) -> Result<Answer, String> {
+        let address = self.address()?;
+        client::ask(&address, method, target, timeout).map_err(|error| format!("cannot ask {address}: {error}"))
+    }
+}
+
+/// An address to listen on every interface is reached on this one.
+fn reachable(address: Address) -> Address {
+    match address {
+        Address::Tcp(mut tcp) if tcp.ip().is_unspecified() => {
+            tcp.set_ip(if tcp.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+            Address::Tcp(tcp)
+        }
+        other => other,
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A reload reads files and waits for every worker.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) fn reload(args: &Args) -> ExitCode {
+    match args.ask("POST", "/reload", RELOAD_PATIENCE) {
+        Ok(Answer { status: 200, body }) => {
+            let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            out(&format!("generation {}\n", answer["generation"]));
+            for change in answer["changes"].as_array().into_iter().flatten() {
+                let field = |name: &str| change[name].as_str().unwrap_or_default().to_owned();
+                out(&format!("  {} {}, {}\n", field("what"), field("kind"), field("effect")));
+            }
+            for warning in answer["warnings"].as_array().into_iter().flatten() {
+                say(&format!("{}\n", warning.as_str().unwrap_or_default()));
+            }
+            ExitCode::SUCCESS
+        }
+        Ok(Answer { body, .. }) => {
+            let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            for error in answer["errors"].as_array().into_iter().flatten() {
+                say(&format!("{}\n", error.as_str().unwrap_or_default()));
+            }
+            fail("nothing was changed")
+        }
+        Err(message) => fail(&message),
+    }
+}
+
+pub(super) fn drain(args: &Args) -> ExitCode {
+    match args.ask("POST", "/drain", PATIENCE) {
+        Ok(Answer { status: 202, .. }) => ExitCode::SUCCESS,
+        Ok(answer) => fail(&format!("refused with {}", answer.status)),
+        Err(message) => fail(&message),
+    }
+}
+
+pub(super) fn status(args: &Args) -> ExitCode {
+    let parts = ["/status", "/listeners", "/services"].map(|target| args.ask("GET", target, PATIENCE));
+    let mut documents = Vec::new();
+    for part in parts {
+        match part {
+            Ok(answer) => documents.push(serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap_or_default()),
+            Err(message) => return fail(&message),
+        }
+    }
+    let text = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let state = &documents[0];
+    out(&format!(
+        "attache {}  {}  generation {} ({})  up {:.0} s\n",
+        text(&state["version"]),
+        text(&state["phase"]),
+        state["generation"],
+        text(&state["hash"]),
+        state["uptime"].as_f64().unwrap_or_default(),
+    ));
+    if state["last_reload"]["ok"] == false {
+        out(&format!("last reload at {} was refused:\n", text(&state["last_reload"]["at"])));
+        for error in state["last_reload"]["errors"].as_array().into_iter().flatten() {
+            out(&format!("  {}\n", text(error)));
+        }
+    }
+    for listener in documents[1].as_array().into_iter().flatten() {
+        let addresses: Vec<String> = listener["listen"].as_array().into_iter().flatten().map(text).collect();
+        let tls = if listener["tls"] == true { "  tls" } else { "" };
+        out(&format!("listener {}  {}{tls}  {} connections\n", text(&listener["name"]), addresses.join(" "), listener["connections"]));
+    }
+    for service in documents[2].as_array().into_iter().flatten() {
+        out(&format!("service {}  {}\n", text(&service["name"]), text(&service["balance"])));
+        for endpoint in service["endpoints"].as_array().into_iter().flatten() {
+            out(&format!("  {}  weight {}  {} in flight\n", text(&endpoint["name"]), endpoint["weight"], endpoint["in_flight"]));
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+pub(super) fn wait(args: &Args, timeout: Duration) -> ExitCode {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let reason = match args.ask("GET", "/readyz", PATIENCE.min(timeout)) {
+            Ok(Answer { status: 200, .. }) => return ExitCode::SUCCESS,
+            Ok(answer) => format!("not ready: {}", String::from_utf8_lossy(&answer.body).trim()),
+            Err(message) => message,
+        };
+        if Instant::now() >= deadline {
+            return fail(&reason);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+pub(super) fn healthcheck(args: &Args, ready: bool) -> ExitCode {
+    let target = if ready { "/readyz" } else { "/healthz" };
+    match args.ask("GET", target, PATIENCE) {
+        Ok(Answer { status: 200, .. }) => ExitCode::SUCCESS,
+        Ok(answer) => fail(String::from_utf8_lossy(&answer.body).trim()),
+        Err(message) => fail(&message),
+    }
+}

@@ -1,0 +1,152 @@
+//! The command line: one file per verb, and the only place that prints and exits.
+//!
+//! Decides nothing about traffic; every verb calls what the running process calls.
+
+mod ask;
+mod check;
+mod origin;
+mod proxy;
+pub mod render;
+mod run;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::value::{Address, Diagnostics, Sources, parse_duration};
+
+/// Wrong configuration or failed start.
+const FAILED: u8 = 1;
+/// Wrong usage; clap's own choice too.
+const USAGE: u8 = 2;
+/// The drain deadline cut something off.
+const CUT_OFF: u8 = 3;
+
+/// A single-binary L7 proxy: sidecar, ambassador and adapter.
+#[derive(Parser)]
+#[command(name = "attache", version, args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    /// A configuration file, or a directory of *.toml; may be repeated
+    #[arg(short, long = "config", value_name = "PATH")]
+    config: Vec<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Serve; what the bare command does
+    Run(RunArgs),
+    /// Look for mistakes in a configuration and touch nothing
+    Check {
+        /// Files or directories; without any, the default places
+        paths: Vec<PathBuf>,
+        #[arg(short, long = "config", value_name = "PATH", hide = true)]
+        config: Vec<PathBuf>,
+        /// Treat warnings as errors
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Serve one endpoint without a configuration file
+    Proxy(proxy::Args),
+    /// Answer every request with what it said: an origin to try things on
+    Origin(origin::Args),
+    /// Have a running attache read its configuration again
+    Reload(ask::Args),
+    /// Have a running attache finish what is in flight and take no more
+    Drain(ask::Args),
+    /// Show what a running attache serves
+    Status(ask::Args),
+    /// Wait until a running attache is ready
+    Wait {
+        #[command(flatten)]
+        ask: ask::Args,
+        /// How long to wait, such as 30s
+        #[arg(long, default_value = "60s", value_parser = duration)]
+        timeout: Duration,
+    },
+    /// Exit 0 if a running attache is alive, for container health checks
+    Healthcheck {
+        #[command(flatten)]
+        ask: ask::Args,
+        /// Ask whether it is ready rather than alive
+        #[arg(long)]
+        ready: bool,
+    },
+    /// Print the version
+    Version,
+}
+
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match args.verb.unwrap_or(Verb::Run(args.run)) {
+        Verb::Run(run) => run::run(run.config),
+        Verb::Check { paths, config, strict } => check::check(paths.into_iter().chain(config).collect(), strict),
+        Verb::Proxy(args) => proxy::proxy(&args),
+        Verb::Origin(args) => origin::origin(&args),
+        Verb::Reload(args) => ask::reload(&args),
+        Verb::Drain(args) => ask::drain(&args),
+        Verb::Status(args) => ask::status(&args),
+        Verb::Wait { ask, timeout } => ask::wait(&ask, timeout),
+        Verb::Healthcheck { ask, ready } => ask::healthcheck(&ask, ready),
+        Verb::Version => {
+            out(&format!("attache {}\n", env!("CARGO_PKG_VERSION")));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Prints an answer. A reader that has gone away is no failure of ours.
+fn out(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Prints a message for a person.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn fail(text: &str) -> ExitCode {
+    say(&format!("attache: {text}\n"));
+    ExitCode::from(FAILED)
+}
+
+/// Shows diagnostics on stderr, in colour for a terminal.
+fn show(sources: &Sources, found: &Diagnostics) {
+    use std::io::IsTerminal;
+    if !found.is_empty() {
+        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        say(&render::render(sources, found, colour));
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "write a whole number with its unit, such as 500ms, 30s or 5m".to_owned())
+}
+
+fn listen_address(text: &str) -> Result<Address, String> {
+    Address::parse_listen(text)
+}
+
+/// `:8080` stands for this machine.
+fn dial_address(text: &str) -> Result<Address, String> {
+    match text.strip_prefix(':') {
+        Some(port) => Address::parse(&format!("127.0.0.1:{port}")),
+        None => Address::parse(text.strip_prefix("http://").map_or(text, |rest| rest.trim_end_matches('/'))),
+    }
+}

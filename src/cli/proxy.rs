@@ -1,0 +1,43 @@
+//! `attache proxy`: one listener before one endpoint, without a file.
+//!
+//! Writes the configuration it stands for and runs that; no second way to start.
+
+use std::process::ExitCode;
+
+use super::{dial_address, listen_address, run, say};
+use crate::supervisor::Origin;
+use crate::value::Address;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Where to listen, such as :8443 or 127.0.0.1:8080
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
+    from: Address,
+    /// Who answers, such as 127.0.0.1:3000, app:80 or unix:/run/app.sock
+    #[arg(long, value_name = "ADDR", value_parser = dial_address)]
+    to: Address,
+    /// Serve HTTPS with a certificate made on the spot for localhost
+    #[arg(long)]
+    tls: bool,
+}
+
+pub(super) fn proxy(args: &Args) -> ExitCode {
+    let tls = if args.tls { "tls = { self_signed = [\"localhost\", \"127.0.0.1\", \"::1\"] }\n" } else { "" };
+    let text = format!(
+        "[admin]\noff = true\n\n[[listener]]\nlisten = {}\n{tls}service = {}\n",
+        quoted(&args.from.to_string()),
+        quoted(&args.to.to_string()),
+    );
+    let scheme = if args.tls { "https" } else { "http" };
+    if let Address::Tcp(from) = &args.from {
+        let host = if from.ip().is_unspecified() || from.ip().is_loopback() { "localhost".to_owned() } else { from.ip().to_string() };
+        let insecure = if args.tls { " -k" } else { "" };
+        say(&format!("{scheme}://{host}:{port} → {to}\ntry: curl{insecure} {scheme}://{host}:{port}/\n", port = from.port(), to = args.to));
+    }
+    run::serve(Origin::Text { name: "<command line>".to_owned(), text })
+}
+
+/// A TOML basic string; JSON's escapes are among TOML's.
+fn quoted(text: &str) -> String {
+    serde_json::Value::String(text.to_owned()).to_string()
+}

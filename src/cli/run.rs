@@ -1,0 +1,72 @@
+//! `attache run`: start, serve, end with the right exit code.
+//!
+//! Only ties supervisor and admin together.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tokio::sync::mpsc;
+
+use super::{CUT_OFF, fail, show};
+use crate::supervisor::{End, Origin, Supervisor};
+use crate::{admin, config, telemetry};
+
+pub(super) fn run(paths: Vec<PathBuf>) -> ExitCode {
+    let paths = if paths.is_empty() {
+        match config::default_paths() {
+            Ok(paths) => paths,
+            Err(message) => return fail(&message),
+        }
+    } else {
+        paths
+    };
+    serve(Origin::Paths(paths))
+}
+
+pub(super) fn serve(origin: Origin) -> ExitCode {
+    telemetry::log::init();
+    raise_open_files();
+    // Two sockets at most are on their way to the admin's thread.
+    let (tell_admin, admin_sockets) = mpsc::channel(2);
+    let supervisor = match Supervisor::start(origin, tell_admin) {
+        Ok((supervisor, sources, warnings)) => {
+            show(&sources, &warnings);
+            supervisor
+        }
+        Err(not_started) => {
+            show(&not_started.sources, &not_started.found);
+            return fail("not started");
+        }
+    };
+    let handle = supervisor.handle();
+    if let Err(error) = admin::start(handle.clone(), admin_sockets) {
+        return fail(&format!("cannot start the admin API: {error}"));
+    }
+    let generation = handle.live.pin();
+    for listener in &generation.listeners {
+        for key in &listener.sockets {
+            let address = handle.local_address(key).unwrap_or_else(|| key.address.to_string());
+            tracing::info!(listener = listener.name, address, tls = listener.tls.is_some(), "listening");
+        }
+    }
+    drop(generation);
+    let ended = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| runtime.block_on(supervisor.run()));
+    match ended {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::CutOff(_)) => ExitCode::from(CUT_OFF),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+/// Takes as many open files as the system lets us have: each connection is one, and its way to an
+/// endpoint another.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum || limit.maximum.is_none() {
+        let raised = Rlimit { current: limit.maximum.or(Some(1 << 20)), maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::debug!(%error, "cannot raise the limit of open files");
+        }
+    }
+}

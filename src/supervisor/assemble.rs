@@ -1,0 +1,131 @@
+//! Read, parse and compile: from paths to a generation, or to every reason why there is none.
+//!
+//! Binds nothing and publishes nothing, so that `check` can call it too.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::config::{self, File};
+use crate::generation::{self, Generation, Inputs};
+use crate::telemetry::Metrics;
+use crate::tls::Sessions;
+use crate::value::{Diagnostics, Sources};
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    Paths(Vec<PathBuf>),
+    /// Made up by the command line; shown under a name in angle brackets.
+    Text { name: String, text: String },
+}
+
+/// What outlives a generation and is lent to the next.
+pub struct Carried {
+    pub metrics: Arc<Metrics>,
+    pub sessions: Sessions,
+    pub workers: usize,
+}
+
+pub struct Assembled {
+    pub generation: Generation,
+    pub sources: Sources,
+    /// Warnings.
+    pub found: Diagnostics,
+    /// Every file the configuration was read from, and every file it names.
+    pub watched: Vec<PathBuf>,
+}
+
+pub struct Failed {
+    pub sources: Sources,
+    pub found: Diagnostics,
+    pub watched: Vec<PathBuf>,
+}
+
+pub fn assemble(origin: &Origin, carried: &Carried, previous: Option<&Generation>) -> Result<Assembled, Box<Failed>> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let loaded = match origin {
+        Origin::Paths(paths) => config::load(paths, &environment),
+        Origin::Text { name, text } => config::from_text(name, text, &environment),
+    };
+    let loaded = loaded.map_err(|failed| Box::new(Failed { sources: failed.sources, found: failed.found, watched: failed.watched }))?;
+    let config::Loaded { sources, root, mut watched, hash } = loaded;
+    let mut found = Diagnostics::default();
+    let file = File::parse(&root, &sources, &mut found);
+    let named = file.as_ref().map(read_named).unwrap_or_default();
+    watched.extend(named.keys().cloned());
+    let compiled = file.and_then(|file| {
+        let inputs = Inputs {
+            sources: &sources,
+            hash: hash_with(&hash, &named),
+            document: root.to_json(),
+            read: &|path| read_again(&named, path),
+            previous,
+            metrics: &carried.metrics,
+            sessions: &carried.sessions,
+            workers: carried.workers,
+            now: SystemTime::now(),
+        };
+        generation::compile(file, &inputs, &mut found)
+    });
+    found.sort();
+    match compiled {
+        Some(generation) => Ok(Assembled { generation, sources, found, watched }),
+        None => Err(Box::new(Failed { sources, found, watched })),
+    }
+}
+
+type Named = HashMap<PathBuf, io::Result<Vec<u8>>>;
+
+/// A certificate chain or a key is a few kilobytes; what is far larger is something else.
+const NAMED_FILE_MAX: u64 = 4 << 20;
+
+fn read_named(file: &File) -> Named {
+    let settings = file.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let paths = settings.flat_map(|tls| tls.value.files()).map(|path| path.value.clone());
+    paths.map(|path| (path.clone(), read_bounded(&path))).collect()
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let file = std::fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(NAMED_FILE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > NAMED_FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 4 MiB"));
+    }
+    Ok(bytes)
+}
+
+fn read_again(named: &Named, path: &Path) -> io::Result<Vec<u8>> {
+    match named.get(path) {
+        Some(Ok(bytes)) => Ok(bytes.clone()),
+        Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
+        None => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// The text's hash and that of every named file, so that a renewed certificate is a new configuration.
+fn hash_with(text: &str, named: &Named) -> String {
+    let mut files: Vec<_> = named.iter().collect();
+    files.sort_by_key(|(path, _)| *path);
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for &byte in bytes {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    add(text.as_bytes());
+    for (path, bytes) in files {
+        add(path.as_os_str().as_encoded_bytes());
+        if let Ok(bytes) = bytes {
+            add(bytes);
+        }
+    }
+    format!("{hash:016x}")
+}

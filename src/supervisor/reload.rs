@@ -1,0 +1,156 @@
+//! Reload: assemble → stage → publish → retire. All of it happens, or none.
+//!
+//! Everything that can fail comes before the swap.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::sockets::Staged;
+use super::{Assembled, Failed, Supervisor, assemble};
+use crate::config::{self, Change};
+use crate::generation::Generation;
+use crate::telemetry::metrics::CertificateExpiry;
+use crate::telemetry::{Access, Metrics, Settings, sink::Sink};
+
+/// How the last reload went; the start counts as the first.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    pub ok: bool,
+    pub at: SystemTime,
+    pub errors: Vec<String>,
+}
+
+impl LastReload {
+    pub fn first(at: SystemTime) -> Self {
+        Self { ok: true, at, errors: Vec::new() }
+    }
+}
+
+/// What a reload came to.
+#[derive(Clone, Debug)]
+pub enum Reloaded {
+    Done { generation: u64, changes: Vec<Change>, warnings: Vec<String> },
+    Refused { errors: Vec<String> },
+}
+
+impl Supervisor {
+    /// Reads the configuration again and serves it, or says why not and changes nothing.
+    pub(super) async fn reload(&mut self, reason: &str) -> Reloaded {
+        let previous = self.handle.live.pin();
+        let reloaded = match assemble(&self.origin, &self.carried, Some(&previous)) {
+            Ok(assembled) => self.swap(assembled, &previous).await,
+            Err(failed) => {
+                let Failed { sources, found, watched } = *failed;
+                // The broken file may name new ones: watch those too, so that mending one is noticed.
+                self.follow(&watched, &previous);
+                Reloaded::Refused { errors: found.one_per_line(&sources) }
+            }
+        };
+        let at = SystemTime::now();
+        let last = match &reloaded {
+            Reloaded::Done { generation, changes, .. } => {
+                tracing::info!(generation, reason, changes = changes.len(), "reloaded");
+                LastReload { ok: true, at, errors: Vec::new() }
+            }
+            Reloaded::Refused { errors } => {
+                self.carried.metrics.reload_failed();
+                for error in errors {
+                    tracing::error!(reason, "reload refused: {error}");
+                }
+                LastReload { ok: false, at, errors: errors.clone() }
+            }
+        };
+        *self.handle.state.last_reload.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = last;
+        reloaded
+    }
+
+    async fn swap(&mut self, assembled: Assembled, previous: &Arc<Generation>) -> Reloaded {
+        let Assembled { generation, sources, mut found, watched } = assembled;
+        let Some(staged) = self.sockets.stage(&generation, self.crew.count(), &mut found) else {
+            return Reloaded::Refused { errors: found.one_per_line(&sources) };
+        };
+        let sink = if generation.file.log.to == previous.file.log.to
+            && (generation.file.log.access == Access::Off) == (previous.file.log.access == Access::Off)
+        {
+            None
+        } else {
+            match open_sink(&generation.file.log, self.crew.count(), &self.carried.metrics) {
+                Ok(sink) => Some(sink),
+                Err(error) => {
+                    found.error(generation.file.log.to.place, format!("cannot open the access log: {error}"));
+                    return Reloaded::Refused { errors: found.one_per_line(&sources) };
+                }
+            }
+        };
+        let changes = config::changes(&previous.file, &generation.file);
+        let warnings = generation.warnings.clone();
+        let generation = Arc::new(generation);
+        self.handle.live.publish(Arc::clone(&generation));
+        if let Some(sink) = sink {
+            if let Some(old) = self.access.sink.swap(sink) {
+                old.flush_and_stop(std::time::Instant::now() + std::time::Duration::from_secs(1));
+            }
+        }
+        self.apply_sockets(&generation, staged).await;
+        self.crew.refresh().await;
+        if let Some(watch) = &mut self.watch {
+            watch.follow(&watched);
+        }
+        self.note_generation(&generation);
+        Reloaded::Done { generation: generation.number, changes, warnings }
+    }
+
+    /// Tells workers and admin about sockets that came and went.
+    pub(super) async fn apply_sockets(&mut self, generation: &Arc<Generation>, staged: Staged) {
+        let (fresh, gone, admin) = self.sockets.commit(staged);
+        for fresh in fresh {
+            if let Some(listener) = generation.listener_at(&fresh.key) {
+                self.crew.listen(&fresh.key, fresh.sockets, listener).await;
+            }
+        }
+        for key in gone {
+            self.crew.retire(&key).await;
+        }
+        if let Some(admin) = admin {
+            let _ = self.admin.send(admin).await;
+        }
+        *self.handle.state.local.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = self.sockets.local_addresses();
+    }
+
+    /// What metrics and the log say from now on.
+    pub(super) fn note_generation(&self, generation: &Generation) {
+        crate::telemetry::log::set_level(generation.file.log.level);
+        let metrics = &self.carried.metrics;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        metrics.reloaded(generation.number, now);
+        let expiries = generation.listeners.iter().flat_map(|listener| {
+            let certificates = listener.tls.iter().flat_map(|tls| tls.certificates());
+            certificates.map(|certificate| CertificateExpiry {
+                listener: listener.name.clone(),
+                name: certificate.name.clone(),
+                not_after_unix_secs: certificate.not_after,
+            })
+        });
+        metrics.set_certificates(expiries.collect());
+        for member in generation.pools.iter().flat_map(|named| named.pool.members()) {
+            member.endpoint.metrics.set_up(true);
+        }
+        metrics.retain_live();
+    }
+
+    fn follow(&mut self, watched: &[std::path::PathBuf], previous: &Generation) {
+        let Some(watch) = &mut self.watch else { return };
+        let tls = previous.file.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+        let named = tls.flat_map(|tls| tls.value.files()).map(|path| path.value.clone());
+        let all: Vec<_> = watched.iter().cloned().chain(named).collect();
+        watch.follow(&all);
+    }
+}
+
+/// The access log's sink; none while nothing is logged.
+pub(super) fn open_sink(settings: &Settings, workers: usize, metrics: &Metrics) -> std::io::Result<Option<Arc<Sink>>> {
+    if settings.access == Access::Off {
+        return Ok(None);
+    }
+    Sink::open(&settings.to.value, workers, metrics.log_dropped()).map(|sink| Some(Arc::new(sink)))
+}
