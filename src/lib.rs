@@ -2,5 +2,7 @@
 //!
 //! A module imports only from those listed below it; `tests/it/tidy.rs` reads this list and enforces it.
 
+pub mod tls;
+
 #[macro_use]
 pub mod value;
