@@ -4,5 +4,7 @@
 
 pub mod tls;
 
+pub mod telemetry;
+
 #[macro_use]
 pub mod value;

@@ -171,14 +171,12 @@ fn parse_chain<'c>(
 ) -> Option<Vec<X509Certificate<'c>>> {
     let mut parsed = Vec::with_capacity(chain.len());
     for (index, der) in chain.iter().enumerate() {
-        match X509Certificate::from_der(der) {
-            Ok(([], one)) => parsed.push(one),
-            _ => {
-                let which = ordinal(index, chain.len());
-                found.error(path.place, format!("{which} in `{}` cannot be parsed", path.display())).help("is it an X.509 certificate?");
-                return None;
-            }
-        }
+        let Ok(([], one)) = X509Certificate::from_der(der) else {
+            let which = ordinal(index, chain.len());
+            found.error(path.place, format!("{which} in `{}` cannot be parsed", path.display())).help("is it an X.509 certificate?");
+            return None;
+        };
+        parsed.push(one);
     }
     Some(parsed)
 }

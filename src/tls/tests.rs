@@ -391,12 +391,11 @@ fn hostile_files_never_panic() {
         let mut key = key.clone();
         for _ in 0..=random(4) {
             let target = if round % 2 == 0 { &mut cert } else { &mut key };
-            match random(3) {
-                0 => target.truncate(random(target.len()).max(1)),
-                _ => {
-                    let index = random(target.len());
-                    target[index] = random(256) as u8;
-                }
+            if random(3) == 0 {
+                target.truncate(random(target.len()).max(1));
+            } else {
+                let index = random(target.len());
+                target[index] = random(256) as u8;
             }
         }
         let source = "cert = \"a.crt\"\nkey = \"a.key\"\nclient_ca = \"a.crt\"";
@@ -472,7 +471,7 @@ fn a_certificate_is_known_by_its_first_name() {
     let acceptor = several();
     let names: Vec<_> = acceptor.certificates().iter().map(|one| one.name.as_str()).collect();
     assert_eq!(names, ["a.example", "*.example", "b.example"]);
-    assert_eq!(acceptor.certificates()[0].not_after, (NOW + 365 * DAY) as i64);
+    assert_eq!(acceptor.certificates()[0].not_after, (NOW + 365 * DAY).cast_signed());
 }
 
 #[test]
