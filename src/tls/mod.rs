@@ -21,6 +21,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::X509Version;
 
 pub use client::{ClientIdentity, client_identity};
 pub use pem::Read;
@@ -199,15 +200,15 @@ fn clients(
     }
 }
 
-/// A certificate that says it is no authority (basic constraints) must not become one by a copying mistake: whoever holds
-/// its key could then name themselves anything.
+/// A server's or a client's certificate must not become an authority by a copying mistake: whoever holds its key could
+/// then name themselves anything. webpki does not look at this for the roots it is given.
 fn is_usable_authority(which: &str, der: &[u8], place: Place, found: &mut Diagnostics, now: i64) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(der) else { return false };
     pem::check_dates(which, parsed.validity(), now, place, found);
     match parsed.basic_constraints() {
         Ok(Some(constraints)) => constraints.value.ca,
-        // Old roots have no such extension.
-        Ok(None) => true,
+        // Roots older than version 3 had no extensions; a later one without it is no authority (RFC 5280, 4.2.1.9).
+        Ok(None) => parsed.version() != X509Version::V3,
         Err(_) => false,
     }
 }

@@ -366,6 +366,7 @@ fn an_authority_that_is_none_is_refused() {
     let mut leaf = at(NOW + 365 * DAY);
     leaf.is_ca = rcgen::IsCa::ExplicitNoCa;
     check_refused(source, &files(&authority.sign_params(&leaf).cert), "ca.crt", &["no usable authority"]);
+    check_refused(source, &files(&pair.cert), "ca.crt", &["no usable authority"]);
     check_refused(source, &files(&pair.key), "ca.crt", &["holds a private key"]);
     check_refused(source, &files("nothing"), "ca.crt", &["no certificate in"]);
     check_refused(source, &Files::default().pair("a", &pair), "ca.crt", &["cannot read"]);
