@@ -1,0 +1,214 @@
+//! TLS towards clients: certificates, client verification, and what lets a client resume across reloads.
+//!
+//! Moves no bytes: `serve` does the handshake with the [`rustls::ServerConfig`] made here. Watches no files either; a
+//! reload compiles everything anew.
+
+mod client;
+mod pem;
+mod sessions;
+mod settings;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, LazyLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::X509Version;
+
+pub use client::{ClientIdentity, client_identity};
+pub use pem::Read;
+pub use sessions::Sessions;
+pub use settings::{ClientAuth, Clients, Identity, KeyPair, MinVersion, Protocol, Settings};
+pub use store::{CertStore, Certificate};
+
+use crate::value::{Diagnostics, Place};
+use sessions::{ClientPolicy, Policy, Resumption};
+use store::Served;
+
+/// As many as a browser opens connections to one HTTP/1.1 host and a few more; each costs a microsecond or two.
+const TICKETS_MAX: usize = 8;
+/// Tickets of TLS 1.3 are used once by careful clients, and HTTP/1.1 clients like a second connection.
+const TICKETS: usize = 2;
+
+/// The provider under every TLS connection, AES-128-GCM first: with AES instructions it is the cheapest suite there is.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = aws_lc_rs::default_provider();
+        // The sort is stable, so what is equal stays in the provider's order.
+        provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
+            CipherSuite::TLS13_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => 1,
+            _ => 2,
+        });
+        Arc::new(provider)
+    });
+    Arc::clone(&PROVIDER)
+}
+
+/// TLS of one listener in one generation.
+#[derive(Clone, Debug)]
+pub struct Acceptor {
+    config: Arc<ServerConfig>,
+    store: Arc<CertStore>,
+    certificates: Vec<Certificate>,
+    /// Held so that [`Sessions`] knows the policy as served.
+    _resumption: Arc<Resumption>,
+}
+
+impl Acceptor {
+    /// Everything wrong with the files is in `found`; `None` if that keeps the listener from serving.
+    ///
+    /// `listener` is its name: sessions are resumed under the same name only.
+    pub fn compile(
+        settings: &Settings,
+        listener: &str,
+        read: &Read<'_>,
+        sessions: &Sessions,
+        found: &mut Diagnostics,
+        now: SystemTime,
+    ) -> Option<Self> {
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+        let provider = provider();
+        let served = identity(&settings.identity, &provider, read, sessions, found, now);
+        let clients = clients(&settings.clients, &provider, read, found, now);
+        let (served, (clients, verifier)) = (served?, clients?);
+
+        let place = match &settings.identity {
+            Identity::Files(pairs) => pairs.first()?.cert.place,
+            Identity::SelfSigned(names) => names.place,
+        };
+        let mut refuse = |error: rustls::Error| {
+            found.error(place, format!("TLS cannot be set up: {error}"));
+        };
+        let resumption = sessions.of(Policy { listener: listener.to_owned(), clients }).map_err(&mut refuse).ok()?;
+        let store = Arc::new(CertStore::new(&served)?);
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions(settings.min_version))
+            .map_err(&mut refuse)
+            .ok()?;
+        let mut config = match verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            None => builder.with_no_client_auth(),
+        }
+        .with_cert_resolver(Arc::clone(&store) as _);
+        config.ignore_client_order = true;
+        config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.word().as_bytes().to_vec()).collect();
+        config.ticketer = Arc::clone(&resumption.ticketer);
+        config.session_storage = Arc::clone(&resumption.storage);
+        config.send_tls13_tickets = TICKETS;
+        config.max_tls13_tickets = TICKETS_MAX;
+        // Early data can be replayed by anyone who saw it.
+        config.max_early_data_size = 0;
+        let certificates = served.into_iter().map(|one| one.certificate).collect();
+        Some(Self { config: Arc::new(config), store, certificates, _resumption: resumption })
+    }
+
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// Number of the certificate that answers a name. With several certificates, SNI and Host must select the same one.
+    pub fn select(&self, name: Option<&str>) -> usize {
+        self.store.select(name)
+    }
+
+    /// In the order of the configuration; never empty.
+    pub fn certificates(&self) -> &[Certificate] {
+        &self.certificates
+    }
+}
+
+fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static FROM_12: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    static FROM_13: [&SupportedProtocolVersion; 1] = [&TLS13];
+    match min {
+        MinVersion::Tls12 => &FROM_12,
+        MinVersion::Tls13 => &FROM_13,
+    }
+}
+
+fn identity(
+    identity: &Identity,
+    provider: &CryptoProvider,
+    read: &Read<'_>,
+    sessions: &Sessions,
+    found: &mut Diagnostics,
+    now: i64,
+) -> Option<Vec<Served>> {
+    match identity {
+        Identity::Files(pairs) => store::load_all(pairs, provider, read, found, now),
+        Identity::SelfSigned(names) => match sessions.self_signed(names, provider, now) {
+            Ok(served) => Some(vec![served]),
+            Err(reason) => {
+                found.error(names.place, format!("no certificate can be made for these names: {reason}"));
+                None
+            }
+        },
+    }
+}
+
+type Verifier = Arc<dyn ClientCertVerifier>;
+
+fn clients(
+    clients: &Clients,
+    provider: &Arc<CryptoProvider>,
+    read: &Read<'_>,
+    found: &mut Diagnostics,
+    now: i64,
+) -> Option<(ClientPolicy, Option<Verifier>)> {
+    let Clients::Verified { ca, auth } = clients else { return Some((ClientPolicy::Anonymous, None)) };
+    // Read once: what is verified against and what sessions are bound to must be the same bytes.
+    let bytes = pem::bytes(ca, read, found)?;
+    let authorities = pem::certificates(ca, &bytes, found)?;
+    let count = authorities.len();
+    let mut roots = RootCertStore::empty();
+    for (index, der) in authorities.into_iter().enumerate() {
+        let which = pem::ordinal(index, count);
+        if !is_usable_authority(&which, &der, ca.place, found, now) || roots.add(der).is_err() {
+            found.warn(ca.place, format!("{which} in `{}` cannot be used as an authority", ca.display()));
+        }
+    }
+    if roots.is_empty() {
+        found
+            .error(ca.place, format!("no usable authority in `{}`", ca.display()))
+            .help("name the certificate of the authority that signs clients' certificates");
+        return None;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let builder = match auth {
+        ClientAuth::Require => builder,
+        ClientAuth::Request => builder.allow_unauthenticated(),
+    };
+    match builder.build() {
+        Ok(verifier) => Some((ClientPolicy::verified(*auth, bytes), Some(verifier))),
+        Err(error) => {
+            found.error(ca.place, format!("clients cannot be verified: {error}"));
+            None
+        }
+    }
+}
+
+/// A server's or a client's certificate must not become an authority by a copying mistake: whoever holds its key could
+/// then name themselves anything. webpki does not look at this for the roots it is given.
+fn is_usable_authority(which: &str, der: &[u8], place: Place, found: &mut Diagnostics, now: i64) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(der) else { return false };
+    pem::check_dates(which, parsed.validity(), now, place, found);
+    match parsed.basic_constraints() {
+        Ok(Some(constraints)) => constraints.value.ca,
+        // Roots older than version 3 had no extensions; a later one without it is no authority (RFC 5280, 4.2.1.9).
+        Ok(None) => parsed.version() != X509Version::V3,
+        Err(_) => false,
+    }
+}
