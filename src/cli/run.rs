@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{CUT_OFF, fail, show};
 use crate::supervisor::{End, Origin, Supervisor};
-use crate::{admin, config, telemetry};
+use crate::{admin, config};
 
 pub(super) fn run(paths: Vec<PathBuf>) -> ExitCode {
     let paths = if paths.is_empty() {
@@ -24,7 +24,6 @@ pub(super) fn run(paths: Vec<PathBuf>) -> ExitCode {
 }
 
 pub(super) fn serve(origin: Origin) -> ExitCode {
-    telemetry::log::init();
     raise_open_files();
     // Two sockets at most are on their way to the admin's thread.
     let (tell_admin, admin_sockets) = mpsc::channel(2);

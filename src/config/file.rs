@@ -7,6 +7,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 
 use super::listener::Listener;
+use crate::settings;
 use crate::services;
 use crate::telemetry;
 use crate::value::{Address, Decode, Diagnostics, Fields, Item, Place, Reader, SourceId, Sources, Spanned, Table};

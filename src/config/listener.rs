@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::{settings, words};
 use crate::filters::{headers, rewrite};
 use crate::route::{Matchers, Network};
 use crate::services;

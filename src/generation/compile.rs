@@ -28,7 +28,7 @@ pub struct Inputs<'a> {
     pub hash: String,
     pub document: serde_json::Value,
     /// Certificates and keys, read before.
-    pub read: &'a dyn Fn(&Path) -> std::io::Result<Vec<u8>>,
+    pub read: &'a dyn Fn(&Path) -> std::io::Result<Arc<[u8]>>,
     pub previous: Option<&'a Generation>,
     pub metrics: &'a Arc<Metrics>,
     pub sessions: &'a Sessions,

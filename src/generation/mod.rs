@@ -95,6 +95,12 @@ impl Generation {
     }
 }
 
+impl Listener {
+    pub fn route_names(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|route| route.name.as_str())
+    }
+}
+
 /// The generation that serves now.
 pub struct Live {
     current: ArcSwap<Generation>,

@@ -46,8 +46,6 @@ pub struct TlsFacts {
     pub version: &'static str,
     /// Subject of the verified client certificate.
     pub subject: Option<String>,
-    /// Which of the listener's certificates the server name selects.
-    pub certificate: usize,
 }
 
 pub struct Head<'a> {

@@ -25,6 +25,7 @@ use crate::dial::{Socket, Wire};
 use crate::generation::{Listener, SocketKey};
 use crate::proto::proxy_header::{self, Parsed};
 use crate::route::TlsFacts;
+use crate::telemetry::metrics::{AcceptError, Handshake};
 use crate::tls;
 use crate::value::Address;
 
@@ -140,7 +141,7 @@ pub async fn accept(worker: Rc<Worker>, listening: OwnedFd, bound: Rc<Bound>) {
             Ok(Err(_)) => {}
             Ok(Ok(Err(error))) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Ok(Ok(Err(error))) | Err(error) => {
-                bound.listener(&worker).metrics.accept_error(worker.index);
+                bound.listener(&worker).metrics.accept_error(worker.index, AcceptError::of(&error));
                 tracing::warn!(address = %bound.key.address, %error, "cannot accept");
                 drop(permit);
                 tokio::time::sleep(PAUSE).await;
@@ -224,23 +225,34 @@ async fn handshake(worker: &Rc<Worker>, bound: Rc<Bound>, socket: Socket, peer: 
     let accepting = tokio_rustls::TlsAcceptor::from(acceptor.config()).accept(socket);
     let stream = match timer.limit(deadline, accepting).await {
         Some(Ok(stream)) => stream,
-        failed => {
-            listener.metrics.handshake(worker.index, false);
-            if let Some(Err(error)) = failed {
-                tracing::debug!(listener = listener.name, %error, "TLS handshake failed");
-            }
+        Some(Err(error)) => {
+            listener.metrics.handshake(worker.index, Handshake::Failed);
+            tracing::debug!(listener = listener.name, %error, "TLS handshake failed");
+            return None;
+        }
+        None => {
+            listener.metrics.handshake(worker.index, Handshake::Timeout);
             return None;
         }
     };
-    listener.metrics.handshake(worker.index, true);
     let session = stream.get_ref().1;
+    let is_resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    listener.metrics.handshake(worker.index, if is_resumed { Handshake::Resumed } else { Handshake::Full });
     let facts = TlsFacts {
         sni: session.server_name().map(str::to_owned),
-        version: tls::version_name(session),
+        version: version_name(session),
         subject: tls::client_identity(session).map(|identity| identity.subject),
     };
     let link = Link::new(Wire::Tls(Box::new(stream)), Rc::clone(&worker.stock));
     Some(Client { link, timer, bound, peer, tls: Some(Box::new(facts)), tls_policy: acceptor.client_policy() })
+}
+
+fn version_name(session: &rustls::ServerConnection) -> &'static str {
+    match session.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "",
+    }
 }
 
 /// Reads exactly the PROXY header, so that nothing of what follows is taken: it may be TLS.

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::compose::{self, Own, Persistence};
 use super::connection::Client;
@@ -21,7 +21,7 @@ use crate::proto::http1::{
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers};
 use crate::services::Decision;
-use crate::telemetry::{Access, access};
+use crate::telemetry::{access, clock};
 use crate::upstream::Endpoint;
 use crate::value::BodyLimit;
 
@@ -83,7 +83,7 @@ pub async fn run(
     started: Instant,
     is_current: bool,
 ) -> After {
-    let Scratch { request, request_bytes, response, request_id, compare_path, record, .. } = scratch;
+    let Scratch { request, request_bytes, response, request_id, compare_path, .. } = scratch;
     let bytes: &[u8] = request_bytes;
     let checked = check(request, bytes, listener, client, compare_path);
     let headers = Headers { bytes, fields: &request.fields };
@@ -164,13 +164,12 @@ pub async fn run(
                 Some(framing) if refusal == Refusal::NoRoute => keep_after_local(keep, framing),
                 _ => Persistence::Closed,
             };
-            let none = RequestFraming::default();
             refuse(worker, client, method, refusal, keep);
-            local(client, listener, framing.unwrap_or(&none), keep, refusal.status().code(), 0, Some(refusal)).await
+            local(client, listener, framing.unwrap_or(&RequestFraming::UNREAD), keep, refusal.status().code(), 0, Some(refusal)).await
         }
     };
     let after = outcome.after;
-    settle(worker, listener, generation, &Told { head: &head, request, walk_route: walk.route, target: request.target.of(bytes) }, &outcome, started, record);
+    settle(worker, listener, generation, &Told { head: &head, request, walk_route: walk.route, target: request.target.of(bytes) }, &outcome, started);
     client.tls = tls;
     after
 }
@@ -185,13 +184,12 @@ pub async fn refuse_unparsed(
     started: Instant,
 ) -> After {
     let generation = worker.pin();
-    let Scratch { request, request_bytes, record, request_id, .. } = scratch;
+    let Scratch { request, request_bytes, request_id, .. } = scratch;
     // What was read of the head is logged as far as it goes.
     request_bytes.extend_from_slice(&client.link.input()[..client.link.input().len().min(1 << 10)]);
     let bytes: &[u8] = request_bytes;
     refuse(worker, client, b"", refusal, Persistence::Closed);
-    let none = RequestFraming::default();
-    let outcome = local(client, listener, &none, Persistence::Closed, refusal.status().code(), 0, Some(refusal)).await;
+    let outcome = local(client, listener, &RequestFraming::UNREAD, Persistence::Closed, refusal.status().code(), 0, Some(refusal)).await;
     let head = Head {
         method: request.method.of(bytes),
         scheme: if client.tls.is_some() { "https" } else { "http" },
@@ -207,7 +205,7 @@ pub async fn refuse_unparsed(
         listener: &listener.name,
     };
     let told = Told { head: &head, request, walk_route: None, target: request.target.of(bytes) };
-    settle(worker, listener, &generation, &told, &outcome, started, record);
+    settle(worker, listener, &generation, &told, &outcome, started);
     outcome.after
 }
 
@@ -225,6 +223,7 @@ fn check<'a>(
         | FramingError::DifferentLengths
         | FramingError::BadLength
         | FramingError::BadEncoding => Refusal::BadFraming,
+        FramingError::ConnectionTooLarge => Refusal::HeadTooLarge,
     })?;
     let target = split_target(request.target.of(bytes)).ok_or(Refusal::BadHead)?;
     let host_field = only_host(request, bytes)?;
@@ -412,7 +411,7 @@ struct Told<'a> {
 }
 
 /// Counts the exchange and writes its record.
-fn settle(worker: &Worker, listener: &Listener, generation: &Generation, told: &Told<'_>, outcome: &Outcome, started: Instant, space: &mut Vec<u8>) {
+fn settle(worker: &Worker, listener: &Listener, generation: &Generation, told: &Told<'_>, outcome: &Outcome, started: Instant) {
     let took = started.elapsed();
     let metrics = told.walk_route.map_or(&listener.unrouted, |route| &route.metrics);
     if outcome.status > 0 {
@@ -421,20 +420,16 @@ fn settle(worker: &Worker, listener: &Listener, generation: &Generation, told: &
     if let Some(refusal) = outcome.refusal {
         listener.metrics.refused(worker.index, refusal.index());
     }
-    let format = match generation.file.log.access {
-        Access::Off => return,
-        Access::Json => access::Format::Json,
-        Access::Common => access::Format::Common,
-        Access::Combined => access::Format::Combined,
-    };
+    let Some(format) = generation.file.log.access.format() else { return };
     let head = told.head;
+    let known = |known| head.headers.fields.iter().find(|field| field.known == known).map(|field| field.value.of(head.headers.bytes));
     let record = access::Record {
-        time: SystemTime::now(),
+        time: clock::unix_now(),
         client: head.client,
         method: head.method,
-        host: head.authority,
+        host: present(head.authority),
         target: told.target,
-        version: match told.request.version {
+        protocol: match told.request.version {
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
         },
@@ -443,22 +438,26 @@ fn settle(worker: &Worker, listener: &Listener, generation: &Generation, told: &
         bytes_out: outcome.body_out,
         duration: took,
         listener: &listener.name,
-        route: told.walk_route.map_or("", |route| &route.name),
-        service: told.walk_route.map_or("", |route| &route.service_name),
-        endpoint: outcome.endpoint.as_ref().map_or("", |endpoint| &endpoint.name),
+        route: told.walk_route.map_or("", |route| route.name.as_str()),
+        service: told.walk_route.map_or("", |route| route.service_name.as_str()),
+        endpoint: outcome.endpoint.as_ref().map(|endpoint| endpoint.name.as_str()),
         attempts: outcome.attempts,
-        request_id: head.request_id,
-        refusal: outcome.refusal.map_or("", Refusal::label),
-        ending: match outcome.ending {
-            Ending::Complete => access::Ending::Complete,
-            Ending::ClientGone => access::Ending::ClientGone,
-            Ending::Cut => access::Ending::Cut,
+        request_id: present(head.request_id),
+        refusal: outcome.refusal.map(Refusal::label),
+        outcome: match outcome.ending {
+            Ending::Complete => access::Outcome::Complete,
+            Ending::ClientGone => access::Outcome::ClientGone,
+            Ending::Cut => access::Outcome::Cut,
         },
-        user_agent: head.headers.first(b"user-agent").unwrap_or_default(),
-        referer: head.headers.first(b"referer").unwrap_or_default(),
-        tls_version: head.tls.map_or("", |tls| tls.version),
-        tls_sni: head.tls.and_then(|tls| tls.sni.as_deref()).unwrap_or(""),
+        user_agent: known(Known::UserAgent),
+        referer: known(Known::Referer),
+        tls: head.tls.map(|tls| access::Tls { version: tls.version, sni: tls.sni.as_deref() }),
     };
-    worker.record(format, &record, space);
+    worker.record(format, &record);
+}
+
+/// Empty is as good as absent.
+fn present(bytes: &[u8]) -> Option<&[u8]> {
+    (!bytes.is_empty()).then_some(bytes)
 }
 

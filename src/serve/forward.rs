@@ -77,12 +77,12 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
         let (wire, is_reused) = match job.connect(&endpoint, pool, may_reuse).await {
             Ok(connected) => connected,
             Err(refusal) => {
-                let outcome = if refusal == Refusal::ConnectFailed { metrics::Outcome::ConnectFailed } else { metrics::Outcome::Timeout };
+                let outcome = if refusal == Refusal::ConnectFailed { metrics::Outcome::ConnectFailed } else { metrics::Outcome::ConnectTimeout };
                 settle(lease, outcome, pool, job.worker, started);
                 connects += 1;
                 let is_another = avoid.as_ref().is_none_or(|avoid| avoid.id != endpoint.id) && pool.members().len() > 1;
                 if connects < CONNECT_ATTEMPTS && is_another && refusal != Refusal::RouteTimeout {
-                    pool.metrics.retried(job.worker.index, metrics::RetryReason::Connect);
+                    pool.metrics.retried(job.worker.index, metrics::Retry::Connect);
                     avoid = Some(endpoint);
                     continue;
                 }
@@ -112,7 +112,7 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
             Early::Dead if is_reused && job.may_send_again(&link, &upload) => {
                 // The connection died while it was idle: the endpoint never saw this request.
                 settle(lease, metrics::Outcome::Reset, pool, job.worker, started);
-                pool.metrics.retried(job.worker.index, metrics::RetryReason::Reused);
+                pool.metrics.retried(job.worker.index, metrics::Retry::Reset);
                 may_reuse = false;
                 continue;
             }
@@ -137,7 +137,7 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
 
 fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker, started: Instant) {
     let took = started.elapsed();
-    pool.metrics.finished(worker.index, took);
+    pool.metrics.attempted(worker.index, took);
     lease.settle(outcome, took);
 }
 

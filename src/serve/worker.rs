@@ -7,14 +7,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::buffer::Buffers;
 use crate::algo::dice;
 use crate::dial::{Idle, SWEEP_EVERY};
 use crate::generation::{Generation, Live};
 use crate::proto::http1::{RequestHead, ResponseHead};
-use crate::telemetry::{HttpDate, Metrics, access, sink::Sink};
+use crate::telemetry::{HttpDate, Metrics, Sink, Stamps, access, clock};
 
 /// How long an idle connection stays open for one more request once the process drains: a client
 /// that was just about to send one gets its answer, with `Connection: close`.
@@ -47,6 +47,7 @@ pub struct Worker {
     /// Woken when the last connection closes while draining.
     pub closed: tokio::sync::Notify,
     date: RefCell<HttpDate>,
+    stamps: RefCell<Stamps>,
     dice: Cell<u64>,
     is_sweeping: Cell<bool>,
 }
@@ -60,7 +61,6 @@ pub struct Scratch {
     pub response_bytes: Vec<u8>,
     pub request_id: Vec<u8>,
     pub compare_path: Vec<u8>,
-    pub record: Vec<u8>,
 }
 
 impl Default for Scratch {
@@ -72,7 +72,6 @@ impl Default for Scratch {
             response_bytes: Vec::new(),
             request_id: Vec::new(),
             compare_path: Vec::new(),
-            record: Vec::new(),
         }
     }
 }
@@ -85,7 +84,6 @@ impl Scratch {
         self.response_bytes.clear();
         self.request_id.clear();
         self.compare_path.clear();
-        self.record.clear();
     }
 }
 
@@ -95,7 +93,7 @@ const SCRATCH_KEPT_MAX: usize = 64;
 impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
         let pinned = RefCell::new(Rc::new(shared.live.pin()));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = clock::unix_now();
         Rc::new(Self {
             index,
             shared,
@@ -108,6 +106,7 @@ impl Worker {
             open: Cell::new(0),
             closed: tokio::sync::Notify::new(),
             date: RefCell::new(HttpDate::new()),
+            stamps: RefCell::new(Stamps::new()),
             dice: Cell::new(now.as_nanos() as u64 ^ (index as u64) << 56 ^ u64::from(std::process::id()) << 32),
             is_sweeping: Cell::new(false),
         })
@@ -148,8 +147,7 @@ impl Worker {
 
     /// Runs `use_date` with today's `Date`.
     pub fn with_date<T>(&self, use_date: impl FnOnce(&[u8]) -> T) -> T {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        use_date(self.date.borrow_mut().refresh(now.as_secs()))
+        use_date(self.date.borrow_mut().refresh(clock::unix_now().as_secs()))
     }
 
     pub fn draining_since(&self) -> Option<Instant> {
@@ -200,12 +198,9 @@ impl Worker {
     }
 
     /// Writes one access record, if they are wanted.
-    pub fn record(&self, format: access::Format, record: &access::Record<'_>, space: &mut Vec<u8>) {
-        let sink = self.shared.access.sink.load();
-        if let Some(sink) = sink.as_ref() {
-            space.clear();
-            record.write(format, space);
-            sink.write(self.index, space);
+    pub fn record(&self, format: access::Format, record: &access::Record<'_>) {
+        if let Some(sink) = self.shared.access.sink.load().as_ref() {
+            sink.append(self.index, |out| record.write(format, &mut self.stamps.borrow_mut(), out));
         }
     }
 }

@@ -77,7 +77,7 @@ pub fn assemble(origin: &Origin, carried: &Carried, previous: Option<&Generation
     }
 }
 
-type Named = HashMap<PathBuf, io::Result<Vec<u8>>>;
+type Named = HashMap<PathBuf, io::Result<Arc<[u8]>>>;
 
 /// A certificate chain or a key is a few kilobytes; what is far larger is something else.
 const NAMED_FILE_MAX: u64 = 4 << 20;
@@ -88,7 +88,7 @@ fn read_named(file: &File) -> Named {
     paths.map(|path| (path.clone(), read_bounded(&path))).collect()
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+fn read_bounded(path: &Path) -> io::Result<Arc<[u8]>> {
     use std::io::Read;
     let file = std::fs::File::open(path)?;
     if !file.metadata()?.is_file() {
@@ -99,12 +99,12 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > NAMED_FILE_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 4 MiB"));
     }
-    Ok(bytes)
+    Ok(bytes.into())
 }
 
-fn read_again(named: &Named, path: &Path) -> io::Result<Vec<u8>> {
+fn read_again(named: &Named, path: &Path) -> io::Result<Arc<[u8]>> {
     match named.get(path) {
-        Some(Ok(bytes)) => Ok(bytes.clone()),
+        Some(Ok(bytes)) => Ok(Arc::clone(bytes)),
         Some(Err(error)) => Err(io::Error::new(error.kind(), error.to_string())),
         None => Err(io::ErrorKind::NotFound.into()),
     }

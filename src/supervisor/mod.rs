@@ -26,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::generation::{Live, SocketKey};
 use crate::refusal::Refusal;
 use crate::serve::{AccessLog, Crew, Shared};
+use crate::telemetry::log::{self, Log};
 use crate::telemetry::Metrics;
 use crate::value::{Diagnostics, Sources};
 use sockets::Sockets;
@@ -125,6 +126,8 @@ pub struct Supervisor {
     watch: Option<Watch>,
     admin: mpsc::Sender<Option<AdminSocket>>,
     access: Arc<AccessLog>,
+    /// The process's own log; `None` if somebody else set one up.
+    log: Option<Log>,
 }
 
 /// Asks that may wait; whoever asks more waits to ask.
@@ -143,6 +146,14 @@ impl Supervisor {
         let carried = Carried { metrics: Arc::clone(&metrics), sessions, workers };
         let assembled = assemble(&origin, &carried, None).map_err(|failed| NotStarted { sources: failed.sources, found: failed.found })?;
         let Assembled { generation, sources, mut found, watched } = assembled;
+        let level_override = std::env::var("ATTACHE_LOG").ok();
+        let log = match log::init(generation.file.log.level, level_override.as_deref(), metrics.log_dropped()) {
+            Ok(log) => Some(log),
+            Err(message) => {
+                found.warn(None, message);
+                None
+            }
+        };
         let sockets = Sockets::default();
         let Some(staged) = sockets.stage(&generation, workers, &mut found) else { return Err(NotStarted { sources, found }) };
         let sink = match reload::open_sink(&generation.file.log, workers, &metrics) {
@@ -176,7 +187,7 @@ impl Supervisor {
             Origin::Paths(_) => start_watch(tell_changed, &watched),
             Origin::Text { .. } => None,
         };
-        let mut supervisor = Self { origin, carried, sockets, crew, ended, handle, asked, changed, watch, admin, access };
+        let mut supervisor = Self { origin, carried, sockets, crew, ended, handle, asked, changed, watch, admin, access, log };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
             Ok(runtime) => runtime.block_on(supervisor.apply_sockets(&generation, staged)),
@@ -266,9 +277,12 @@ impl Supervisor {
         }
         self.crew.join();
         if let Some(sink) = self.access.sink.swap(None) {
-            sink.flush_and_stop(Instant::now() + Duration::from_secs(1));
+            sink.flush_and_stop(Duration::from_secs(1));
         }
         tracing::info!(cut_off, "ended");
+        if let Some(log) = &self.log {
+            log.stop(Duration::from_millis(200));
+        }
         Ok(if cut_off > 0 { End::CutOff(cut_off) } else { End::Done })
     }
 }

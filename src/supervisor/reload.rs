@@ -10,7 +10,7 @@ use super::{Assembled, Failed, Supervisor, assemble};
 use crate::config::{self, Change};
 use crate::generation::Generation;
 use crate::telemetry::metrics::CertificateExpiry;
-use crate::telemetry::{Access, Metrics, Settings, sink::Sink};
+use crate::telemetry::{Access, Metrics, Settings, Sink};
 
 /// How the last reload went; the start counts as the first.
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ impl Supervisor {
         self.handle.live.publish(Arc::clone(&generation));
         if let Some(sink) = sink {
             if let Some(old) = self.access.sink.swap(sink) {
-                old.flush_and_stop(std::time::Instant::now() + std::time::Duration::from_secs(1));
+                old.flush_and_stop(std::time::Duration::from_secs(1));
             }
         }
         self.apply_sockets(&generation, staged).await;
@@ -119,7 +119,9 @@ impl Supervisor {
 
     /// What metrics and the log say from now on.
     pub(super) fn note_generation(&self, generation: &Generation) {
-        crate::telemetry::log::set_level(generation.file.log.level);
+        if let Some(log) = &self.log {
+            log.set_level(generation.file.log.level);
+        }
         let metrics = &self.carried.metrics;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         metrics.reloaded(generation.number, now);
@@ -128,7 +130,7 @@ impl Supervisor {
             certificates.map(|certificate| CertificateExpiry {
                 listener: listener.name.clone(),
                 name: certificate.name.clone(),
-                not_after_unix_secs: certificate.not_after,
+                unix_seconds: certificate.not_after,
             })
         });
         metrics.set_certificates(expiries.collect());

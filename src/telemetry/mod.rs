@@ -8,5 +8,7 @@ pub mod log;
 pub mod metrics;
 pub mod sink;
 
+pub use clock::{HttpDate, Stamps};
+pub use log::{Access, Settings};
 pub use metrics::Metrics;
 pub use sink::Sink;

@@ -11,6 +11,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::{Arc, LazyLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -63,6 +64,7 @@ pub struct Acceptor {
     config: Arc<ServerConfig>,
     store: Arc<CertStore>,
     certificates: Vec<Certificate>,
+    client_policy: u64,
     /// Held so that [`Sessions`] knows the policy as served.
     _resumption: Arc<Resumption>,
 }
@@ -92,6 +94,7 @@ impl Acceptor {
         let mut refuse = |error: rustls::Error| {
             found.error(place, format!("TLS cannot be set up: {error}"));
         };
+        let client_policy = BuildHasherDefault::<DefaultHasher>::default().hash_one(&clients);
         let resumption = sessions.of(Policy { listener: listener.to_owned(), clients }).map_err(&mut refuse).ok()?;
         let store = Arc::new(CertStore::new(&served)?);
         let builder = ServerConfig::builder_with_provider(provider)
@@ -112,7 +115,7 @@ impl Acceptor {
         // Early data can be replayed by anyone who saw it.
         config.max_early_data_size = 0;
         let certificates = served.into_iter().map(|one| one.certificate).collect();
-        Some(Self { config: Arc::new(config), store, certificates, _resumption: resumption })
+        Some(Self { config: Arc::new(config), store, certificates, client_policy, _resumption: resumption })
     }
 
     pub fn config(&self) -> Arc<ServerConfig> {
@@ -122,6 +125,11 @@ impl Acceptor {
     /// Number of the certificate that answers a name. With several certificates, SNI and Host must select the same one.
     pub fn select(&self, name: Option<&str>) -> usize {
         self.store.select(name)
+    }
+
+    /// Which clients are let in, as a number: connections that were let in under another must not go on.
+    pub fn client_policy(&self) -> u64 {
+        self.client_policy
     }
 
     /// In the order of the configuration; never empty.

@@ -66,7 +66,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
         if !self.is_settled {
-            self.endpoint.metrics.attempt(self.worker, Outcome::Cancelled);
+            self.endpoint.metrics.attempt(self.worker, Outcome::ClientGone);
         }
     }
 }

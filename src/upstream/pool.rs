@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{Endpoint, Lease};
+use crate::settings;
 use crate::algo::weighted;
 use crate::telemetry::metrics::ServiceMetrics;
 

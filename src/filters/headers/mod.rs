@@ -4,6 +4,7 @@
 
 use indexmap::IndexMap;
 
+use crate::settings;
 use crate::proto::http1::Known;
 use crate::route::{HeadLookup, is_token};
 use crate::value::{Decode, Item, Reader, Spanned, Template};

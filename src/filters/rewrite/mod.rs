@@ -2,6 +2,7 @@
 //!
 //! Routes have matched by then: a rewrite never changes which route is taken.
 
+use crate::settings;
 use crate::route::Captures;
 use crate::value::{Decode, Item, Reader};
 

@@ -37,6 +37,19 @@ pub enum FramingError {
     ConnectionTooLarge,
 }
 
+impl RequestFraming {
+    /// What is assumed of a request that could not be read: nothing follows, and nothing is kept.
+    pub const UNREAD: Self = Self {
+        body: BodyFraming::None,
+        keep_alive: false,
+        expect_continue: false,
+        expect_unknown: false,
+        has_upgrade: false,
+        accepts_trailers: false,
+        nominates: false,
+    };
+}
+
 impl FramingError {
     /// The label in metrics.
     pub const fn as_str(self) -> &'static str {

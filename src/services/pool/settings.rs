@@ -2,6 +2,7 @@
 //!
 //! Checks what can be seen in one pool; names of other services are not its business.
 
+use crate::words;
 use crate::upstream::Timeouts;
 use crate::value::{Address, Decode, Fields, Item, Reader, Spanned, Value};
 

@@ -2,6 +2,7 @@
 //!
 //! The address is a template over the request; nothing is looked up.
 
+use crate::settings;
 use crate::value::{Place, Reader, SourceId, Spanned, Template};
 
 settings! {

@@ -4,6 +4,7 @@
 
 use indexmap::IndexMap;
 
+use crate::settings;
 use crate::route::is_token;
 use crate::value::{Reader, Spanned, Template};
 

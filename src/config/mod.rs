@@ -1,0 +1,12 @@
+//! The document: what operators write, read from files and given meaning.
+//!
+//! Pure data. What it becomes is `generation`'s business.
+
+mod changes;
+mod file;
+pub mod listener;
+mod load;
+
+pub use changes::{Change, changes};
+pub use file::{Admin, File, Process};
+pub use load::{Failed, Loaded, default_paths, from_text, load};
