@@ -1,3 +1,5 @@
-//! What holds across modules, and across programs.
+//! The integration tests: one binary, so that it links once.
 
-mod parsers;
+mod parsers; // what the parsers accept, others read alike
+mod serving; // the smallest path through real bytes
+mod support; // the rig: real binary, scripted origins, raw clients

@@ -1,0 +1,30 @@
+//! The rig: the real binary on free ports, scripted origins, raw clients.
+//!
+//! Real sockets, many at once; nothing here sleeps for a fixed time or uses a fixed port.
+
+mod certs;
+mod client;
+mod origin;
+mod rig;
+mod trusting;
+
+pub use certs::{Authority, Pair};
+pub use client::{Answer, Client, Read1};
+pub use origin::{Next, Origin, Request};
+pub use rig::{Ended, Rig, binary};
+pub use trusting::trusting_config;
+
+use std::time::{Duration, Instant};
+
+/// How long anything that must happen may take on a slow and busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks until `check` is true; fails the test with `what` if that takes longer than [`PATIENCE`].
+#[track_caller]
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !check() {
+        assert!(Instant::now() < deadline, "this did not become true: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
