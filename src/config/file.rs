@@ -7,8 +7,8 @@ use std::time::Duration;
 use indexmap::IndexMap;
 
 use super::listener::Listener;
-use crate::settings;
 use crate::services;
+use crate::settings;
 use crate::telemetry;
 use crate::value::{Address, Decode, Diagnostics, Fields, Item, Place, Reader, SourceId, Sources, Spanned, Table};
 

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use crate::{settings, words};
 use crate::filters::{headers, rewrite};
 use crate::route::{Matchers, Network};
 use crate::services;
 use crate::tls;
 use crate::value::{Address, BodyLimit, Decode, Fields, Item, Reader, ServiceRef, Size, Spanned};
+use crate::{settings, words};
 
 settings! {
     /// `[[listener]]`

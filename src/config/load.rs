@@ -98,7 +98,9 @@ impl<'e> Loader<'e> {
         }
         match toml_files(path) {
             Ok(files) if files.is_empty() => {
-                self.found.error(None, format!("{}: no *.toml in this directory", path.display())).help("put a configuration there, or name a file");
+                self.found
+                    .error(None, format!("{}: no *.toml in this directory", path.display()))
+                    .help("put a configuration there, or name a file");
             }
             Ok(files) => {
                 for file in files {

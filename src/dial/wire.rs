@@ -25,7 +25,6 @@ pub enum Wire {
 }
 
 impl Socket {
-
     /// Looks at what is there without taking it, once there is something.
     pub fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         use rustix::net::{RecvFlags, recv};

@@ -55,10 +55,8 @@ pub fn compile(file: File, inputs: &Inputs<'_>, found: &mut Diagnostics) -> Opti
     let mut listeners: Vec<Listener> = listeners.into_iter().collect::<Option<_>>()?;
     number_free_ports(&mut listeners);
     let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
-    let by_socket = listeners
-        .iter()
-        .flat_map(|listener| listener.sockets.iter().map(|socket| (socket.clone(), Arc::clone(listener))))
-        .collect();
+    let by_socket =
+        listeners.iter().flat_map(|listener| listener.sockets.iter().map(|socket| (socket.clone(), Arc::clone(listener)))).collect();
     Some(Generation {
         number: inputs.previous.map_or(1, |previous| previous.number + 1),
         hash: inputs.hash.clone(),
@@ -260,7 +258,9 @@ fn compile_listener(
         })
     });
     if written.service.is_none() && written.route.is_empty() {
-        found.error(written.place, "this listener has neither `service` nor routes, so it could only answer 404").help("write service = \"127.0.0.1:3000\"");
+        found
+            .error(written.place, "this listener has neither `service` nor routes, so it could only answer 404")
+            .help("write service = \"127.0.0.1:3000\"");
     }
     let routes = compile_routes(&written.route, &name, services, inputs, found);
     let table = match Table::compile(written.route.iter().map(|route| route.matchers.clone())) {
@@ -296,7 +296,9 @@ const HEADER_BYTES_MAX: u64 = 1 << 20;
 
 fn compile_limits(written: &listener::Limits, found: &mut Diagnostics) -> Limits {
     if written.connections.value == 0 {
-        found.error(written.connections.place, "a listener without connections serves nobody").help("remove the listener, or raise the limit");
+        found
+            .error(written.connections.place, "a listener without connections serves nobody")
+            .help("remove the listener, or raise the limit");
     }
     if !(HEADER_BYTES_MIN..=HEADER_BYTES_MAX).contains(&written.header_bytes.value.0) {
         found.error(written.header_bytes.place, format!("`{}` is out of range", written.header_bytes.value)).help("\"1KiB\" to \"1MiB\"");

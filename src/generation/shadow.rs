@@ -45,7 +45,9 @@ impl Shadows {
             wider_paths.push((Some(text.clone()), true));
             wider_paths.extend(text.match_indices('/').map(|(at, _)| (Some(text[..at].to_owned()), true)));
         }
-        wider_hosts.iter().any(|host| wider_paths.iter().any(|(text, is_tree)| self.taken.contains(&(host.clone(), text.clone(), *is_tree))))
+        wider_hosts
+            .iter()
+            .any(|host| wider_paths.iter().any(|(text, is_tree)| self.taken.contains(&(host.clone(), text.clone(), *is_tree))))
     }
 }
 

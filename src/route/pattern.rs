@@ -41,7 +41,9 @@ impl HostPattern {
 impl Decode for HostPattern {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
-        Self::parse(&text).map_err(|reason| drop(reader.error(item.place, reason).help("write \"shop.example\" or \"*.shop.example\""))).ok()
+        Self::parse(&text)
+            .map_err(|reason| drop(reader.error(item.place, reason).help("write \"shop.example\" or \"*.shop.example\"")))
+            .ok()
     }
 }
 

@@ -104,9 +104,7 @@ impl Decode for Network {
         match parsed {
             Ok(network) if network.addr() == network.network() => Some(Self(network)),
             Ok(network) => {
-                reader
-                    .error(item.place, format!("`{text}` has bits set beyond its prefix"))
-                    .help(format!("write \"{}\"", network.trunc()));
+                reader.error(item.place, format!("`{text}` has bits set beyond its prefix")).help(format!("write \"{}\"", network.trunc()));
                 None
             }
             Err(_) => {

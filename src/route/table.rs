@@ -43,12 +43,7 @@ pub struct Found<'a> {
 impl Table {
     /// The error names the route whose regular expressions cannot be compiled together.
     pub fn compile(routes: impl IntoIterator<Item = Matchers>) -> Result<Self, (usize, String)> {
-        let mut table = Self {
-            matchers: Vec::new(),
-            exact: HashMap::default(),
-            suffix: HashMap::default(),
-            any: Paths::default(),
-        };
+        let mut table = Self { matchers: Vec::new(), exact: HashMap::default(), suffix: HashMap::default(), any: Paths::default() };
         for (index, matchers) in routes.into_iter().enumerate() {
             let number = index as u32;
             if matchers.host.is_empty() {

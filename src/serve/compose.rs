@@ -207,7 +207,9 @@ pub fn response(relay: &Relay<'_>, out: &mut Vec<u8>) {
     for field in &response.fields {
         let (name, value) = (field.name.of(bytes), field.value.of(bytes));
         match field.known {
-            Known::TransferEncoding | Known::Connection | Known::KeepAlive | Known::ProxyConnection | Known::Upgrade | Known::Te => continue,
+            Known::TransferEncoding | Known::Connection | Known::KeepAlive | Known::ProxyConnection | Known::Upgrade | Known::Te => {
+                continue;
+            }
             Known::ContentLength if !relay.keeps_length || length_written => continue,
             Known::ContentLength => length_written = true,
             Known::Trailer if relay.body != BodyFraming::Chunked => continue,
@@ -257,7 +259,15 @@ fn status_line(response: &ResponseHead, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A fixed answer, head and body.
-pub fn fixed(respond: &Respond, lookup: &HeadLookup<'_, '_>, edits: &Edits, method: &[u8], persistence: Persistence, date: &[u8], out: &mut Vec<u8>) {
+pub fn fixed(
+    respond: &Respond,
+    lookup: &HeadLookup<'_, '_>,
+    edits: &Edits,
+    method: &[u8],
+    persistence: Persistence,
+    date: &[u8],
+    out: &mut Vec<u8>,
+) {
     own_status_line(respond.status, out);
     for (name, value) in &respond.headers {
         if edits.drops(Known::of(name), name) {

@@ -58,7 +58,16 @@ pub struct Outcome {
 
 impl Outcome {
     pub fn gone(body_in: u64) -> Self {
-        Self { status: 0, body_in, body_out: 0, refusal: None, ending: Ending::ClientGone, after: After::Abort, endpoint: None, attempts: 0 }
+        Self {
+            status: 0,
+            body_in,
+            body_out: 0,
+            refusal: None,
+            ending: Ending::ClientGone,
+            after: After::Abort,
+            endpoint: None,
+            attempts: 0,
+        }
     }
 }
 
@@ -169,7 +178,14 @@ pub async fn run(
         }
     };
     let after = outcome.after;
-    settle(worker, listener, generation, &Told { head: &head, request, walk_route: walk.route, target: request.target.of(bytes) }, &outcome, started);
+    settle(
+        worker,
+        listener,
+        generation,
+        &Told { head: &head, request, walk_route: walk.route, target: request.target.of(bytes) },
+        &outcome,
+        started,
+    );
     client.tls = tls;
     after
 }
@@ -247,11 +263,7 @@ fn check<'a>(
         Target::Asterisk if request.method.of(bytes) == b"OPTIONS" => (host_field, &b"*"[..], None),
         Target::Asterisk | Target::Authority(_) => return Err(Refusal::BadHead),
     };
-    let host = if authority.is_empty() {
-        authority
-    } else {
-        check_host(authority).ok_or(Refusal::BadHost)?.name.of(authority)
-    };
+    let host = if authority.is_empty() { authority } else { check_host(authority).ok_or(Refusal::BadHost)?.name.of(authority) };
     if listener.paths == Paths::Strict {
         let compared = compare_form(path).map_err(|_| Refusal::BadPath)?;
         if let std::borrow::Cow::Owned(compared) = compared {
@@ -460,4 +472,3 @@ fn settle(worker: &Worker, listener: &Listener, generation: &Generation, told: &
 fn present(bytes: &[u8]) -> Option<&[u8]> {
     (!bytes.is_empty()).then_some(bytes)
 }
-

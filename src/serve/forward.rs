@@ -77,7 +77,8 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
         let (wire, is_reused) = match job.connect(&endpoint, pool, may_reuse).await {
             Ok(connected) => connected,
             Err(refusal) => {
-                let outcome = if refusal == Refusal::ConnectFailed { metrics::Outcome::ConnectFailed } else { metrics::Outcome::ConnectTimeout };
+                let outcome =
+                    if refusal == Refusal::ConnectFailed { metrics::Outcome::ConnectFailed } else { metrics::Outcome::ConnectTimeout };
                 settle(lease, outcome, pool, job.worker, started);
                 connects += 1;
                 let is_another = avoid.as_ref().is_none_or(|avoid| avoid.id != endpoint.id) && pool.members().len() > 1;
@@ -231,7 +232,14 @@ impl Job<'_> {
         Err(Early::Broken(Refusal::BrokenResponse))
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, link: &mut Link, upload: &mut Pump, pool: &Pool, waits: &mut Waits) -> Poll<Result<(), Early>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &mut Link,
+        upload: &mut Pump,
+        pool: &Pool,
+        waits: &mut Waits,
+    ) -> Poll<Result<(), Early>> {
         let client = &mut *self.client;
         if let Err(early) = poll_upload(cx, client, link, upload, waits) {
             return Poll::Ready(Err(early));
@@ -372,15 +380,23 @@ impl Job<'_> {
         let body = waits.body.deadline(waits_for_body, client.link.read_total, timeouts.body);
         let soonest = [write, silent, body, self.deadline].into_iter().flatten().min();
         match soonest {
-            Some(deadline) => client.timer.poll(cx, deadline).map(|()| {
-                if write.is_some_and(|write| write <= deadline) { Ending::ClientGone } else { Ending::Cut }
-            }),
+            Some(deadline) => client
+                .timer
+                .poll(cx, deadline)
+                .map(|()| if write.is_some_and(|write| write <= deadline) { Ending::ClientGone } else { Ending::Cut }),
             None => Poll::Pending,
         }
     }
 
     /// Answers in the endpoint's place. `body_is_taken`: nothing of the request is left unread.
-    async fn refuse(&mut self, refusal: Refusal, body_in: u64, endpoint: Option<Arc<Endpoint>>, attempts: u32, body_is_taken: bool) -> Outcome {
+    async fn refuse(
+        &mut self,
+        refusal: Refusal,
+        body_in: u64,
+        endpoint: Option<Arc<Endpoint>>,
+        attempts: u32,
+        body_is_taken: bool,
+    ) -> Outcome {
         let is_read = body_is_taken && (body_in > 0 || self.framing.body == BodyFraming::None);
         let keep = if is_read { self.keep } else { Persistence::Closed };
         exchange::refuse(self.worker, self.client, self.head.method, refusal, keep);
@@ -443,7 +459,8 @@ fn is_gone(cx: &mut Context<'_>, client: &mut Client, upload: &Pump) -> bool {
 }
 
 fn poll_deadlines<const N: usize>(cx: &mut Context<'_>, client: &mut Client, deadlines: [(Option<Instant>, Refusal); N]) -> Poll<Refusal> {
-    let soonest = deadlines.into_iter().filter_map(|(deadline, refusal)| deadline.map(|deadline| (deadline, refusal))).min_by_key(|&(d, _)| d);
+    let soonest =
+        deadlines.into_iter().filter_map(|(deadline, refusal)| deadline.map(|deadline| (deadline, refusal))).min_by_key(|&(d, _)| d);
     match soonest {
         Some((deadline, refusal)) => client.timer.poll(cx, deadline).map(|()| refusal),
         None => Poll::Pending,

@@ -32,7 +32,17 @@ pub struct Link {
 
 impl Link {
     pub fn new(wire: Wire, stock: Rc<Buffers>) -> Self {
-        Self { wire, input: Buffer::default(), output: Vec::new(), sent: 0, stock, is_ended: false, filled_up: false, read_total: 0, written_total: 0 }
+        Self {
+            wire,
+            input: Buffer::default(),
+            output: Vec::new(),
+            sent: 0,
+            stock,
+            is_ended: false,
+            filled_up: false,
+            read_total: 0,
+            written_total: 0,
+        }
     }
 
     pub fn input(&self) -> &[u8] {

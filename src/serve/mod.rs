@@ -25,8 +25,8 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use accept::{Bound, Gate};
-pub use worker::{AccessLog, LINGER, Shared};
 use worker::Worker;
+pub use worker::{AccessLog, LINGER, Shared};
 
 use crate::generation::{Listener, SocketKey};
 

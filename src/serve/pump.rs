@@ -176,9 +176,7 @@ impl Pump {
                     from.consume(consumed);
                     Step::More
                 }
-                ChunkStep::End { consumed, trailers } => {
-                    Step::End(Trailers { consumed, start: trailers.start, end: trailers.end })
-                }
+                ChunkStep::End { consumed, trailers } => Step::End(Trailers { consumed, start: trailers.start, end: trailers.end }),
             },
         })
     }

@@ -19,7 +19,10 @@ use crate::value::{Diagnostics, Sources};
 pub enum Origin {
     Paths(Vec<PathBuf>),
     /// Made up by the command line; shown under a name in angle brackets.
-    Text { name: String, text: String },
+    Text {
+        name: String,
+        text: String,
+    },
 }
 
 /// What outlives a generation and is lent to the next.

@@ -26,8 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::generation::{Live, SocketKey};
 use crate::refusal::Refusal;
 use crate::serve::{AccessLog, Crew, Shared};
-use crate::telemetry::log::{self, Log};
 use crate::telemetry::Metrics;
+use crate::telemetry::log::{self, Log};
 use crate::value::{Diagnostics, Sources};
 use sockets::Sockets;
 use watch::Watch;
@@ -349,4 +349,3 @@ impl Signals {
         tokio::time::timeout(duration, self.end(asked)).await.is_ok()
     }
 }
-

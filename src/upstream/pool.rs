@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{Endpoint, Lease};
-use crate::settings;
 use crate::algo::weighted;
+use crate::settings;
 use crate::telemetry::metrics::ServiceMetrics;
 
 settings! {

@@ -4,9 +4,9 @@
 
 use indexmap::IndexMap;
 
-use crate::settings;
 use crate::proto::http1::Known;
 use crate::route::{HeadLookup, is_token};
+use crate::settings;
 use crate::value::{Decode, Item, Reader, Spanned, Template};
 
 settings! {
@@ -33,9 +33,8 @@ impl Decode for Name {
 
 /// Fields that frame the message or belong to one connection: attache writes them itself, and an
 /// edit of them would desynchronise somebody.
-const OURS: &[&str] = &[
-    "connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-];
+const OURS: &[&str] =
+    &["connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// Compiled edits.
 #[derive(Default)]

@@ -2,8 +2,8 @@
 //!
 //! Routes have matched by then: a rewrite never changes which route is taken.
 
-use crate::settings;
 use crate::route::Captures;
+use crate::settings;
 use crate::value::{Decode, Item, Reader};
 
 settings! {

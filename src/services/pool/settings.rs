@@ -2,9 +2,9 @@
 //!
 //! Checks what can be seen in one pool; names of other services are not its business.
 
-use crate::words;
 use crate::upstream::Timeouts;
 use crate::value::{Address, Decode, Fields, Item, Reader, Spanned, Value};
+use crate::words;
 
 /// The endpoints and how long to wait for them.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,8 +4,8 @@
 
 use indexmap::IndexMap;
 
-use crate::settings;
 use crate::route::is_token;
+use crate::settings;
 use crate::value::{Reader, Spanned, Template};
 
 settings! {

@@ -54,12 +54,8 @@ impl Origin {
     /// Runs `script` for every request.
     pub fn run(script: impl Fn(&mut TcpStream, &Request, usize) -> Next + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let origin = Self {
-            address: listener.local_addr().unwrap(),
-            seen: Arc::default(),
-            connections: Arc::default(),
-            is_over: Arc::default(),
-        };
+        let origin =
+            Self { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default(), is_over: Arc::default() };
         let script: Script = Arc::new(script);
         let (seen, connections, is_over) = (Arc::clone(&origin.seen), Arc::clone(&origin.connections), Arc::clone(&origin.is_over));
         std::thread::spawn(move || {

@@ -61,7 +61,10 @@ impl Rig {
     }
 
     fn is_ready(&self) -> bool {
-        Client::unix(&self.admin_path()).ok().and_then(|client| client.ask("GET", "/readyz").ok()).is_some_and(|answer| answer.status == 200)
+        Client::unix(&self.admin_path())
+            .ok()
+            .and_then(|client| client.ask("GET", "/readyz").ok())
+            .is_some_and(|answer| answer.status == 200)
     }
 
     pub fn admin_path(&self) -> PathBuf {
@@ -94,7 +97,8 @@ impl Rig {
     #[track_caller]
     pub fn address(&self, listener: &str) -> SocketAddr {
         let listeners = self.admin_json("/listeners");
-        let found = listeners.as_array().unwrap().iter().find(|l| l["name"] == listener).unwrap_or_else(|| panic!("no listener {listener}"));
+        let found =
+            listeners.as_array().unwrap().iter().find(|l| l["name"] == listener).unwrap_or_else(|| panic!("no listener {listener}"));
         found["listen"][0].as_str().unwrap().parse().unwrap()
     }
 
