@@ -80,13 +80,13 @@ where
                 let _ = stream.set_nodelay(true);
                 tokio::spawn(async move {
                     let _place = place;
-                    connection(stream, answer).await
+                    connection(stream, answer).await;
                 });
             }),
             Listening::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                 tokio::spawn(async move {
                     let _place = place;
-                    connection(stream, answer).await
+                    connection(stream, answer).await;
                 });
             }),
         };

@@ -97,5 +97,6 @@ async fn answer(handle: &Handle, request: &Request) -> Answer {
 }
 
 fn index() -> String {
-    PATHS.iter().map(|(method, path)| format!("{method:4} {path}\n")).collect()
+    let lines: Vec<String> = PATHS.iter().map(|(method, path)| format!("{method:4} {path}\n")).collect();
+    lines.concat()
 }

@@ -1,6 +1,6 @@
 //! A small fast generator of random numbers for things that need not be secret.
 //!
-//! SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). Never
+//! `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). Never
 //! for keys or tokens.
 
 /// Advances `state` and returns 64 random bits.

@@ -3,7 +3,7 @@
 //! Knows nothing of endpoints or health; whoever walks the schedule skips what is sick.
 
 /// Longest schedule. Weights are scaled down to fit, which rounds shares by at most 1 / this.
-const LONGEST: u64 = 4096;
+const LONGEST: i64 = 4096;
 
 /// One full turn: indices in an order that spreads each one evenly (nginx's smooth weighted
 /// round-robin: everybody gains its weight, the richest goes and pays the total).
@@ -13,9 +13,9 @@ pub fn schedule(weights: &[u32]) -> Vec<u32> {
     let divisor = weights.iter().fold(0, |a, &b| gcd(a, b)).max(1);
     let mut weights: Vec<i64> = weights.iter().map(|&w| i64::from(w / divisor)).collect();
     let total: i64 = weights.iter().sum();
-    if total as u64 > LONGEST {
+    if total > LONGEST {
         for weight in weights.iter_mut().filter(|w| **w > 0) {
-            *weight = (*weight * LONGEST as i64 / total).max(1);
+            *weight = (*weight * LONGEST / total).max(1);
         }
     }
     let total: i64 = weights.iter().sum();

@@ -12,7 +12,7 @@ use crate::value::{Address, Diagnostics};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where the admin API listens. Default: $ATTACHE_ADMIN, else what the configuration says
+    /// Where the admin API listens. Default: $`ATTACHE_ADMIN`, else what the configuration says
     #[arg(long, value_name = "ADDR", env = "ATTACHE_ADMIN", value_parser = dial_address)]
     admin: Option<Address>,
     /// The configuration that says where the admin API listens

@@ -15,7 +15,7 @@ use crate::value::Address;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where to listen, such as 127.0.0.1:8080 or unix:/tmp/origin.sock
+    /// Where to listen, such as 127.0.0.1:8080 or <unix:/tmp/origin.sock>
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = listen_address)]
     listen: Address,
 }

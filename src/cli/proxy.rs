@@ -13,7 +13,7 @@ pub(super) struct Args {
     /// Where to listen, such as :8443 or 127.0.0.1:8080
     #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     from: Address,
-    /// Who answers, such as 127.0.0.1:3000, app:80 or unix:/run/app.sock
+    /// Who answers, such as 127.0.0.1:3000, app:80 or <unix:/run/app.sock>
     #[arg(long, value_name = "ADDR", value_parser = dial_address)]
     to: Address,
     /// Serve HTTPS with a certificate made on the spot for localhost

@@ -123,18 +123,13 @@ pub struct Listen(pub Spanned<Address>);
 impl Decode for Listen {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
-        match Address::parse_listen(&text) {
+        let help = "write \"0.0.0.0:8443\", \":80\", \"[::]:80\" or \"unix:/path\"";
+        let address = match reader.accept(Address::parse_listen(&text), item.place, help)? {
             // A relative socket path starts where other relative paths do.
-            Ok(Address::Unix(path)) => {
-                let path = reader.sources.directory(item.place.source).join(path);
-                Some(Self(Spanned::new(Address::Unix(path), item.place)))
-            }
-            Ok(address) => Some(Self(Spanned::new(address, item.place))),
-            Err(reason) => {
-                reader.error(item.place, reason).help("write \"0.0.0.0:8443\", \":80\", \"[::]:80\" or \"unix:/path\"");
-                None
-            }
-        }
+            Address::Unix(path) => Address::Unix(reader.sources.directory(item.place.source).join(path)),
+            address => address,
+        };
+        Some(Self(Spanned::new(address, item.place)))
     }
 }
 

@@ -49,7 +49,7 @@ pub fn load(paths: &[PathBuf], environment: &Environment<'_>) -> Result<Loaded, 
 /// Reads one text that is no file; relative paths in it start from the working directory.
 pub fn from_text(name: &str, text: &str, environment: &Environment<'_>) -> Result<Loaded, Failed> {
     let mut loader = Loader::new(environment);
-    loader.text(Path::new(name), text.to_owned());
+    loader.text(Path::new(name), text);
     loader.finish()
 }
 
@@ -115,7 +115,7 @@ impl<'e> Loader<'e> {
     fn file(&mut self, path: &Path) {
         match read(path) {
             Ok(bytes) => match String::from_utf8(bytes) {
-                Ok(text) => self.text(path, text),
+                Ok(text) => self.text(path, &text),
                 Err(error) => {
                     let at = error.utf8_error().valid_up_to();
                     self.unreadable(path, &format!("not UTF-8 at byte {at}"));
@@ -130,14 +130,14 @@ impl<'e> Loader<'e> {
         self.found.error(None, format!("{}: cannot be read: {reason}", path.display())).help(help);
     }
 
-    fn text(&mut self, path: &Path, text: String) {
+    fn text(&mut self, path: &Path, text: &str) {
         for bytes in [path.as_os_str().as_encoded_bytes(), text.as_bytes()] {
             for &byte in bytes.iter().chain(&[0]) {
                 self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
             }
         }
-        let source = self.sources.add(path, text.as_str());
-        let (document, errors) = DeTable::parse_recoverable(&text);
+        let source = self.sources.add(path, text);
+        let (document, errors) = DeTable::parse_recoverable(text);
         let is_broken = !errors.is_empty();
         for error in errors {
             let span = error.span().unwrap_or(0..0);
@@ -147,7 +147,7 @@ impl<'e> Loader<'e> {
         if is_broken {
             return;
         }
-        let mut reader = Reader { source, text: &text, found: &mut self.found, environment: self.environment };
+        let mut reader = Reader { source, text, found: &mut self.found, environment: self.environment };
         let table = reader.table(document.get_ref());
         merge(&mut self.root, table, &mut self.found);
     }
@@ -162,7 +162,7 @@ impl<'e> Loader<'e> {
     }
 }
 
-/// In name order, without hidden ones: a mounted ConfigMap keeps its machinery in `..data`.
+/// In name order, without hidden ones: a mounted `ConfigMap` keeps its machinery in `..data`.
 fn toml_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
@@ -200,7 +200,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn table(&mut self, table: &DeTable<'_>) -> Table {
         let mut entries = indexmap::IndexMap::new();
-        for (key, value) in table.iter() {
+        for (key, value) in table {
             let key_place = Place::new(self.source, key.span());
             let item = self.item(value.get_ref(), value.span());
             entries.insert(key.get_ref().to_string(), Entry { key_place, item });

@@ -208,10 +208,10 @@ fn check_addresses(file: &File, found: &mut Diagnostics) {
                 }
             }
         }
-        if let Some(name) = &listener.name {
-            if let Some(first) = names.insert(&name.value, name.place) {
-                found.error(name.place, format!("two listeners are named `{}`", name.value)).related(first, "the first one");
-            }
+        if let Some(name) = &listener.name
+            && let Some(first) = names.insert(&name.value, name.place)
+        {
+            found.error(name.place, format!("two listeners are named `{}`", name.value)).related(first, "the first one");
         }
     }
 }
@@ -327,10 +327,10 @@ fn compile_routes(
     let mut names: HashMap<&str, Place> = HashMap::new();
     let mut routes = Vec::with_capacity(written.len());
     for (index, route) in written.iter().enumerate() {
-        if let Some(name) = &route.name {
-            if let Some(first) = names.insert(&name.value, name.place) {
-                found.error(name.place, format!("two routes are named `{}`", name.value)).related(first, "the first one");
-            }
+        if let Some(name) = &route.name
+            && let Some(first) = names.insert(&name.value, name.place)
+        {
+            found.error(name.place, format!("two routes are named `{}`", name.value)).related(first, "the first one");
         }
         if shadows.hides(&route.matchers) {
             found.warn(route.place, "this route can never match: an earlier one takes all it would").help("move it up or remove it");

@@ -41,9 +41,7 @@ impl HostPattern {
 impl Decode for HostPattern {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
-        Self::parse(&text)
-            .map_err(|reason| drop(reader.error(item.place, reason).help("write \"shop.example\" or \"*.shop.example\"")))
-            .ok()
+        reader.accept(Self::parse(&text), item.place, "write \"shop.example\" or \"*.shop.example\"")
     }
 }
 
@@ -102,9 +100,7 @@ impl PathPattern {
 impl Decode for PathPattern {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
-        Self::parse(&text)
-            .map_err(|reason| drop(reader.error(item.place, reason).help("write \"/exact\", \"/tree/*\" or \"~^/v[0-9]+/\"")))
-            .ok()
+        reader.accept(Self::parse(&text), item.place, "write \"/exact\", \"/tree/*\" or \"~^/v[0-9]+/\"")
     }
 }
 
@@ -144,7 +140,11 @@ impl Decode for TextPattern {
             return Some(Self::Any);
         }
         let Some(pattern) = text.strip_prefix('~') else { return Some(Self::Exact(text)) };
-        regex(pattern).map(Self::Regex).map_err(|reason| drop(reader.error(item.place, reason))).ok()
+        reader.accept(
+            regex(pattern).map(Self::Regex),
+            item.place,
+            "`~` begins a regular expression; write the text without it to match exactly",
+        )
     }
 }
 

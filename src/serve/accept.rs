@@ -89,10 +89,10 @@ impl Bound {
     /// The listener that stands here now, or stood here last.
     fn listener(&self, worker: &Worker) -> Arc<Listener> {
         let mut last = self.last.borrow_mut();
-        if let (None, Some(current)) = (self.retired.get(), worker.pin().listener_at(&self.key)) {
-            if !Arc::ptr_eq(&last, current) {
-                *last = Arc::clone(current);
-            }
+        if let (None, Some(current)) = (self.retired.get(), worker.pin().listener_at(&self.key))
+            && !Arc::ptr_eq(&last, current)
+        {
+            *last = Arc::clone(current);
         }
         Arc::clone(&last)
     }
@@ -108,7 +108,9 @@ pub const QUIET: Duration = Duration::from_millis(50);
 
 /// Accepts until the socket is retired and its queue is empty.
 pub async fn accept(worker: Rc<Worker>, listening: OwnedFd, bound: Rc<Bound>) {
-    let listening = match AsyncFd::new(listening) {
+    #[expect(deprecated, reason = "its unsafe successor asks that the descriptor stays the same; an OwnedFd's does")]
+    let registered = AsyncFd::new(listening);
+    let listening = match registered {
         Ok(listening) => listening,
         Err(error) => return tracing::error!(address = %bound.key.address, %error, "cannot watch a listening socket"),
     };

@@ -273,10 +273,10 @@ fn check<'a>(
     if framing.expect_unknown {
         return Err(Refusal::ExpectationUnknown);
     }
-    if let (BodyLimit::Bytes(most), BodyFraming::Length(length)) = (listener.body, framing.body) {
-        if length > most {
-            return Err(Refusal::BodyTooLarge);
-        }
+    if let (BodyLimit::Bytes(most), BodyFraming::Length(length)) = (listener.body, framing.body)
+        && length > most
+    {
+        return Err(Refusal::BodyTooLarge);
     }
     if is_misdirected(listener, client, host) {
         return Err(Refusal::Misdirected);

@@ -144,8 +144,8 @@ fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker,
 
 impl Job<'_> {
     async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool) -> Result<(Wire, bool), Refusal> {
-        while may_reuse {
-            let Some(wire) = self.worker.idle.take(endpoint.id) else { break };
+        let reusable = || may_reuse.then(|| self.worker.idle.take(endpoint.id)).flatten();
+        while let Some(wire) = reusable() {
             // What cannot be sent twice goes only where somebody is certain to read it.
             let is_safe = self.is_idempotent() && self.framing.body == BodyFraming::None;
             if is_safe || wire.is_silent_for_certain() {
@@ -260,10 +260,10 @@ impl Job<'_> {
                 Poll::Pending => break,
             }
         }
-        if client.link.has_unsent() {
-            if let Poll::Ready(Err(_)) = client.link.poll_flush(cx) {
-                return Poll::Ready(Err(Early::ClientGone));
-            }
+        if client.link.has_unsent()
+            && let Poll::Ready(Err(_)) = client.link.poll_flush(cx)
+        {
+            return Poll::Ready(Err(Early::ClientGone));
         }
         if is_gone(cx, client, upload) {
             return Poll::Ready(Err(Early::ClientGone));
@@ -327,11 +327,9 @@ impl Job<'_> {
             }
         };
         let is_clean = ending == Ending::Complete && upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
-        if is_clean {
-            if let Some(wire) = link.into_wire() {
-                self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
-                self.worker.sweep_later();
-            }
+        if is_clean && let Some(wire) = link.into_wire() {
+            self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
+            self.worker.sweep_later();
         }
         Outcome {
             status,

@@ -37,6 +37,7 @@ impl Decoder {
 }
 
 #[derive(Debug)]
+#[expect(dead_code, reason = "causes are read through Debug, in the log")]
 pub enum PumpError {
     /// Reading failed.
     Source(io::Error),

@@ -37,7 +37,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     pub stock: Rc<Buffers>,
     pub idle: Idle,
-    pinned: RefCell<Rc<Arc<Generation>>>,
+    pinned: RefCell<Rc<Pinned>>,
+    #[expect(clippy::vec_box, reason = "they are handed out and moved whole")]
     scratch: RefCell<Vec<Box<Scratch>>>,
     /// Idle client connections, to be woken when the worker's phase changes.
     waiting: RefCell<Wakers>,
@@ -52,7 +53,19 @@ pub struct Worker {
     is_sweeping: Cell<bool>,
 }
 
+/// A generation in one worker's hands. Its count of users is the worker's own: workers that counted
+/// on the shared `Arc` per request would fight over one cache line.
+pub struct Pinned(Arc<Generation>);
+
+impl std::ops::Deref for Pinned {
+    type Target = Generation;
+    fn deref(&self) -> &Generation {
+        &self.0
+    }
+}
+
 /// What one exchange works with; reused, so that a request allocates nothing.
+#[derive(Default)]
 pub struct Scratch {
     pub request: RequestHead,
     /// The request head's bytes; spans of `request` point here.
@@ -61,19 +74,6 @@ pub struct Scratch {
     pub response_bytes: Vec<u8>,
     pub request_id: Vec<u8>,
     pub compare_path: Vec<u8>,
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self {
-            request: RequestHead::new(),
-            request_bytes: Vec::new(),
-            response: ResponseHead::new(),
-            response_bytes: Vec::new(),
-            request_id: Vec::new(),
-            compare_path: Vec::new(),
-        }
-    }
 }
 
 impl Scratch {
@@ -92,7 +92,7 @@ const SCRATCH_KEPT_MAX: usize = 64;
 
 impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Rc<Self> {
-        let pinned = RefCell::new(Rc::new(shared.live.pin()));
+        let pinned = RefCell::new(Rc::new(Pinned(shared.live.pin())));
         let now = clock::unix_now();
         Rc::new(Self {
             index,
@@ -113,10 +113,10 @@ impl Worker {
     }
 
     /// The generation that serves now, for as long as the caller keeps it.
-    pub fn pin(&self) -> Rc<Arc<Generation>> {
+    pub fn pin(&self) -> Rc<Pinned> {
         let mut pinned = self.pinned.borrow_mut();
         if pinned.number != self.shared.live.number() {
-            *pinned = Rc::new(self.shared.live.pin());
+            *pinned = Rc::new(Pinned(self.shared.live.pin()));
         }
         Rc::clone(&pinned)
     }

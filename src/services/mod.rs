@@ -7,7 +7,7 @@ pub mod redirect;
 pub mod respond;
 
 use crate::refusal::Refusal;
-use crate::value::{Entry, Fields, Item, Reader, Table, Value, nearest};
+use crate::value::{Entry, Fields, Item, Reader, Value, nearest};
 
 /// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` is the pool.
 pub const KINDS: &[&str] = &["respond", "redirect"];
@@ -56,7 +56,6 @@ impl Settings {
     }
 
     /// Takes an inline service out of another table, such as a route's.
-    #[expect(clippy::option_option, reason = "absent and wrong are two different answers")]
     pub fn inline(fields: &mut Fields<'_>, reader: &mut Reader<'_>) -> Option<Option<Self>> {
         let mut found: Option<(&'static str, &Entry)> = None;
         for &kind in KINDS {

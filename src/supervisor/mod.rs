@@ -236,10 +236,10 @@ impl Supervisor {
     }
 
     fn reopen_log(&self) {
-        if let Some(sink) = self.access.sink.load_full() {
-            if let Err(error) = sink.reopen() {
-                tracing::error!(%error, "cannot reopen the access log");
-            }
+        if let Some(sink) = self.access.sink.load_full()
+            && let Err(error) = sink.reopen()
+        {
+            tracing::error!(%error, "cannot reopen the access log");
         }
     }
 
@@ -289,7 +289,9 @@ impl Supervisor {
 
 fn start_watch(tell: mpsc::Sender<()>, watched: &[PathBuf]) -> Option<Watch> {
     // A change that comes while one is waiting to be looked at is seen with it.
-    let on_change = move || drop(tell.try_send(()));
+    let on_change = move || {
+        let _ = tell.try_send(());
+    };
     match watch::start(on_change) {
         Ok(mut watch) => {
             watch.follow(watched);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::sockets::Staged;
+use super::sockets::{AdminChange, Staged};
 use super::{Assembled, Failed, Supervisor, assemble};
 use crate::config::{self, Change};
 use crate::generation::Generation;
@@ -86,10 +86,10 @@ impl Supervisor {
         let warnings = generation.warnings.clone();
         let generation = Arc::new(generation);
         self.handle.live.publish(Arc::clone(&generation));
-        if let Some(sink) = sink {
-            if let Some(old) = self.access.sink.swap(sink) {
-                old.flush_and_stop(std::time::Duration::from_secs(1));
-            }
+        if let Some(sink) = sink
+            && let Some(old) = self.access.sink.swap(sink)
+        {
+            old.flush_and_stop(std::time::Duration::from_secs(1));
         }
         self.apply_sockets(&generation, staged).await;
         self.crew.refresh().await;
@@ -111,9 +111,11 @@ impl Supervisor {
         for key in gone {
             self.crew.retire(&key).await;
         }
-        if let Some(admin) = admin {
-            let _ = self.admin.send(admin).await;
-        }
+        let _ = match admin {
+            AdminChange::Kept => Ok(()),
+            AdminChange::Closed => self.admin.send(None).await,
+            AdminChange::Opened(socket) => self.admin.send(Some(socket)).await,
+        };
         *self.handle.state.local.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = self.sockets.local_addresses();
     }
 

@@ -1,6 +1,6 @@
 //! Listening sockets: binds what is new, keeps what stays, lets go of what went away.
 //!
-//! A socket whose address stays is never bound again: closing one of a SO_REUSEPORT group loses
+//! A socket whose address stays is never bound again: closing one of a `SO_REUSEPORT` group loses
 //! whoever waits in its queue.
 
 use std::collections::HashMap;
@@ -39,8 +39,7 @@ type Inode = (u64, u64);
 pub struct Staged {
     pub fresh: Vec<Fresh>,
     pub gone: Vec<SocketKey>,
-    /// `None`: the admin's socket stays as it is. `Some(None)`: there is none any more.
-    pub admin: Option<Option<AdminSocket>>,
+    pub admin: AdminChange,
     admin_address: Option<(Address, Option<Inode>)>,
 }
 
@@ -50,6 +49,15 @@ pub struct Fresh {
     pub sockets: Vec<OwnedFd>,
     local: String,
     inode: Option<Inode>,
+}
+
+/// What becomes of the admin API's socket.
+#[derive(Default)]
+pub enum AdminChange {
+    #[default]
+    Kept,
+    Closed,
+    Opened(AdminSocket),
 }
 
 pub enum AdminSocket {
@@ -107,11 +115,11 @@ impl Sockets {
             crate::config::Admin::Off => None,
         };
         let have = self.admin.as_ref().map(|(address, _)| address);
-        if wanted.map(|address| &address.value) == have && (have.is_some() || staged.admin.is_some()) {
+        if wanted.map(|address| &address.value) == have {
             return;
         }
         let Some(address) = wanted else {
-            staged.admin = Some(None);
+            staged.admin = AdminChange::Closed;
             return;
         };
         let bound = match &address.value {
@@ -123,14 +131,14 @@ impl Sockets {
             Ok(socket) => {
                 let inode = if let Address::Unix(path) = &address.value { inode(path) } else { None };
                 staged.admin_address = Some((address.value.clone(), inode));
-                staged.admin = Some(Some(socket));
+                staged.admin = AdminChange::Opened(socket);
             }
             Err(error) => report(found, (address.place.end > 0).then_some(address.place), &address.value, &error),
         }
     }
 
     /// Takes note of what is open from now on. Returns what the workers and the admin need to know.
-    pub fn commit(&mut self, staged: Staged) -> (Vec<Fresh>, Vec<SocketKey>, Option<Option<AdminSocket>>) {
+    pub fn commit(&mut self, staged: Staged) -> (Vec<Fresh>, Vec<SocketKey>, AdminChange) {
         for fresh in &staged.fresh {
             self.open.insert(fresh.key.clone(), Open { local: fresh.local.clone(), inode: fresh.inode });
         }
@@ -139,10 +147,10 @@ impl Sockets {
                 remove_socket_file(&key.address, inode);
             }
         }
-        if staged.admin.is_some() {
-            if let Some((address, Some(inode))) = std::mem::replace(&mut self.admin, staged.admin_address) {
-                remove_socket_file(&address, inode);
-            }
+        if !matches!(staged.admin, AdminChange::Kept)
+            && let Some((address, Some(inode))) = std::mem::replace(&mut self.admin, staged.admin_address)
+        {
+            remove_socket_file(&address, inode);
         }
         (staged.fresh, staged.gone, staged.admin)
     }
@@ -176,7 +184,7 @@ fn report(found: &mut Diagnostics, place: Option<Place>, address: &Address, erro
     };
 }
 
-/// One socket per worker in one SO_REUSEPORT group.
+/// One socket per worker in one `SO_REUSEPORT` group.
 fn bind_tcp(address: SocketAddr, workers: usize, shares_port: bool) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
     // SO_REUSEPORT lets another process of the same user in without a word, and the two would
     // split the traffic. Ask first, without it, whether anybody is there.

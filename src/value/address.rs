@@ -84,13 +84,7 @@ impl fmt::Display for Address {
 impl Decode for Address {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
-        match decode_text(&text) {
-            Ok(address) => Some(address),
-            Err(reason) => {
-                reader.error(item.place, reason).help("write \"10.0.0.1:8080\", \"app:8080\" or \"unix:/run/app.sock\"");
-                None
-            }
-        }
+        reader.accept(decode_text(&text), item.place, "write \"10.0.0.1:8080\", \"app:8080\" or \"unix:/run/app.sock\"")
     }
 }
 

@@ -25,6 +25,17 @@ impl Reader<'_> {
         self.found.warn(place, message)
     }
 
+    /// The value of a parse, or a note of why there is none.
+    pub fn accept<T>(&mut self, parsed: Result<T, String>, place: Place, help: &str) -> Option<T> {
+        match parsed {
+            Ok(value) => Some(value),
+            Err(reason) => {
+                self.error(place, reason).help(help);
+                None
+            }
+        }
+    }
+
     fn expected(&mut self, what: &str, item: &Item) -> &mut Diagnostic {
         self.error(item.place, format!("expected {what}, found {}", item.kind()))
     }
@@ -71,7 +82,6 @@ impl<'i> Fields<'i> {
     }
 
     /// Outer `None`: present but wrong, already reported. Inner `None`: absent.
-    #[expect(clippy::option_option, reason = "absent and wrong are two different answers")]
     pub fn optional<T: Decode>(&mut self, key: &'static str, reader: &mut Reader<'_>) -> Option<Option<T>> {
         match self.take(key) {
             Some(entry) => T::decode(&entry.item, reader).map(Some),

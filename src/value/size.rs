@@ -36,7 +36,7 @@ impl Size {
         };
         let bytes = number.checked_mul(1 << shift)?;
         // Lengths are compared as i64 elsewhere; nobody needs half of all bytes there can be.
-        (bytes <= i64::MAX as u64).then_some(Self(bytes))
+        i64::try_from(bytes).is_ok().then_some(Self(bytes))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, so that it links once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod parsers; // what the parsers accept, others read alike
 mod serving; // the smallest path through real bytes
 mod support; // the rig: real binary, scripted origins, raw clients
