@@ -530,6 +530,9 @@ impl Fnv {
 mod tests {
     use super::*;
     use crate::value::{Decode, Reader};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
     use std::fs;
     use std::os::unix::fs::symlink;
     use tempfile::TempDir;
@@ -874,4 +877,74 @@ mod tests {
         assert_eq!(default_paths(&named("/a.toml:b")).unwrap(), [PathBuf::from("/a.toml"), PathBuf::from("b")]);
         assert!(default_paths(&named("")).is_err());
     }
+
+    #[test]
+    fn nesting_has_a_limit() {
+        for text in [
+            format!("{} = 1", vec!["a"; 100_000].join(".")),
+            format!("[{}]", vec!["a"; 100_000].join(".")),
+            format!("a = {}", "[".repeat(100_000)),
+            format!("a = {}", "{a=".repeat(100_000)),
+        ] {
+            assert!(from_text("x", &text, &environment).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_odd_to_read(parts in vec(select(ODDITIES), 0..40)) {
+            if let Err(failed) = from_text("x", &parts.concat(), &environment) {
+                prop_assert!(failed.found.has_errors());
+                prop_assert_eq!(failed.found.one_per_line(&failed.sources).len(), failed.found.errors());
+            }
+        }
+    }
+
+    const ODDITIES: &[&str] = &[
+        "a",
+        "b",
+        "é",
+        "値",
+        " ",
+        "\n",
+        "\r",
+        "\r\n",
+        "\t",
+        "=",
+        " = ",
+        ".",
+        ",",
+        "[",
+        "]",
+        "[[",
+        "]]",
+        "{",
+        "}",
+        "\"",
+        "'",
+        "\"\"\"",
+        "'''",
+        "\\",
+        "\\u00e9",
+        "\\\n",
+        "#",
+        "1",
+        "0x",
+        "-",
+        "_",
+        "e9",
+        "inf",
+        "true",
+        "2026-01-01",
+        "${",
+        "${HOST}",
+        "${a:-é}",
+        "$$",
+        "\0",
+        "\u{feff}",
+        "a = 1\n",
+        "[a]\n",
+        "[[a]]\n",
+        "a.b = '${N}'\n",
+    ];
 }
