@@ -25,7 +25,11 @@ impl Args {
         if let Some(address) = &self.admin {
             return Ok(address.clone());
         }
-        let paths = if self.config.is_empty() { config::default_paths().unwrap_or_default() } else { self.config.clone() };
+        let paths = if self.config.is_empty() {
+            config::default_paths(&|name| std::env::var(name).ok()).unwrap_or_default()
+        } else {
+            self.config.clone()
+        };
         let default = || match config::Admin::default() {
             config::Admin::On(address) => Ok(address.value),
             config::Admin::Off => Err("the admin API is off".to_owned()),

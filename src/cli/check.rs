@@ -5,8 +5,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{FAILED, fail, out, show};
-use crate::config;
+use super::{FAILED, default_paths, out, show};
 use crate::refusal::Refusal;
 use crate::supervisor::{Carried, Origin, assemble, available_cpus};
 use crate::telemetry::Metrics;
@@ -14,9 +13,9 @@ use crate::tls::Sessions;
 
 pub(super) fn check(paths: Vec<PathBuf>, strict: bool) -> ExitCode {
     let paths = if paths.is_empty() {
-        match config::default_paths() {
+        match default_paths() {
             Ok(paths) => paths,
-            Err(message) => return fail(&message),
+            Err(code) => return code,
         }
     } else {
         paths

@@ -135,6 +135,14 @@ fn show(sources: &Sources, found: &Diagnostics) {
     }
 }
 
+/// The places where a configuration is looked for; where there is none, it has been said.
+fn default_paths() -> Result<Vec<PathBuf>, ExitCode> {
+    crate::config::default_paths(&|name| std::env::var(name).ok()).map_err(|failed| {
+        show(&failed.sources, &failed.found);
+        ExitCode::from(FAILED)
+    })
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write a whole number with its unit, such as 500ms, 30s or 5m".to_owned())
 }

@@ -7,15 +7,15 @@ use std::process::ExitCode;
 
 use tokio::sync::mpsc;
 
-use super::{CUT_OFF, fail, show};
+use super::{CUT_OFF, default_paths, fail, show};
+use crate::admin;
 use crate::supervisor::{End, Origin, Supervisor};
-use crate::{admin, config};
 
 pub(super) fn run(paths: Vec<PathBuf>) -> ExitCode {
     let paths = if paths.is_empty() {
-        match config::default_paths() {
+        match default_paths() {
             Ok(paths) => paths,
-            Err(message) => return fail(&message),
+            Err(code) => return code,
         }
     } else {
         paths

@@ -6,7 +6,8 @@ mod changes;
 mod file;
 pub mod listener;
 mod load;
+mod substitute;
 
 pub use changes::{Change, changes};
 pub use file::{Admin, File, Process};
-pub use load::{Failed, Loaded, default_paths, from_text, load};
+pub use load::{Failed, Loaded, default_paths, from_text, is_listed, load};

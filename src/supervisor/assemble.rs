@@ -53,8 +53,7 @@ pub fn assemble(origin: &Origin, carried: &Carried, previous: Option<&Generation
         Origin::Paths(paths) => config::load(paths, &environment),
         Origin::Text { name, text } => config::from_text(name, text, &environment),
     };
-    let loaded = loaded.map_err(|failed| Box::new(Failed { sources: failed.sources, found: failed.found, watched: failed.watched }))?;
-    let config::Loaded { sources, root, mut watched, hash } = loaded;
+    let config::Loaded { sources, root, mut watched, hash } = loaded.map_err(|failed| Box::new(also_parsed(failed)))?;
     let mut found = Diagnostics::default();
     let file = File::parse(&root, &sources, &mut found);
     let named = file.as_ref().map(read_named).unwrap_or_default();
@@ -78,6 +77,18 @@ pub fn assemble(origin: &Origin, carried: &Carried, previous: Option<&Generation
         Some(generation) => Ok(Assembled { generation, sources, found, watched }),
         None => Err(Box::new(Failed { sources, found, watched })),
     }
+}
+
+/// What could be read is searched for further mistakes, so that one run shows all there are.
+fn also_parsed(failed: config::Failed) -> Failed {
+    let config::Failed { sources, mut found, watched, root } = failed;
+    if let Some(root) = root {
+        let mut further = Diagnostics::default();
+        File::parse(&root, &sources, &mut further);
+        found.extend_elsewhere(further);
+        found.sort();
+    }
+    Failed { sources, found, watched }
 }
 
 type Named = HashMap<PathBuf, io::Result<Arc<[u8]>>>;

@@ -219,7 +219,7 @@ impl Supervisor {
                     Ask::Quit => return self.finish(&mut signals, false).await,
                 },
                 Some(()) = self.changed.recv() => {
-                    self.reload("change of a file").await;
+                    self.reload_if_changed().await;
                 }
                 _ = signals.hangup.recv() => {
                     self.reload("SIGHUP").await;
@@ -293,7 +293,7 @@ fn start_watch(tell: mpsc::Sender<()>, watched: &[PathBuf]) -> Option<Watch> {
         let _ = tell.try_send(());
     };
     match watch::start(on_change) {
-        Ok(mut watch) => {
+        Ok(watch) => {
             watch.follow(watched);
             Some(watch)
         }

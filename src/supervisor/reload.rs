@@ -64,6 +64,16 @@ impl Supervisor {
         reloaded
     }
 
+    /// A file was touched, which need not mean that it says anything new.
+    pub(super) async fn reload_if_changed(&mut self) {
+        let previous = self.handle.live.pin();
+        let is_same =
+            assemble(&self.origin, &self.carried, Some(&previous)).is_ok_and(|assembled| assembled.generation.hash == previous.hash);
+        if !is_same || !self.handle.last_reload().ok {
+            self.reload("change of a file").await;
+        }
+    }
+
     async fn swap(&mut self, assembled: Assembled, previous: &Arc<Generation>) -> Reloaded {
         let Assembled { generation, sources, mut found, watched } = assembled;
         let Some(staged) = self.sockets.stage(&generation, self.crew.count(), &mut found) else {
@@ -93,7 +103,7 @@ impl Supervisor {
         }
         self.apply_sockets(&generation, staged).await;
         self.crew.refresh().await;
-        if let Some(watch) = &mut self.watch {
+        if let Some(watch) = &self.watch {
             watch.follow(&watched);
         }
         self.note_generation(&generation);
@@ -143,7 +153,7 @@ impl Supervisor {
     }
 
     fn follow(&mut self, watched: &[std::path::PathBuf], previous: &Generation) {
-        let Some(watch) = &mut self.watch else { return };
+        let Some(watch) = &self.watch else { return };
         let tls = previous.file.listeners.iter().filter_map(|listener| listener.tls.as_ref());
         let named = tls.flat_map(|tls| tls.value.files()).map(|path| path.value.clone());
         let all: Vec<_> = watched.iter().cloned().chain(named).collect();

@@ -86,6 +86,15 @@ impl Diagnostics {
         self.items.extend(other.items);
     }
 
+    /// Takes over what `other` says of places that nothing was said of yet: a value that is known to be
+    /// wrong makes further complaints about it that help nobody.
+    pub fn extend_elsewhere(&mut self, other: Diagnostics) {
+        let overlaps = |a: Place, b: Place| a.source == b.source && a.start < b.end && b.start < a.end;
+        let known: Vec<Place> = self.items.iter().filter_map(|d| d.place).collect();
+        let is_new = |d: &Diagnostic| d.place.is_none_or(|place| !known.iter().any(|&known| overlaps(place, known)));
+        self.items.extend(other.items.into_iter().filter(is_new));
+    }
+
     /// In the order of the files, the way a person works through them.
     pub fn sort(&mut self) {
         self.items.sort_by_key(|d| d.place);
