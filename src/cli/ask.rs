@@ -38,10 +38,9 @@ impl Args {
             return default();
         }
         let Ok(loaded) = config::load(&paths, &|name| std::env::var(name).ok()) else { return default() };
-        match config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default()).map(|file| file.admin) {
-            Some(config::Admin::On(address)) => Ok(reachable(address.value)),
-            Some(config::Admin::Off) => Err("the configuration switches the admin API off".to_owned()),
-            None => default(),
+        match config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default()).file.admin {
+            config::Admin::On(address) => Ok(reachable(address.value)),
+            config::Admin::Off => Err("the configuration switches the admin API off".to_owned()),
         }
     }
 

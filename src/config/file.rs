@@ -10,7 +10,7 @@ use super::listener::Listener;
 use crate::services;
 use crate::settings;
 use crate::telemetry;
-use crate::value::{Address, Decode, Diagnostics, Fields, Item, Place, Reader, SourceId, Sources, Spanned, Table};
+use crate::value::{Address, Decode, Diagnostics, Fields, Item, Place, Reader, SourceId, Sources, Spanned, Table, Value, nearest};
 
 /// A configuration that reads well. Whether its parts fit together, compiling will say.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ settings! {
     /// `[process]`
     pub struct Process as "process settings" {
         /// Threads that serve. Default: CPUs available, cgroup quota counted. A change needs a restart.
-        workers: Option<Spanned<u32>> = None,
+        workers: Option<Workers> = None,
         /// SIGTERM: how long requests in flight may take.
         drain: Duration = Duration::from_secs(25),
         /// SIGTERM: how long to keep accepting while `/readyz` already fails.
@@ -68,34 +68,82 @@ impl Decode for Admin {
     }
 }
 
-const WORKERS_MAX: u32 = 1024;
+/// What could be read of a document.
+pub struct Parsed {
+    pub file: File,
+    /// Nothing was left out: every part could be read.
+    pub is_whole: bool,
+}
 
 impl File {
-    /// `None` if anything is wrong; everything that is wrong is in `found` by then.
-    pub fn parse(root: &Table, sources: &Sources, found: &mut Diagnostics) -> Option<Self> {
-        let start = Place::new(SourceId(0), 0..0);
-        let reader = &mut Reader { sources, found };
-        let mut fields = Fields::table(root, start);
-        let process = fields.or("process", Process::default(), reader);
-        let log = fields.or("log", telemetry::Settings::default(), reader);
-        let admin = fields.or("admin", Admin::default(), reader);
-        let listeners = fields.or::<Vec<Spanned<Listener>>>("listener", Vec::new(), reader);
-        let services = fields.or::<IndexMap<Spanned<String>, Service>>("service", IndexMap::new(), reader);
-        fields.finish(reader)?;
-        let process = process?;
-        if let Some(workers) = process.workers.as_ref().filter(|workers| !(1..=WORKERS_MAX).contains(&workers.value)) {
-            reader.error(workers.place, format!("{} workers", workers.value)).help(format!("1 to {WORKERS_MAX}, or remove the key"));
-            return None;
-        }
-        let services = services?.into_iter().map(|(name, service)| (name, service.0)).collect();
-        Some(Self { process, log: log?, admin: admin?, listeners: listeners?, services })
+    /// Reads what can be read; everything that is wrong is in `found` by then.
+    ///
+    /// A part with a mistake is left out, so that the others can still be looked at.
+    pub fn parse(root: &Table, sources: &Sources, found: &mut Diagnostics) -> Parsed {
+        let before = found.errors();
+        let reader = &mut Reader::new(sources, found);
+        let mut fields = Fields::table(root, Place::new(SourceId(0), 0..0));
+        let process = fields.or("process", Process::default(), reader).unwrap_or_default();
+        let log = fields.or("log", telemetry::Settings::default(), reader).unwrap_or_default();
+        let admin = fields.or("admin", Admin::default(), reader).unwrap_or_default();
+        let listeners = fields.or("listener", Each(Vec::new()), reader).unwrap_or(Each(Vec::new())).0;
+        let services = fields.or("service", IndexMap::new(), reader).unwrap_or_default();
+        fields.finish(reader);
+        check_references(reader, &services);
+        let services = services.into_iter().filter_map(|(name, service): (_, Service)| Some((name, service.0?))).collect();
+        Parsed { file: Self { process, log, admin, listeners, services }, is_whole: found.errors() == before }
     }
 }
 
-struct Service(services::Settings);
+/// Every name of a service that anything mentions must be one.
+fn check_references(reader: &mut Reader<'_>, services: &IndexMap<Spanned<String>, Service>) {
+    for reference in std::mem::take(&mut reader.service_names) {
+        if services.contains_key(&reference) {
+            continue;
+        }
+        let name = &reference.value;
+        let note = reader.error(reference.place, format!("there is no service `{name}`"));
+        match nearest(name, services.keys().map(|name| name.as_str())) {
+            Some(known) => note.help(format!("did you mean `{known}`?")),
+            None => note.help(format!("write [service.{name}], or an address such as \"127.0.0.1:8080\"")),
+        };
+    }
+}
+
+/// Those of a list that can be read.
+struct Each<T>(Vec<T>);
+
+impl<T: Decode> Decode for Each<T> {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        match &item.value {
+            Value::Array(items) => Some(Self(items.iter().filter_map(|item| T::decode(item, reader)).collect())),
+            _ => T::decode(item, reader).map(|one| Self(vec![one])),
+        }
+    }
+}
+
+/// `[process] workers`: 1 to 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers(pub u32);
+
+const WORKERS_MAX: u32 = 1024;
+
+impl Decode for Workers {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let count = u32::decode(item, reader)?;
+        if !(1..=WORKERS_MAX).contains(&count) {
+            reader.error(item.place, format!("{count} workers")).help(format!("1 to {WORKERS_MAX}, or remove the key"));
+            return None;
+        }
+        Some(Self(count))
+    }
+}
+
+/// `None` where the settings are wrong: the name is still one that may be mentioned.
+struct Service(Option<services::Settings>);
 
 impl Decode for Service {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        services::Settings::named(item, reader).map(Self)
+        Some(Self(services::Settings::named(item, reader)))
     }
 }

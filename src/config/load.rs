@@ -750,7 +750,7 @@ mod tests {
         let directory = directory(&[("a.toml", "a = 'x.pem'\nb = '/x.pem'")]);
         let loaded = load(&[directory.path().join("a.toml")], &environment).unwrap();
         let mut found = Diagnostics::default();
-        let mut reader = Reader { sources: &loaded.sources, found: &mut found };
+        let mut reader = Reader::new(&loaded.sources, &mut found);
         let mut decode = |key: &str| PathBuf::decode(&loaded.root.entries[key].item, &mut reader);
         assert_eq!(decode("a"), Some(directory.path().join("x.pem")));
         assert_eq!(decode("b"), Some(PathBuf::from("/x.pem")));

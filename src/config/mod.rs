@@ -9,5 +9,5 @@ mod load;
 mod substitute;
 
 pub use changes::{Change, changes};
-pub use file::{Admin, File, Process};
+pub use file::{Admin, File, Parsed, Process, Workers};
 pub use load::{Failed, Loaded, default_paths, from_text, is_listed, load};

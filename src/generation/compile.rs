@@ -11,8 +11,8 @@ use indexmap::IndexMap;
 
 use super::shadow::Shadows;
 use super::{Generation, Listener, NamedPool, Route, SocketKey};
-use crate::config::File;
 use crate::config::listener::{self, ProxyProtocol, RouteService};
+use crate::config::{File, Parsed};
 use crate::filters::headers::Edits;
 use crate::proto::http1::Limits;
 use crate::route::Table;
@@ -20,7 +20,7 @@ use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Acceptor, Sessions};
 use crate::upstream::{Endpoint, Member, Pool};
-use crate::value::{Address, Diagnostics, Place, Reader, ServiceRef, Sources, Spanned, nearest};
+use crate::value::{Address, Diagnostics, Place, Reader, ServiceRef, Sources, Spanned};
 
 /// What a compilation starts from beside the file.
 pub struct Inputs<'a> {
@@ -36,11 +36,13 @@ pub struct Inputs<'a> {
     pub now: SystemTime,
 }
 
-/// `None` if there is an error in `found`. Warnings may be there either way.
-pub fn compile(file: File, inputs: &Inputs<'_>, found: &mut Diagnostics) -> Option<Generation> {
+/// `None` if there is an error in `found`, or if the file is not whole: then this looks for further
+/// mistakes only. Warnings may be there either way.
+pub fn compile(parsed: Parsed, inputs: &Inputs<'_>, found: &mut Diagnostics) -> Option<Generation> {
+    let Parsed { file, is_whole } = parsed;
     let before = found.errors();
     let mut services = Services::compile(&file, inputs, found);
-    if file.listeners.is_empty() {
+    if is_whole && file.listeners.is_empty() {
         found
             .error(None, "no [[listener]], so there is nothing to serve")
             .help("write [[listener]] with listen = \"127.0.0.1:8080\" and service = \"127.0.0.1:3000\"");
@@ -48,10 +50,10 @@ pub fn compile(file: File, inputs: &Inputs<'_>, found: &mut Diagnostics) -> Opti
     check_addresses(&file, found);
     let compiled = file.listeners.iter().map(|listener| compile_listener(listener, &mut services, inputs, found));
     let listeners: Vec<Option<Listener>> = compiled.collect();
-    services.warn_unused(found);
-    if found.errors() > before {
+    if !is_whole || found.errors() > before {
         return None;
     }
+    services.warn_unused(found);
     let mut listeners: Vec<Listener> = listeners.into_iter().collect::<Option<_>>()?;
     number_free_ports(&mut listeners);
     let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
@@ -101,7 +103,7 @@ impl<'a> Services<'a> {
     }
 
     fn build(&mut self, name: &str, settings: &services::Settings, found: &mut Diagnostics) -> Option<Arc<Service>> {
-        let reader = &mut Reader { sources: self.inputs.sources, found };
+        let reader = &mut Reader::new(self.inputs.sources, found);
         let service = match settings {
             services::Settings::Pool(settings) => Service::Pool(self.pool(name, settings)),
             services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings, reader)?),
@@ -147,11 +149,7 @@ impl<'a> Services<'a> {
                     entry.is_used = true;
                     return entry.service.clone().map(|service| (name.clone(), service));
                 }
-                let note = found.error(reference.place, format!("there is no service `{name}`"));
-                match nearest(name, self.named.keys().map(String::as_str)) {
-                    Some(known) => note.help(format!("did you mean `{known}`?")),
-                    None => note.help(format!("write [service.{name}], or an address such as \"127.0.0.1:8080\"")),
-                };
+                // Reported while the file was parsed, or its own settings are.
                 None
             }
             ServiceRef::Address(address) => {
@@ -360,7 +358,7 @@ fn compile_route(
             services.build(kind, settings, found).map(|service| (kind.to_owned(), service))
         }
     };
-    let reader = &mut Reader { sources: inputs.sources, found };
+    let reader = &mut Reader::new(inputs.sources, found);
     let mut edits = |settings: &Option<_>| settings.as_ref().map_or(Some(Edits::default()), |settings| Edits::compile(settings, reader));
     let (request_edits, response_edits) = (edits(&written.request_headers), edits(&written.response_headers));
     let (service_name, service) = resolved?;

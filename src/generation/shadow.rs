@@ -81,14 +81,13 @@ fn wider_hosts(host: &HostPattern) -> Vec<HostPattern> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::{Decode, Diagnostics, Fields, Item, Place, Reader, SourceId, Sources, Text, Value};
+    use crate::value::{Decode, Diagnostics, Item, Place, Reader, SourceId, Sources, Text, Value};
 
     fn matchers(host: &str, path: &str) -> Matchers {
         let place = Place::new(SourceId(0), 0..0);
         let text = |text: &str| Item { place, value: Value::String(Text { written: text.into(), value: text.into() }) };
         let (mut found, sources) = (Diagnostics::default(), Sources::default());
-        let reader = &mut Reader { sources: &sources, found: &mut found };
-        let _ = Fields::table(&crate::value::Table::default(), place);
+        let reader = &mut Reader::new(&sources, &mut found);
         Matchers {
             host: vec![HostPattern::decode(&text(host), reader).unwrap()],
             path: vec![PathPattern::decode(&text(path), reader).unwrap()],

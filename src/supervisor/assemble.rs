@@ -55,23 +55,21 @@ pub fn assemble(origin: &Origin, carried: &Carried, previous: Option<&Generation
     };
     let config::Loaded { sources, root, mut watched, hash } = loaded.map_err(|failed| Box::new(also_parsed(failed)))?;
     let mut found = Diagnostics::default();
-    let file = File::parse(&root, &sources, &mut found);
-    let named = file.as_ref().map(read_named).unwrap_or_default();
+    let parsed = File::parse(&root, &sources, &mut found);
+    let named = read_named(&parsed.file);
     watched.extend(named.keys().cloned());
-    let compiled = file.and_then(|file| {
-        let inputs = Inputs {
-            sources: &sources,
-            hash: hash_with(&hash, &named),
-            document: root.to_json(),
-            read: &|path| read_again(&named, path),
-            previous,
-            metrics: &carried.metrics,
-            sessions: &carried.sessions,
-            workers: carried.workers,
-            now: SystemTime::now(),
-        };
-        generation::compile(file, &inputs, &mut found)
-    });
+    let inputs = Inputs {
+        sources: &sources,
+        hash: hash_with(&hash, &named),
+        document: root.to_json(),
+        read: &|path| read_again(&named, path),
+        previous,
+        metrics: &carried.metrics,
+        sessions: &carried.sessions,
+        workers: carried.workers,
+        now: SystemTime::now(),
+    };
+    let compiled = generation::compile(parsed, &inputs, &mut found);
     found.sort();
     match compiled {
         Some(generation) => Ok(Assembled { generation, sources, found, watched }),

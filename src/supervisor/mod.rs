@@ -310,8 +310,8 @@ fn peek_workers(origin: &Origin) -> Option<usize> {
         Origin::Paths(paths) => crate::config::load(paths, &environment).ok()?,
         Origin::Text { name, text } => crate::config::from_text(name, text, &environment).ok()?,
     };
-    let file = crate::config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default())?;
-    file.process.workers.map(|workers| workers.value as usize)
+    let parsed = crate::config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default());
+    parsed.file.process.workers.map(|workers| workers.0 as usize)
 }
 
 /// The signals of CONFIG §6.

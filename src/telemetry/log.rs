@@ -229,7 +229,7 @@ mod tests {
         let entry = |text: &str| Entry { key_place: NOWHERE, item: Item { value: string(text), place: NOWHERE } };
         let entries = pairs.iter().map(|(key, text)| ((*key).to_owned(), entry(text))).collect();
         let item = Item { value: Value::Table(Table { entries }), place: NOWHERE };
-        (Settings::decode(&item, &mut Reader { sources: &sources, found: &mut found }), found)
+        (Settings::decode(&item, &mut Reader::new(&sources, &mut found)), found)
     }
 
     #[test]

@@ -123,7 +123,7 @@ fn decode(source: &str) -> (Option<Settings>, Diagnostics) {
     sources.add("t.toml", source);
     let mut found = Diagnostics::default();
     let document = toml::Value::Table(source.parse().unwrap());
-    let settings = Settings::decode(&item(&document, source), &mut Reader { sources: &sources, found: &mut found });
+    let settings = Settings::decode(&item(&document, source), &mut Reader::new(&sources, &mut found));
     (settings, found)
 }
 

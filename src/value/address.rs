@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{Decode, Item, Reader};
+use super::{Decode, Item, Reader, Spanned};
 
 /// One address that can be connected to or listened on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,6 +124,7 @@ impl Decode for ServiceRef {
             reader.error(item.place, "a service's name cannot be empty");
             return None;
         }
+        reader.service_names.push(Spanned::new(text.clone(), item.place));
         Some(Self::Name(text))
     }
 }

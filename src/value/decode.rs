@@ -14,9 +14,15 @@ use super::{Diagnostic, Diagnostics, Entry, Item, Place, Sources, Spanned, Table
 pub struct Reader<'a> {
     pub sources: &'a Sources,
     pub found: &'a mut Diagnostics,
+    /// Every service that was mentioned by name, to be looked up when all are known.
+    pub service_names: Vec<Spanned<String>>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub fn new(sources: &'a Sources, found: &'a mut Diagnostics) -> Self {
+        Self { sources, found, service_names: Vec::new() }
+    }
+
     pub fn error(&mut self, place: Place, message: impl Into<String>) -> &mut Diagnostic {
         self.found.error(place, message)
     }

@@ -91,25 +91,31 @@ impl Decode for Settings {
         let endpoints = fields.required::<Spanned<Vec<EndpointSettings>>>("endpoints", reader);
         let balance = fields.or("balance", Balance::RoundRobin, reader);
         let timeouts = fields.or("timeouts", Timeouts::default(), reader);
-        fields.finish(reader)?;
-        let (endpoints, balance, timeouts) = (endpoints?, balance?, timeouts?);
-        let mut clean = Some(());
-        if endpoints.value.is_empty() {
-            reader.error(endpoints.place, "a pool needs an endpoint").help("write endpoints = [\"10.0.0.1:8080\"]");
-            clean = None;
-        } else if endpoints.value.iter().all(|endpoint| endpoint.weight == 0) {
-            reader.warn(endpoints.place, "every endpoint has weight 0, so every request is refused with 503");
-        }
-        for (index, endpoint) in endpoints.value.iter().enumerate() {
-            let twin = endpoints.value[..index].iter().find(|earlier| earlier.label() == endpoint.label());
-            if let Some(twin) = twin {
-                reader
-                    .error(endpoint.address.place, format!("endpoint `{}` is there twice", endpoint.label()))
-                    .related(twin.address.place, "the first one")
-                    .help("give one of them more weight, or another name");
-                clean = None;
-            }
-        }
-        clean.map(|()| Self { endpoints: endpoints.value, balance, timeouts })
+        let unknown = fields.finish(reader);
+        let endpoints = endpoints?;
+        let clean = check_endpoints(&endpoints, reader);
+        unknown.and(clean)?;
+        Some(Self { endpoints: endpoints.value, balance: balance?, timeouts: timeouts? })
     }
+}
+
+fn check_endpoints(endpoints: &Spanned<Vec<EndpointSettings>>, reader: &mut Reader<'_>) -> Option<()> {
+    let mut clean = Some(());
+    if endpoints.value.is_empty() {
+        reader.error(endpoints.place, "a pool needs an endpoint").help("write endpoints = [\"10.0.0.1:8080\"]");
+        clean = None;
+    } else if endpoints.value.iter().all(|endpoint| endpoint.weight == 0) {
+        reader.warn(endpoints.place, "every endpoint has weight 0, so every request is refused with 503");
+    }
+    for (index, endpoint) in endpoints.value.iter().enumerate() {
+        let twin = endpoints.value[..index].iter().find(|earlier| earlier.label() == endpoint.label());
+        if let Some(twin) = twin {
+            reader
+                .error(endpoint.address.place, format!("endpoint `{}` is there twice", endpoint.label()))
+                .related(twin.address.place, "the first one")
+                .help("give one of them more weight, or another name");
+            clean = None;
+        }
+    }
+    clean
 }
