@@ -41,7 +41,9 @@ const LONG: usize = 500;
 
 /// Files over [`LONG`] lines, and why they are better whole.
 const LONG_FILES: &[(&str, &str)] = &[
+    ("src/config/load.rs", "reading and merging in one pass; half of it is tests"),
     ("src/proto/http1/head.rs", "one parser for two kinds of heads; half of it is tests"),
+    ("src/supervisor/watch.rs", "one mechanism; most of it is tests of what editors and mounts do"),
     ("src/telemetry/metrics.rs", "every metric is declared once, beside the cells that count it"),
     ("src/tls/tests.rs", "one table of handshakes against one acceptor"),
 ];
