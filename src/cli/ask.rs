@@ -2,6 +2,7 @@
 //!
 //! None of them reads more of the configuration than where that API listens.
 
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn address(&self) -> Result<Address, String> {
+    fn address(&self) -> Result<Address, Unknown> {
         if let Some(address) = &self.admin {
             return Ok(address.clone());
         }
@@ -31,22 +32,42 @@ impl Args {
         if paths.is_empty() {
             return reachable(config::Admin::default());
         }
-        let Ok(loaded) = config::load(&paths, &environment) else {
-            return Err("the configuration cannot be read; name the address with --admin or ATTACHE_ADMIN".to_owned());
-        };
+        let Ok(loaded) = config::load(&paths, &environment) else { return Err(Unknown::Unreadable) };
         // Mistakes elsewhere are none of ours: a running attache that refused them can still be asked.
         reachable(config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default()).file.admin)
     }
 
     fn ask(&self, method: &str, target: &str, timeout: Duration) -> Result<Answer, String> {
-        let address = self.address()?;
+        let address = match self.address() {
+            Ok(address) => Ok(address),
+            // A running attache refuses a broken file and serves on, so a health check must not take it for dead. But
+            // a command is not given to whoever listens at the default address.
+            Err(Unknown::Unreadable) if method == "GET" => reachable(config::Admin::default()),
+            Err(unknown) => Err(unknown),
+        };
+        let address = address.map_err(|unknown| unknown.to_string())?;
         client::ask(&address, method, target, timeout).map_err(|error| format!("cannot ask {address}: {error}"))
     }
 }
 
+/// Why nobody can be asked.
+enum Unknown {
+    Off,
+    Unreadable,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "the configuration switches the admin API off",
+            Self::Unreadable => "the configuration cannot be read (see attache check); name the admin API's address with --admin",
+        })
+    }
+}
+
 /// An address to listen on every interface is reached on this one.
-fn reachable(admin: config::Admin) -> Result<Address, String> {
-    let config::Admin::On(address) = admin else { return Err("the configuration switches the admin API off".to_owned()) };
+fn reachable(admin: config::Admin) -> Result<Address, Unknown> {
+    let config::Admin::On(address) = admin else { return Err(Unknown::Off) };
     Ok(match address.value {
         Address::Tcp(mut tcp) if tcp.ip().is_unspecified() => {
             tcp.set_ip(if tcp.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });

@@ -25,7 +25,7 @@ pub(super) struct Args {
 const BYTES_MAX: usize = 64 << 20;
 const CONNECTIONS_MAX: usize = 10_000;
 /// SIGTERM: how long those who are connected may still ask.
-const GRACE: Duration = Duration::from_secs(8);
+const GRACE: Duration = Duration::from_secs(15);
 /// Longest wait of `/delay/MS`.
 const DELAY_MAX: Duration = Duration::from_secs(60);
 
