@@ -6,6 +6,7 @@ mod admin; // every endpoint of the admin API, asked well and badly
 mod cli; // every verb, what it prints and how it exits
 mod parsers; // what the parsers accept, others read alike
 mod pod; // the pod of deploy/, run for real
+mod programs; // real programs on both sides
 mod serving; // the smallest path through real bytes
 mod support; // the rig: real binary, scripted origins, raw clients
 mod tidy; // the house rules as assertions
