@@ -2,16 +2,20 @@
 //!
 //! Reads a request whole, within bounds, and writes its answer whole. Not for client traffic.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 
-use crate::proto::http1::{BodyFraming, ChunkStep, ChunkedDecoder, Limits, Progress, RequestHead, TrailerLimits, request_framing};
+use crate::proto::http1::{
+    BodyFraming, ChunkStep, ChunkedDecoder, HeadError, Limits, Progress, RequestHead, TrailerLimits, request_framing,
+};
 use crate::refusal;
 use crate::supervisor::AdminSocket;
 
@@ -58,37 +62,86 @@ impl Listening {
     }
 }
 
-const CONNECTIONS_MAX: usize = 256;
 const LIMITS: Limits = Limits { header_bytes: 64 << 10, headers: 100, uri_bytes: 16 << 10 };
 const BODY_MAX: u64 = 16 << 20;
 const TRAILERS: TrailerLimits = TrailerLimits { bytes: 4 << 10, fields: 16 };
-/// One request from first to last byte, and the wait for the next one.
+/// One request from first to last byte, the wait for it, and its answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Serves until dropped.
-pub async fn serve<F, A>(listening: Listening, answer: Arc<F>)
+/// Who is connected.
+pub struct Served {
+    most: usize,
+    seats: Mutex<VecDeque<Arc<Seat>>>,
+    left: Notify,
+}
+
+struct Seat {
+    is_asking: AtomicBool,
+    leave: Notify,
+}
+
+impl Served {
+    pub fn new(most: usize) -> Self {
+        Self { most, seats: Mutex::default(), left: Notify::new() }
+    }
+
+    fn seats(&self) -> MutexGuard<'_, VecDeque<Arc<Seat>>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever has sat longest without a whole request makes room, so that many who ask nothing, or ask slowly,
+    /// cannot keep out one who does. Where everybody is being answered, the newcomer has to go.
+    fn sit(self: &Arc<Self>) -> Option<Sitting> {
+        let mut seats = self.seats();
+        if seats.len() >= self.most {
+            let at = seats.iter().position(|seat| !seat.is_asking.load(Ordering::Relaxed))?;
+            if let Some(idle) = seats.remove(at) {
+                idle.leave.notify_one();
+            }
+        }
+        let seat = Arc::new(Seat { is_asking: AtomicBool::new(false), leave: Notify::new() });
+        seats.push_back(Arc::clone(&seat));
+        Some(Sitting { served: Arc::clone(self), seat })
+    }
+
+    /// Returns once nobody is connected.
+    pub async fn nobody(&self) {
+        loop {
+            let left = self.left.notified();
+            if self.seats().is_empty() {
+                return;
+            }
+            left.await;
+        }
+    }
+}
+
+/// A connection's place; free again when dropped.
+struct Sitting {
+    served: Arc<Served>,
+    seat: Arc<Seat>,
+}
+
+impl Drop for Sitting {
+    fn drop(&mut self) {
+        self.served.seats().retain(|seat| !Arc::ptr_eq(seat, &self.seat));
+        self.served.left.notify_waiters();
+    }
+}
+
+/// Serves until dropped; connections live on until they have been answered.
+pub async fn serve<F, A>(listening: Listening, answer: Arc<F>, served: Arc<Served>)
 where
     F: Fn(Request) -> A + Send + Sync + 'static,
     A: Future<Output = Answer> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let answer = Arc::clone(&answer);
         let accepted = match &listening {
             Listening::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(async move {
-                    let _place = place;
-                    connection(stream, answer).await;
-                });
+                seat(stream, &answer, &served);
             }),
-            Listening::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                tokio::spawn(async move {
-                    let _place = place;
-                    connection(stream, answer).await;
-                });
-            }),
+            Listening::Unix(listener) => listener.accept().await.map(|(stream, _)| seat(stream, &answer, &served)),
         };
         if accepted.is_err() {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -96,7 +149,25 @@ where
     }
 }
 
-async fn connection<S, F, A>(mut stream: S, answer: Arc<F>)
+fn seat<S, F, A>(stream: S, answer: &Arc<F>, served: &Arc<Served>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn(Request) -> A + Send + Sync + 'static,
+    A: Future<Output = Answer> + Send + 'static,
+{
+    let Some(sitting) = served.sit() else { return };
+    let answer = Arc::clone(answer);
+    tokio::spawn(async move {
+        let seat = Arc::clone(&sitting.seat);
+        tokio::select! {
+            () = connection(stream, answer, &seat) => {}
+            () = seat.leave.notified() => {}
+        }
+        drop(sitting);
+    });
+}
+
+async fn connection<S, F, A>(mut stream: S, answer: Arc<F>, seat: &Seat)
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn(Request) -> A,
@@ -107,14 +178,17 @@ where
         let read = match tokio::time::timeout(PATIENCE, read(&mut stream, &mut input)).await {
             Ok(Ok(Some(read))) => read,
             Ok(Err(status)) => {
-                let _ = write(&mut stream, &Answer::text(status, format!("{}\n", refusal::reason(status))), false, false).await;
+                let refusal = Answer::text(status, format!("{}\n", refusal::reason(status)));
+                let _ = tokio::time::timeout(PATIENCE, write(&mut stream, &refusal, false, false)).await;
                 return;
             }
             Ok(Ok(None)) | Err(_) => return,
         };
         let (request, keep_alive) = read;
         let is_head = request.method == "HEAD";
+        seat.is_asking.store(true, Ordering::Relaxed);
         let answer = answer(request).await;
+        seat.is_asking.store(false, Ordering::Relaxed);
         let written = tokio::time::timeout(PATIENCE, write(&mut stream, &answer, keep_alive, is_head)).await;
         if !keep_alive || !matches!(written, Ok(Ok(()))) {
             return;
@@ -129,6 +203,8 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, input: &mut Vec
         match head.parse(input, &LIMITS) {
             Ok(Progress::Complete) => break,
             Ok(Progress::Partial) => {}
+            Err(HeadError::TargetTooLong) => return Err(414),
+            Err(HeadError::HeadTooLarge | HeadError::TooManyHeaders) => return Err(431),
             Err(_) => return Err(400),
         }
         if stream.read_buf(input).await.unwrap_or(0) == 0 {

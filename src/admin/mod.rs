@@ -26,6 +26,7 @@ pub fn start(handle: Handle, mut sockets: mpsc::Receiver<Option<AdminSocket>>) -
                 let handle = handle.clone();
                 async move { answer(&handle, &request).await }
             });
+            let served = Arc::new(http::Served::new(CONNECTIONS_MAX));
             let mut serving: Option<tokio::task::JoinHandle<()>> = None;
             while let Some(socket) = sockets.recv().await {
                 if let Some(old) = serving.take() {
@@ -33,13 +34,16 @@ pub fn start(handle: Handle, mut sockets: mpsc::Receiver<Option<AdminSocket>>) -
                 }
                 let Some(socket) = socket else { continue };
                 match http::Listening::new(socket) {
-                    Ok(listening) => serving = Some(tokio::spawn(http::serve(listening, Arc::clone(&answer)))),
+                    Ok(listening) => serving = Some(tokio::spawn(http::serve(listening, Arc::clone(&answer), Arc::clone(&served)))),
                     Err(error) => tracing::error!(%error, "cannot serve the admin API"),
                 }
             }
         });
     })
 }
+
+/// Operators, probes and scrapers are few.
+const CONNECTIONS_MAX: usize = 256;
 
 /// Every path and the method it takes.
 const PATHS: &[(&str, &str)] = &[

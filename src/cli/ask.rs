@@ -2,6 +2,8 @@
 //!
 //! None of them reads more of the configuration than where that API listens.
 
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use crate::value::{Address, Diagnostics};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where the admin API listens. Default: $`ATTACHE_ADMIN`, else what the configuration says
+    /// Where the admin API listens. Default: what the configuration says
     #[arg(long, value_name = "ADDR", env = "ATTACHE_ADMIN", value_parser = dial_address)]
     admin: Option<Address>,
     /// The configuration that says where the admin API listens
@@ -21,44 +23,58 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn address(&self) -> Result<Address, String> {
+    fn address(&self) -> Result<Address, Unknown> {
         if let Some(address) = &self.admin {
             return Ok(address.clone());
         }
-        let paths = if self.config.is_empty() {
-            config::default_paths(&|name| std::env::var(name).ok()).unwrap_or_default()
-        } else {
-            self.config.clone()
-        };
-        let default = || match config::Admin::default() {
-            config::Admin::On(address) => Ok(address.value),
-            config::Admin::Off => Err("the admin API is off".to_owned()),
-        };
+        let environment = |name: &str| std::env::var(name).ok();
+        let paths = if self.config.is_empty() { config::default_paths(&environment).unwrap_or_default() } else { self.config.clone() };
         if paths.is_empty() {
-            return default();
+            return reachable(config::Admin::default());
         }
-        let Ok(loaded) = config::load(&paths, &|name| std::env::var(name).ok()) else { return default() };
-        match config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default()).file.admin {
-            config::Admin::On(address) => Ok(reachable(address.value)),
-            config::Admin::Off => Err("the configuration switches the admin API off".to_owned()),
-        }
+        let Ok(loaded) = config::load(&paths, &environment) else { return Err(Unknown::Unreadable) };
+        // Mistakes elsewhere are none of ours: a running attache that refused them can still be asked.
+        reachable(config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default()).file.admin)
     }
 
     fn ask(&self, method: &str, target: &str, timeout: Duration) -> Result<Answer, String> {
-        let address = self.address()?;
+        let address = match self.address() {
+            Ok(address) => Ok(address),
+            // A running attache refuses a broken file and serves on, so a health check must not take it for dead. But
+            // a command is not given to whoever listens at the default address.
+            Err(Unknown::Unreadable) if method == "GET" => reachable(config::Admin::default()),
+            Err(unknown) => Err(unknown),
+        };
+        let address = address.map_err(|unknown| unknown.to_string())?;
         client::ask(&address, method, target, timeout).map_err(|error| format!("cannot ask {address}: {error}"))
     }
 }
 
+/// Why nobody can be asked.
+enum Unknown {
+    Off,
+    Unreadable,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "the configuration switches the admin API off",
+            Self::Unreadable => "the configuration cannot be read (see attache check); name the admin API's address with --admin",
+        })
+    }
+}
+
 /// An address to listen on every interface is reached on this one.
-fn reachable(address: Address) -> Address {
-    match address {
+fn reachable(admin: config::Admin) -> Result<Address, Unknown> {
+    let config::Admin::On(address) = admin else { return Err(Unknown::Off) };
+    Ok(match address.value {
         Address::Tcp(mut tcp) if tcp.ip().is_unspecified() => {
-            tcp.set_ip(if tcp.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+            tcp.set_ip(if tcp.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
             Address::Tcp(tcp)
         }
         other => other,
-    }
+    })
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -137,10 +153,13 @@ pub(super) fn status(args: &Args) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(100);
+
 pub(super) fn wait(args: &Args, timeout: Duration) -> ExitCode {
     let deadline = Instant::now() + timeout;
     loop {
-        let reason = match args.ask("GET", "/readyz", PATIENCE.min(timeout)) {
+        let reason = match args.ask("GET", "/readyz", PATIENCE.min(timeout).max(PAUSE)) {
             Ok(Answer { status: 200, .. }) => return ExitCode::SUCCESS,
             Ok(answer) => format!("not ready: {}", String::from_utf8_lossy(&answer.body).trim()),
             Err(message) => message,
@@ -148,7 +167,7 @@ pub(super) fn wait(args: &Args, timeout: Duration) -> ExitCode {
         if Instant::now() >= deadline {
             return fail(&reason);
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(PAUSE);
     }
 }
 

@@ -7,21 +7,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{fail, listen_address, say};
-use crate::admin::http::{self, Answer, Listening, Request};
+use crate::admin::http::{self, Answer, Listening, Request, Served};
 use crate::supervisor::AdminSocket;
 use crate::value::Address;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where to listen, such as 127.0.0.1:8080 or <unix:/tmp/origin.sock>
+    /// Where to listen, such as 127.0.0.1:8080 or unix:PATH
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = listen_address)]
     listen: Address,
 }
 
 /// Longest answer of `/bytes/N`.
 const BYTES_MAX: usize = 64 << 20;
+const CONNECTIONS_MAX: usize = 10_000;
+/// SIGTERM: how long those who are connected may still ask.
+const GRACE: Duration = Duration::from_secs(15);
 /// Longest wait of `/delay/MS`.
 const DELAY_MAX: Duration = Duration::from_secs(60);
 
@@ -50,14 +54,28 @@ pub(super) fn origin(args: &Args) -> ExitCode {
             Ok(listening) => listening,
             Err(error) => return fail(&error.to_string()),
         };
-        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
-            return fail("cannot listen for signals");
-        };
+        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else { return fail("cannot listen for signals") };
+        let served = Arc::new(Served::new(CONNECTIONS_MAX));
+        let serving = http::serve(listening, Arc::new(echo), Arc::clone(&served));
         tokio::select! {
-            () = http::serve(listening, Arc::new(echo)) => ExitCode::SUCCESS,
-            _ = terminate.recv() => ExitCode::SUCCESS,
-            _ = tokio::signal::ctrl_c() => ExitCode::SUCCESS,
+            () = serving => {}
+            _ = interrupt.recv() => {}
+            () = async {
+                terminate.recv().await;
+                // Whoever stands before a program is told to end together with it, and has to finish with its help.
+                tokio::select! {
+                    () = served.nobody() => {}
+                    () = tokio::time::sleep(GRACE) => {}
+                    _ = terminate.recv() => {}
+                }
+            } => {}
         }
+        if let Address::Unix(path) = &args.listen {
+            // Gone already is as good.
+            let _ = std::fs::remove_file(path);
+        }
+        ExitCode::SUCCESS
     })
 }
 

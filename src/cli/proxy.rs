@@ -2,6 +2,7 @@
 //!
 //! Writes the configuration it stands for and runs that; no second way to start.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use super::{dial_address, listen_address, run, say};
@@ -13,7 +14,7 @@ pub(super) struct Args {
     /// Where to listen, such as :8443 or 127.0.0.1:8080
     #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     from: Address,
-    /// Who answers, such as 127.0.0.1:3000, app:80 or <unix:/run/app.sock>
+    /// Who answers, such as 127.0.0.1:3000, app:80 or unix:PATH
     #[arg(long, value_name = "ADDR", value_parser = dial_address)]
     to: Address,
     /// Serve HTTPS with a certificate made on the spot for localhost
@@ -28,13 +29,17 @@ pub(super) fn proxy(args: &Args) -> ExitCode {
         quoted(&args.from.to_string()),
         quoted(&args.to.to_string()),
     );
-    let scheme = if args.tls { "https" } else { "http" };
-    if let Address::Tcp(from) = &args.from {
-        let host = if from.ip().is_unspecified() || from.ip().is_loopback() { "localhost".to_owned() } else { from.ip().to_string() };
-        let insecure = if args.tls { " -k" } else { "" };
-        say(&format!("{scheme}://{host}:{port} → {to}\ntry: curl{insecure} {scheme}://{host}:{port}/\n", port = from.port(), to = args.to));
-    }
-    run::serve(Origin::Text { name: "<command line>".to_owned(), text })
+    run::serve(Origin::Text { name: "<command line>".to_owned(), text }, |address| say(&hint(address, args)))
+}
+
+/// What to type next.
+fn hint(address: &str, args: &Args) -> String {
+    let (scheme, insecure) = if args.tls { ("https", " -k") } else { ("http", "") };
+    let to = &args.to;
+    let Ok(from) = address.parse::<SocketAddr>() else { return format!("{address} → {to}\n") };
+    let host = if from.ip().is_unspecified() || from.ip().is_loopback() { "localhost".to_owned() } else { from.ip().to_string() };
+    let url = format!("{scheme}://{host}:{}/", from.port());
+    format!("{url} → {to}\ntry: curl{insecure} {url}\n")
 }
 
 /// A TOML basic string; JSON's escapes are among TOML's.

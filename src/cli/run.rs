@@ -20,10 +20,11 @@ pub(super) fn run(paths: Vec<PathBuf>) -> ExitCode {
     } else {
         paths
     };
-    serve(Origin::Paths(paths))
+    serve(Origin::Paths(paths), |_| {})
 }
 
-pub(super) fn serve(origin: Origin) -> ExitCode {
+/// `announce` is told every address that listens, as the system says it is.
+pub(super) fn serve(origin: Origin, announce: impl Fn(&str)) -> ExitCode {
     raise_open_files();
     // Two sockets at most are on their way to the admin's thread.
     let (tell_admin, admin_sockets) = mpsc::channel(2);
@@ -46,6 +47,7 @@ pub(super) fn serve(origin: Origin) -> ExitCode {
         for key in &listener.sockets {
             let address = handle.local_address(key).unwrap_or_else(|| key.address.to_string());
             tracing::info!(listener = listener.name, address, tls = listener.tls.is_some(), "listening");
+            announce(&address);
         }
     }
     drop(generation);

@@ -108,6 +108,10 @@ impl Acceptor {
         .with_cert_resolver(Arc::clone(&store) as _);
         config.ignore_client_order = true;
         config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.word().as_bytes().to_vec()).collect();
+        // Clients that speak only HTTP/1.0 say so, and a handshake without a protocol in common fails.
+        if settings.alpn.contains(&Protocol::Http1) {
+            config.alpn_protocols.push(b"http/1.0".to_vec());
+        }
         config.ticketer = Arc::clone(&resumption.ticketer);
         config.session_storage = Arc::clone(&resumption.storage);
         config.send_tls13_tickets = TICKETS;
