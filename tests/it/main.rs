@@ -2,4 +2,5 @@
 
 mod parsers; // what the parsers accept, others read alike
 mod serving; // the smallest path through real bytes
+mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients
