@@ -235,8 +235,11 @@ impl Job<'_> {
 
     fn poll_head(&mut self, cx: &mut Context<'_>, link: &mut Link, upload: &mut Pump, pool: &Pool, waits: &mut Waits) -> Poll<Result<(), Early>> {
         let client = &mut *self.client;
-        if let Err(early) = poll_upload(cx, client, link, upload, waits) {
-            return Poll::Ready(Err(early));
+        // The request goes first, but an answer that overtakes it must not wait until a client that
+        // sends without a pause is done.
+        let is_first = !std::mem::replace(&mut waits.upload_began, true);
+        if is_first {
+            poll_upload(cx, client, link, upload, waits)?;
         }
         // While the client does not take an interim answer, the next one waits at the endpoint.
         let mut is_blocked = false;
@@ -262,6 +265,9 @@ impl Job<'_> {
                 Poll::Ready(_) => return Poll::Ready(Err(Early::Broken(Refusal::EndpointReset))),
                 Poll::Pending => break,
             }
+        }
+        if !is_first {
+            poll_upload(cx, client, link, upload, waits)?;
         }
         if is_gone(cx, client, upload) {
             return Poll::Ready(Err(Early::ClientGone));
@@ -425,6 +431,7 @@ struct Waits {
     body: Stall,
     endpoint: Stall,
     client: Stall,
+    upload_began: bool,
     /// The endpoint takes no more of the request; its answer may still come.
     upload_failed: bool,
 }

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that it links once.
 
+mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
 mod parsers; // what the parsers accept, others read alike
 mod serving; // the smallest path through real bytes
 mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
