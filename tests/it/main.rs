@@ -2,7 +2,9 @@
 
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
 mod parsers; // what the parsers accept, others read alike
+mod proxy_protocol; // clients named by PROXY headers, also before TLS
 mod routing; // which route takes a request, and what it does to it
 mod serving; // the smallest path through real bytes
 mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients
+mod upstream; // turns, weights, unix sockets
