@@ -247,7 +247,9 @@ fn check<'a>(
             if !host_field.is_empty() && !host_field.eq_ignore_ascii_case(authority) {
                 return Err(Refusal::HostMismatch);
             }
-            (authority, path, query)
+            // RFC 9112 §3.2.4: this is how a proxy is asked for `*`.
+            let is_about_server = request.method.of(bytes) == b"OPTIONS" && query.is_none() && request.target.of(bytes).ends_with(authority);
+            (authority, if is_about_server { b"*" } else { path }, query)
         }
         Target::Asterisk if request.method.of(bytes) == b"OPTIONS" => (host_field, &b"*"[..], None),
         Target::Asterisk | Target::Authority(_) => return Err(Refusal::BadHead),

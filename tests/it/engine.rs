@@ -1066,3 +1066,74 @@ fn an_answer_that_overtakes_an_endless_upload_is_heard() {
     drop(client.socket().shutdown(std::net::Shutdown::Both));
     sending.join().unwrap();
 }
+
+#[test]
+fn long_bodies_pass_through_tls_both_ways() {
+    const LENGTH: usize = 8 << 20;
+    let origin = Origin::run(|stream, request, _| {
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.body.len()).unwrap();
+        stream.write_all(&request.body).unwrap();
+        Next::Keep
+    });
+    let rig = before(origin.address, "tls = { self_signed = [\"localhost\"] }");
+    let mut client = Client::tls(rig.address("web"), "localhost").unwrap();
+    let body: Vec<u8> = (0..LENGTH).map(|at| (at / 3 % 253) as u8).collect();
+    for _ in 0..2 {
+        client.send(format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LENGTH}\r\n\r\n")).unwrap();
+        client.send(&body).unwrap();
+        assert!(answer(&mut client, "POST").body == body);
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn a_cut_answer_looks_cut_through_tls() {
+    for (says, version) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello", "1.1"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "1.1"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", "1.0"),
+    ] {
+        let origin = Origin::run(|stream, _, _| {
+            stream.write_all(says.as_bytes()).unwrap();
+            Next::Close
+        });
+        let rig = before(origin.address, "tls = { self_signed = [\"localhost\"] }");
+        let mut client = Client::tls(rig.address("web"), "localhost").unwrap();
+        client.send(format!("GET / HTTP/{version}\r\nHost: localhost\r\n\r\n")).unwrap();
+        assert!(matches!(client.read("GET").unwrap(), Read1::Cut(_)), "{says:?} {version}");
+    }
+}
+
+#[test]
+fn a_client_of_tls_that_does_not_read_is_cut_off_too() {
+    let over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&over);
+    let origin = Origin::run(move |stream, _, _| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n").unwrap();
+        while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+        told.store(true, Ordering::Relaxed);
+        Next::Close
+    });
+    let rig = before(origin.address, "tls = { self_signed = [\"localhost\"] }\ntimeouts = { write = \"300ms\" }");
+    let mut client = Client::tls(rig.address("web"), "localhost").unwrap();
+    client.send(GET).unwrap();
+    eventually("the endpoint is let go", || over.load(Ordering::Relaxed));
+}
+
+#[test]
+fn interim_answers_that_nobody_reads_stop_the_endpoint() {
+    let over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&over);
+    let origin = Origin::run(move |stream, _, _| {
+        let interim = format!("HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n", "x".repeat(250_000));
+        let sent = stream.write_all(interim.repeat(30).as_bytes());
+        let ended = sent.is_err() || !matches!(stream.read(&mut [0; 1024]), Ok(count) if count > 0);
+        told.store(ended, Ordering::Relaxed);
+        Next::Close
+    });
+    let rig = before(origin.address, "timeouts = { write = \"300ms\" }");
+    let mut client = rig.connect("web");
+    socket2::SockRef::from(client.socket()).set_recv_buffer_size(4096).unwrap();
+    client.send(GET).unwrap();
+    eventually("the endpoint is let go", || over.load(Ordering::Relaxed));
+}

@@ -352,6 +352,9 @@ fn an_absolute_target_agrees_with_its_host() {
         assert_eq!(seen.headers("host").len(), 1);
         assert!(seen.header("host").unwrap().eq_ignore_ascii_case(host));
     }
+    // RFC 9112 §3.2.4.
+    assert_eq!(bench.takes("OPTIONS http://a.example HTTP/1.1\r\nHost: a.example\r\n\r\n").line(), "OPTIONS * HTTP/1.1");
+    assert_eq!(bench.takes("OPTIONS http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n").line(), "OPTIONS / HTTP/1.1");
     // A tunnel is nobody's business here.
     bench.refuses(405, "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n");
     bench.refuses(400, "CONNECT / HTTP/1.1\r\nHost: a.example\r\n\r\n");
