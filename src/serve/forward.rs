@@ -143,8 +143,7 @@ fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker,
 
 impl Job<'_> {
     async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool, now: Instant) -> Result<(Wire, bool), Refusal> {
-        while may_reuse {
-            let Some(wire) = self.worker.idle.take(endpoint.id, now) else { break };
+        while let Some(wire) = may_reuse.then(|| self.worker.idle.take(endpoint.id, now)).flatten() {
             // What cannot be sent twice goes only where somebody is certain to read it.
             let is_safe = self.is_idempotent() && self.framing.body == BodyFraming::None;
             if is_safe || wire.is_silent_for_certain() {
@@ -250,7 +249,10 @@ impl Job<'_> {
                 Poll::Pending => is_blocked = true,
             }
         }
-        while !is_blocked {
+        loop {
+            if is_blocked {
+                break;
+            }
             match self.response.parse(link.input(), &RESPONSE_LIMITS) {
                 Ok(Progress::Complete) => return Poll::Ready(Ok(())),
                 Ok(Progress::Partial) => {}

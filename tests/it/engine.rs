@@ -973,7 +973,7 @@ fn a_head_that_takes_too_long_is_408() {
         while is_over.recv_timeout(Duration::from_millis(10)).is_err() && sender.write_all(b"y").is_ok() {}
     });
     assert_eq!(answer(&mut client, "GET").status, 408);
-    drop(over.send(()));
+    let _ = over.send(());
     trickle.join().unwrap();
     // The time of one request is not the next one's.
     let mut client = rig.connect("web");

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, so that it links once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
+
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
 mod parsers; // what the parsers accept, others read alike
 mod proxy_protocol; // clients named by PROXY headers, also before TLS
