@@ -3,7 +3,6 @@
 //! No buffers of its own: an idle connection is only its socket (and its TLS state).
 
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -25,30 +24,6 @@ pub enum Wire {
 }
 
 impl Socket {
-    /// Looks at what is there without taking it, once there is something.
-    pub fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        use rustix::net::{RecvFlags, recv};
-        let mut peek = |fd: std::os::fd::BorrowedFd<'_>| {
-            recv(fd, &mut *buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT).map(|(count, _)| count).map_err(io::Error::from)
-        };
-        loop {
-            let peeked = match self {
-                Self::Tcp(stream) => {
-                    std::task::ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(tokio::io::Interest::READABLE, || peek(stream.as_fd()))
-                }
-                Self::Unix(stream) => {
-                    std::task::ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(tokio::io::Interest::READABLE, || peek(stream.as_fd()))
-                }
-            };
-            match peeked {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                peeked => return Poll::Ready(peeked),
-            }
-        }
-    }
-
     /// Reads what is there without waiting.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {

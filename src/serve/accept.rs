@@ -3,7 +3,6 @@
 //! Survives everything `accept` can return. Binding is the supervisor's work.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -13,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::SocketFlags;
+use tokio::io::AsyncReadExt;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
@@ -266,33 +266,17 @@ fn version_name(session: &rustls::ServerConnection) -> &'static str {
 /// Reads exactly the PROXY header, so that nothing of what follows is taken: it may be TLS.
 ///
 /// Returns the address it names, if it names one.
-async fn proxy_header(socket: Socket) -> Option<(Socket, Option<IpAddr>)> {
-    // On the heap: on the stack it would be part of every connection's task.
-    let mut peeked = vec![0u8; PROXY_HEADER_MAX];
-    let mut seen = 0;
+async fn proxy_header(mut socket: Socket) -> Option<(Socket, Option<IpAddr>)> {
+    let mut header = Vec::new();
     loop {
-        let count = poll_fn(|cx| socket.poll_peek(cx, &mut peeked)).await.ok()?;
-        if count == 0 || (count == seen && count == peeked.len()) {
-            return None;
-        }
-        match proxy_header::parse(&peeked[..count]) {
-            Ok(Parsed::Complete { bytes, source, .. }) => {
-                let mut taken = 0;
-                while taken < bytes {
-                    taken += socket.try_read(&mut peeked[..bytes - taken]).ok()?;
-                }
-                return Some((socket, source.map(|source| source.ip().to_canonical())));
-            }
-            Ok(Parsed::Partial) if count == seen => {
-                // Peeking does not consume readiness: wait for more without spinning.
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+        match proxy_header::parse(&header) {
+            Ok(Parsed::Complete { source, .. }) => return Some((socket, source.map(|source| source.ip().to_canonical()))),
             Ok(Parsed::Partial) => {}
             Err(_) => return None,
         }
-        seen = count;
+        let held = header.len();
+        header.resize(held + proxy_header::least_missing(&header), 0);
+        let count = socket.read(&mut header[held..]).await.ok().filter(|&count| count > 0)?;
+        header.truncate(held + count);
     }
 }
-
-/// Version 2 with 4 KiB of extensions.
-const PROXY_HEADER_MAX: usize = 16 + 4096;

@@ -33,9 +33,11 @@ pub struct Client {
 
 /// How long a connection whose listener is gone may stay idle before it is closed.
 const RETIRED_IDLE: Duration = Duration::from_secs(2);
-/// How long and how much is read after the last answer, so that closing does not destroy it on its way.
-const LAST_READS: Duration = Duration::from_secs(2);
-const LAST_READS_BYTES: u64 = 1 << 20;
+/// How long a client that was told the end may say nothing before the connection is closed.
+const LAST_SILENCE: Duration = Duration::from_secs(2);
+/// How long it may go on sending what nobody wants, such as the rest of a refused upload. Many clients
+/// read no answer before they have sent everything.
+const LAST_READS: Duration = Duration::from_secs(30);
 
 /// Serves requests until one side has had enough.
 pub async fn serve(worker: &Rc<Worker>, mut client: Client, mut listener: Arc<Listener>) {
@@ -48,7 +50,7 @@ pub async fn serve(worker: &Rc<Worker>, mut client: Client, mut listener: Arc<Li
         worker.give_scratch(scratch);
         match after {
             After::Keep => client.link.release_buffers(),
-            After::Close => return close(&mut client).await,
+            After::Close => return close(worker, &mut client).await,
             After::Abort => return,
         }
     }
@@ -140,6 +142,8 @@ async fn read_head(client: &mut Client, listener: &Listener, scratch: &mut Scrat
             Poll::Pending => client.timer.poll(cx, deadline).map(|()| None),
         });
         match read.await {
+            // Empty lines are no beginning of a request: old clients send one behind a body.
+            None | Some(Ok(0)) if is_blank(client.link.input()) => return Err(Unread::Gone),
             None => return Err(Unread::Refused(Refusal::HeaderTimeout)),
             Some(Ok(count)) if count > 0 => {
                 // Bytes that keep coming must not put the deadline off.
@@ -147,7 +151,6 @@ async fn read_head(client: &mut Client, listener: &Listener, scratch: &mut Scrat
                     return Err(Unread::Refused(Refusal::HeaderTimeout));
                 }
             }
-            Some(Ok(_)) if client.link.input().is_empty() => return Err(Unread::Gone),
             Some(Ok(_)) => return Err(Unread::Refused(Refusal::Incomplete)),
             Some(Err(_)) => return Err(Unread::Gone),
         }
@@ -156,6 +159,10 @@ async fn read_head(client: &mut Client, listener: &Listener, scratch: &mut Scrat
     scratch.request_bytes.extend_from_slice(&client.link.input()[..length]);
     client.link.consume(length);
     Ok(())
+}
+
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
 fn refusal_of(error: HeadError) -> Refusal {
@@ -169,20 +176,21 @@ fn refusal_of(error: HeadError) -> Refusal {
 
 /// Closes so that the last answer arrives: says "no more", then reads on until the client closes,
 /// since closing with unread bytes would reset the connection under the answer.
-async fn close(client: &mut Client) {
-    let deadline = Instant::now() + LAST_READS;
+async fn close(worker: &Worker, client: &mut Client) {
+    let started = Instant::now();
     let link = &mut client.link;
-    let most = link.read_total + LAST_READS_BYTES;
-    let lingering = async {
-        if poll_fn(|cx| link.poll_shutdown(cx)).await.is_err() {
-            return;
+    let said = client.timer.limit(started + LAST_SILENCE, poll_fn(|cx| link.poll_shutdown(cx))).await;
+    if !matches!(said, Some(Ok(()))) {
+        return;
+    }
+    while !link.is_ended {
+        link.consume(link.input().len());
+        // A process that drains does not wait for chatter.
+        let patience = if worker.draining_since().is_some() { LAST_SILENCE } else { LAST_READS };
+        let deadline = (Instant::now() + LAST_SILENCE).min(started + patience);
+        match client.timer.limit(deadline, poll_fn(|cx| link.poll_fill(cx, super::buffer::SMALL))).await {
+            Some(Ok(_)) if Instant::now() < started + patience => {}
+            _ => return,
         }
-        while !link.is_ended && link.read_total < most {
-            link.consume(link.input().len());
-            if poll_fn(|cx| link.poll_fill(cx, super::buffer::SMALL)).await.is_err() {
-                return;
-            }
-        }
-    };
-    let _ = client.timer.limit(deadline, lingering).await;
+    }
 }

@@ -10,7 +10,7 @@ mod trusting;
 
 pub use certs::{Authority, Pair};
 pub use client::{Answer, Client, Read1};
-pub use origin::{Next, Origin, Request};
+pub use origin::{Next, Origin, Request, read_head};
 pub use rig::{Ended, Rig, binary};
 pub use trusting::trusting_config;
 
