@@ -264,7 +264,8 @@ fn check<'a>(
                 return Err(Refusal::HostMismatch);
             }
             // RFC 9112 §3.2.4: this is how a proxy is asked for `*`.
-            let is_about_server = request.method.of(bytes) == b"OPTIONS" && query.is_none() && request.target.of(bytes).ends_with(authority);
+            let is_about_server =
+                request.method.of(bytes) == b"OPTIONS" && query.is_none() && request.target.of(bytes).ends_with(authority);
             (authority, if is_about_server { b"*" } else { path }, query)
         }
         Target::Asterisk if request.method.of(bytes) == b"OPTIONS" => (host_field, &b"*"[..], None),

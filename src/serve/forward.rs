@@ -318,7 +318,7 @@ impl Job<'_> {
                 edits: &self.route.response_edits,
                 lookup: &lookup,
                 body,
-            // RFC 9110 §8.6: never in a 204.
+                // RFC 9110 §8.6: never in a 204.
                 keeps_length: (is_head && status != 204) || status == 304,
                 persistence: keep,
                 date,
@@ -485,7 +485,8 @@ fn is_gone(cx: &mut Context<'_>, client: &mut Client, upload: &Pump) -> bool {
 
 /// Ready with what the soonest deadline means, once it has passed.
 fn poll_deadlines<T, const N: usize>(cx: &mut Context<'_>, client: &mut Client, deadlines: [(Option<Instant>, T); N]) -> Poll<T> {
-    let soonest = deadlines.into_iter().filter_map(|(deadline, meaning)| deadline.map(|deadline| (deadline, meaning))).min_by_key(|&(d, _)| d);
+    let soonest =
+        deadlines.into_iter().filter_map(|(deadline, meaning)| deadline.map(|deadline| (deadline, meaning))).min_by_key(|&(d, _)| d);
     match soonest {
         Some((deadline, meaning)) => client.timer.poll(cx, deadline).map(|()| meaning),
         None => Poll::Pending,

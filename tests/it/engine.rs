@@ -15,7 +15,9 @@ use crate::support::{Answer, Client, Next, Origin, Read1, Rig, eventually, read_
 ///
 /// It has one worker, since each keeps connections to endpoints of its own and tests count them.
 fn before(address: SocketAddr, settings: &str) -> Rig {
-    Rig::start(&format!("[process]\nworkers = 1\n[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"{address}\"\n{settings}\n"))
+    Rig::start(&format!(
+        "[process]\nworkers = 1\n[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"{address}\"\n{settings}\n"
+    ))
 }
 
 /// The same with a pool, so that its settings can be said.
@@ -85,7 +87,10 @@ fn a_chunked_answer_stays_chunked_with_its_trailers() {
     let says = "HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nTrailer: X-Sum\r\n\r\n3;a=b\r\nhel\r\n02\r\nlo\r\n0\r\nX-Sum: 1\r\n\r\n";
     let seen = check_framing(says, "GET", "1.1", true);
     assert_eq!((seen.text().as_str(), seen.trailers.as_str()), ("hello", "X-Sum: 1\r\n"));
-    assert_eq!((seen.headers("transfer-encoding"), seen.header("content-length"), seen.header("trailer")), (vec!["chunked"], None, Some("X-Sum")));
+    assert_eq!(
+        (seen.headers("transfer-encoding"), seen.header("content-length"), seen.header("trailer")),
+        (vec!["chunked"], None, Some("X-Sum"))
+    );
     let seen = check_framing(says, "GET", "1.0", false);
     assert_eq!((seen.text().as_str(), seen.header("transfer-encoding"), seen.header("trailer")), ("hello", None, None));
     assert_eq!(seen.header("connection"), Some("close"));
@@ -239,7 +244,10 @@ fn a_client_that_does_not_wait_for_continue_need_not() {
     assert_eq!((answer(&mut client, "POST").status, answer(&mut client, "GET").status), (200, 200));
     assert_eq!(origin.seen()[0].body, b"hello");
     // HTTP/1.0 cannot expect, and nothing can be expected of no body.
-    for request in ["POST / HTTP/1.0\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nok", "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n"] {
+    for request in [
+        "POST / HTTP/1.0\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\nok",
+        "GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n",
+    ] {
         assert_eq!(ask(&rig, request, "GET").status, 200);
         assert_eq!(origin.seen().last().unwrap().header("expect"), None);
     }
@@ -314,10 +322,7 @@ fn http_1_1_keeps_a_connection_unless_told() {
 
 #[test]
 fn an_endpoint_that_wants_to_close_is_let_go() {
-    for says in [
-        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
-        "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    ] {
+    for says in ["HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"] {
         let origin = Origin::answering(says);
         let rig = before(origin.address, "");
         let mut client = rig.connect("web");
@@ -417,8 +422,12 @@ fn a_client_that_has_sent_all_it_has_is_answered() {
 fn a_request_that_never_ends_is_answered_with_400_and_one_that_never_began_is_not() {
     let origin = Origin::ok("hello");
     let rig = before(origin.address, "");
-    for partial in ["G", "GET / HTTP/1.1\r\nHost: a\r\n", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhell", "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n"]
-    {
+    for partial in [
+        "G",
+        "GET / HTTP/1.1\r\nHost: a\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhell",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+    ] {
         let mut client = rig.connect("web");
         client.send(partial).unwrap();
         client.finish_sending();
@@ -499,7 +508,10 @@ fn an_early_answer_arrives_though_the_body_is_not_read() {
 #[test]
 fn a_short_unread_body_does_not_cost_the_connection() {
     let origin = Origin::ok("hello");
-    let rig = before(origin.address, "[[listener.route]]\npath = \"/local\"\nrespond = { body = \"hi\" }\n[[listener.route]]\nhost = \"nowhere\"\nservice = \"127.0.0.1:1\"");
+    let rig = before(
+        origin.address,
+        "[[listener.route]]\npath = \"/local\"\nrespond = { body = \"hi\" }\n[[listener.route]]\nhost = \"nowhere\"\nservice = \"127.0.0.1:1\"",
+    );
     let mut client = rig.connect("web");
     client.send("POST /local HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: ").unwrap();
     assert_eq!(answer(&mut client, "POST").text(), "hi");
@@ -646,7 +658,9 @@ fn fickle() -> Origin {
 
 #[test]
 fn what_may_have_happened_is_not_sent_twice() {
-    for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "Content-Length: 0\r\n\r\n", "\r\n"] {
+    for body in
+        ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", "Content-Length: 0\r\n\r\n", "\r\n"]
+    {
         let origin = fickle();
         let rig = before(origin.address, "");
         let mut client = rig.connect("web");
@@ -764,7 +778,10 @@ fn a_broken_answer_is_502_and_nothing_of_it_is_seen() {
         let seen = answer(&mut client, "GET");
         let shown: String = case.chars().take(100).collect();
         assert_eq!(seen.status, 502, "{shown:?}");
-        assert!(!seen.text().contains("secret") && seen.header("x-secret").is_none() && !seen.head.contains("127.0.0.1"), "{shown:?}: {seen:?}");
+        assert!(
+            !seen.text().contains("secret") && seen.header("x-secret").is_none() && !seen.head.contains("127.0.0.1"),
+            "{shown:?}: {seen:?}"
+        );
     }
 }
 
@@ -836,10 +853,7 @@ fn an_answer_that_does_not_come_in_time_is_504() {
     assert_eq!(client.request("GET", "/").unwrap().status, 504);
     assert_eq!(client.request("GET", "/").unwrap().status, 504, "the client's connection outlives it");
     eventually("the endpoint is let go", || gone.load(Ordering::Relaxed) == 2);
-    let rig = before(
-        origin.address,
-        &format!("[[listener.route]]\ntimeout = \"200ms\"\nservice = \"{}\"", origin.address),
-    );
+    let rig = before(origin.address, &format!("[[listener.route]]\ntimeout = \"200ms\"\nservice = \"{}\"", origin.address));
     assert_eq!(ask(&rig, GET, "GET").status, 504);
     eventually("the endpoint is let go", || gone.load(Ordering::Relaxed) == 3);
 }
@@ -895,8 +909,9 @@ fn a_body_has_a_limit() {
         let chunks = "1\r\nx\r\n".repeat(length);
         format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n")
     };
-    let one_chunk =
-        |length: usize| format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(length));
+    let one_chunk = |length: usize| {
+        format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(length))
+    };
     for (length, status) in [(1023, 200), (1024, 200), (1025, 413), (100_000, 413)] {
         for request in [sized(length), chunked(length), one_chunk(length)] {
             let seen = ask(&rig, &request, "POST");
@@ -969,9 +984,8 @@ fn a_head_that_takes_too_long_is_408() {
     client.send("GET / HTTP/1.1\r\nX: ").unwrap();
     let mut sender = client.socket().try_clone().unwrap();
     let (over, is_over) = std::sync::mpsc::channel::<()>();
-    let trickle = std::thread::spawn(move || {
-        while is_over.recv_timeout(Duration::from_millis(10)).is_err() && sender.write_all(b"y").is_ok() {}
-    });
+    let trickle =
+        std::thread::spawn(move || while is_over.recv_timeout(Duration::from_millis(10)).is_err() && sender.write_all(b"y").is_ok() {});
     assert_eq!(answer(&mut client, "GET").status, 408);
     let _ = over.send(());
     trickle.join().unwrap();
@@ -998,7 +1012,12 @@ fn an_idle_connection_is_closed_without_a_word() {
 fn a_body_that_stops_coming_is_408() {
     let origin = Origin::ok("hello");
     let rig = before(origin.address, "timeouts = { body = \"300ms\" }");
-    for start in ["Content-Length: 10\r\n\r\n", "Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhel", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
+    for start in [
+        "Content-Length: 10\r\n\r\n",
+        "Content-Length: 10\r\n\r\nhello",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    ] {
         let mut client = rig.connect("web");
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{start}")).unwrap();
         let seen = answer(&mut client, "POST");
@@ -1010,12 +1029,15 @@ fn a_body_that_stops_coming_is_408() {
 
 #[test]
 fn a_client_that_does_not_read_is_cut_off() {
-    for (framing, version) in [("Content-Length: 1073741824", "1.1"), ("Transfer-Encoding: chunked", "1.1"), ("Transfer-Encoding: chunked", "1.0")] {
+    for (framing, version) in
+        [("Content-Length: 1073741824", "1.1"), ("Transfer-Encoding: chunked", "1.1"), ("Transfer-Encoding: chunked", "1.0")]
+    {
         let over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&over);
         let origin = Origin::run(move |stream, _, _| {
             write!(stream, "HTTP/1.1 200 OK\r\n{framing}\r\n\r\n").unwrap();
-            let piece = if framing.contains("chunked") { [b"10000\r\n", &[b'x'; 1 << 16][..], b"\r\n"].concat() } else { vec![b'x'; 1 << 16] };
+            let piece =
+                if framing.contains("chunked") { [b"10000\r\n", &[b'x'; 1 << 16][..], b"\r\n"].concat() } else { vec![b'x'; 1 << 16] };
             while stream.write_all(&piece).is_ok() {}
             told.store(true, Ordering::Relaxed);
             Next::Close

@@ -87,7 +87,8 @@ fn hosts_match_whole_or_by_suffix_whatever_their_case_and_port() {
 
 #[test]
 fn a_request_without_a_host_matches_routes_without_one() {
-    let routes = Routes::new(&[("host", "host = [\"a.example\", \"*.a.example\"]"), ("star", "host = \"*\"\npath = \"/star\""), ("rest", "")], "");
+    let routes =
+        Routes::new(&[("host", "host = [\"a.example\", \"*.a.example\"]"), ("star", "host = \"*\"\npath = \"/star\""), ("rest", "")], "");
     for (path, route) in [("/star", "star"), ("/", "rest")] {
         let mut client = routes.0.connect("web");
         client.send(format!("GET {path} HTTP/1.0\r\n\r\n")).unwrap();
@@ -150,8 +151,11 @@ fn paths_match_exactly_by_tree_or_by_expression() {
 
 #[test]
 fn methods_match_as_they_are_written() {
-    let routes = Routes::new(&[("read", "method = [\"GET\", \"OPTIONS\"]"), ("post", "method = \"POST\""), ("own", "method = \"PURGE\"")], "");
-    for (method, route) in [("GET", "read"), ("OPTIONS", "read"), ("POST", "post"), ("PURGE", "own"), ("PUT", "404"), ("get", "404"), ("GETS", "404")] {
+    let routes =
+        Routes::new(&[("read", "method = [\"GET\", \"OPTIONS\"]"), ("post", "method = \"POST\""), ("own", "method = \"PURGE\"")], "");
+    for (method, route) in
+        [("GET", "read"), ("OPTIONS", "read"), ("POST", "post"), ("PURGE", "own"), ("PUT", "404"), ("get", "404"), ("GETS", "404")]
+    {
         routes.check(&format!("{method} /"), "", route);
     }
     // HEAD is a method of its own, and its answer has no body to tell the route by.
@@ -339,11 +343,15 @@ fn headers_are_set_added_and_removed_on_both_ways() {
         .replace(" {status-free}", "")
         .as_str(),
     );
-    let answer = send(&rig, "GET /p%41?q=1", "Host: a.example:81\r\nX-Old: 1\r\nx-OLD: 2\r\nX-More: 1\r\nCookie: a\r\nX-Gone: 1\r\nX-From: me\r\n");
+    let answer =
+        send(&rig, "GET /p%41?q=1", "Host: a.example:81\r\nX-Old: 1\r\nx-OLD: 2\r\nX-More: 1\r\nCookie: a\r\nX-Gone: 1\r\nX-From: me\r\n");
     let seen = origin.seen()[0].clone();
     assert_eq!((seen.headers("x-old"), seen.headers("x-more")), (vec!["new"], vec!["1", "2", "3"]));
     assert_eq!(seen.header("x-who"), Some("127.0.0.1 a.example a.example:81 /p%41 /p%41?q=1 q=1 GET http it web"));
-    assert_eq!((seen.header("x-id"), seen.header("x-braces"), seen.header("x-from")), (seen.header("x-request-id"), Some("{}"), Some("me!")));
+    assert_eq!(
+        (seen.header("x-id"), seen.header("x-braces"), seen.header("x-from")),
+        (seen.header("x-request-id"), Some("{}"), Some("me!"))
+    );
     for gone in ["cookie", "x-gone", "x-forwarded-for", "via"] {
         assert_eq!(seen.header(gone), None, "{gone}");
     }
@@ -359,7 +367,10 @@ fn redirects_point_where_they_say() {
         "[[listener.route]]\nredirect = { to = \"https://{host}{uri}\" }\n",
     ));
     let answer = send(&rig, "GET /old/x", "Host: a\r\n");
-    assert_eq!((answer.status, answer.headers("location"), answer.header("x-a"), answer.text().as_str()), (302, vec!["/new"], Some("1"), ""));
+    assert_eq!(
+        (answer.status, answer.headers("location"), answer.header("x-a"), answer.text().as_str()),
+        (302, vec!["/new"], Some("1"), "")
+    );
     let answer = send(&rig, "GET /a%20b?c=d", "Host: a.example:80\r\n");
     assert_eq!((answer.status, answer.headers("location")), (308, vec!["https://a.example/a%20b?c=d"]));
     assert_eq!(answer.header("content-length"), Some("0"));
@@ -386,7 +397,10 @@ fn fixed_answers_are_answers() {
         let Read1::Answer(answer) = client.read(method).unwrap() else { panic!("no answer") };
         assert_eq!((answer.status, answer.header("content-length")), (418, Some("5")));
         assert_eq!(answer.text(), if method == "HEAD" { "" } else { "short" });
-        assert_eq!((answer.header("content-type"), answer.header("x-path"), answer.header("x-a")), (Some("text/plain"), Some("/x"), Some("1")));
+        assert_eq!(
+            (answer.header("content-type"), answer.header("x-path"), answer.header("x-a")),
+            (Some("text/plain"), Some("/x"), Some("1"))
+        );
         assert_eq!(answer.headers("date").len(), 1);
     }
     for (path, status, length) in [("/204", 204, None), ("/304", 304, None), ("/empty", 200, Some("0"))] {
@@ -427,10 +441,13 @@ fn ten_thousand_routes_are_routes() {
 fn the_table_finds_what_a_plain_search_finds() {
     let config = Config { cases: 3000, failure_persistence: None, ..Config::default() };
     let found = std::cell::Cell::new(0);
-    let outcome = TestRunner::new(config).run(&(prop::collection::vec(a_route(), 1..12), prop::collection::vec(a_head(), 1..8)), |(routes, heads)| {
-        found.set(found.get() + model::check(&routes, &heads));
-        Ok(())
-    });
+    let outcome = TestRunner::new(config).run(
+        &(prop::collection::vec(a_route(), 1..12), prop::collection::vec(a_head(), 1..8)),
+        |(routes, heads)| {
+            found.set(found.get() + model::check(&routes, &heads));
+            Ok(())
+        },
+    );
     if let Err(error) = outcome {
         panic!("{error}");
     }
@@ -448,8 +465,12 @@ fn a_route() -> impl Strategy<Value = model::Route> {
 fn a_head() -> impl Strategy<Value = model::Head> {
     let host = select(&["a", "A", "b", "x.a", "y.a", "z.x.a", "X.b.", "", "aa", "c", "x.A."][..]);
     let path = select(&["/", "/a", "/a/", "/a/b", "/a/b/c", "/ab", "/b", "/b/a", "/c/b", "//", "/a//b", "*"][..]);
-    (host, path, select(&["GET", "POST", "PUT"][..]), any::<bool>())
-        .prop_map(|(host, path, method, header)| model::Head { host, path, method, header })
+    (host, path, select(&["GET", "POST", "PUT"][..]), any::<bool>()).prop_map(|(host, path, method, header)| model::Head {
+        host,
+        path,
+        method,
+        header,
+    })
 }
 
 /// Routes as anybody would search them: one by one, in order.

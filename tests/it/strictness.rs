@@ -26,10 +26,8 @@ impl Bench {
     }
 
     fn before(origin: Origin, settings: &str) -> Self {
-        let rig = Rig::start(&format!(
-            "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"{}\"\n{settings}\n",
-            origin.address
-        ));
+        let rig =
+            Rig::start(&format!("[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"{}\"\n{settings}\n", origin.address));
         Self { origin, rig }
     }
 
@@ -109,7 +107,9 @@ fn a_length_is_digits_and_said_in_one_way() {
         // The same where a body is not expected.
         bench.refuses(400, get(fields) + "hello");
     }
-    for fields in ["Content-Length: 5\r\n", "content-LENGTH:5\r\n", "Content-Length:\t5\t \r\n", "Content-Length: 5\r\nContent-Length: 5\r\n"] {
+    for fields in
+        ["Content-Length: 5\r\n", "content-LENGTH:5\r\n", "Content-Length:\t5\t \r\n", "Content-Length: 5\r\nContent-Length: 5\r\n"]
+    {
         let seen = bench.takes(post(fields, "hello"));
         assert_eq!((seen.headers("content-length"), seen.body.as_slice()), (vec!["5"], &b"hello"[..]), "{fields}");
     }
@@ -123,9 +123,32 @@ fn an_encoding_is_chunked_and_nothing_else() {
     let bench = Bench::new();
     let chunks = "5\r\nhello\r\n0\r\n\r\n";
     for value in [
-        "xchunked", "chunkedx", "chunked,", ",chunked", "chunked, chunked", "chunked,identity", "identity", "identity, chunked", "gzip",
-        "gzip, chunked", "chunked;a=b", "chunked ;", "\"chunked\"", "'chunked'", "\x0bchunked", "chunked\x0b", "chun ked", "", "chunke", "chunked\0",
-        "\x0cchunked", "chunked\u{a0}", "deflate", "trailers", "x", "chunked\t,",
+        "xchunked",
+        "chunkedx",
+        "chunked,",
+        ",chunked",
+        "chunked, chunked",
+        "chunked,identity",
+        "identity",
+        "identity, chunked",
+        "gzip",
+        "gzip, chunked",
+        "chunked;a=b",
+        "chunked ;",
+        "\"chunked\"",
+        "'chunked'",
+        "\x0bchunked",
+        "chunked\x0b",
+        "chun ked",
+        "",
+        "chunke",
+        "chunked\0",
+        "\x0cchunked",
+        "chunked\u{a0}",
+        "deflate",
+        "trailers",
+        "x",
+        "chunked\t,",
     ] {
         bench.refuses(400, post(&format!("Transfer-Encoding: {value}\r\n"), chunks));
     }
@@ -159,7 +182,9 @@ fn an_encoding_is_chunked_and_nothing_else() {
 #[test]
 fn http_1_0_has_no_transfer_encoding() {
     let bench = Bench::new();
-    for fields in ["Transfer-Encoding: chunked\r\n", "Transfer-Encoding: identity\r\n", "Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n"] {
+    for fields in
+        ["Transfer-Encoding: chunked\r\n", "Transfer-Encoding: identity\r\n", "Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n"]
+    {
         bench.refuses(400, format!("POST / HTTP/1.0\r\nHost: a.example\r\n{fields}\r\n5\r\nhello\r\n0\r\n\r\n"));
     }
     let seen = bench.takes("POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello");
@@ -260,20 +285,12 @@ fn targets_hold_what_uris_hold_and_what_browsers_leave_raw() {
     for target in ["/a#b", "/a?b#c", "/a\"", "/a<", "/a>", "/a?\"", "/a?<", "/a?>", "/a\\b", "/a{", "/a}", "/a|", "/a^", "/a`"] {
         bench.refuses(400, request(target));
     }
-    for target in ["/%", "/%4", "/%4g", "/%g4", "/?%", "/?a=%zz", "a", "a/b", "**", "*", "?a", "http:/a", "http://", "ftp://a.example/", "//%"] {
+    for target in
+        ["/%", "/%4", "/%4g", "/%g4", "/?%", "/?a=%zz", "a", "a/b", "**", "*", "?a", "http:/a", "http://", "ftp://a.example/", "//%"]
+    {
         bench.refuses(400, request(target));
     }
-    for target in [
-        "/",
-        "//",
-        "/?",
-        "/??",
-        "/a-._~!$&'()*+,;=:@b",
-        "/a[0]",
-        "/a?b[]=c&d={e}|f^g`h\\i",
-        "/%41%7e%20?%00",
-        "/?a=http://b/c",
-    ] {
+    for target in ["/", "//", "/?", "/??", "/a-._~!$&'()*+,;=:@b", "/a[0]", "/a?b[]=c&d={e}|f^g`h\\i", "/%41%7e%20?%00", "/?a=http://b/c"] {
         assert_eq!(bench.takes(request(target)).line(), format!("GET {target} HTTP/1.1"));
     }
     bench.refuses(400, "OPTIONS ** HTTP/1.1\r\nHost: a.example\r\n\r\n");
@@ -283,7 +300,9 @@ fn targets_hold_what_uris_hold_and_what_browsers_leave_raw() {
 #[test]
 fn versions_are_1_0_and_1_1() {
     let bench = Bench::new();
-    for version in ["http/1.1", "HTTP/1", "HTTP/1.", "HTTP/1.11", "HTTP/11", "HTTP/ 1.1", "HTTP/1.1 x", "HTTPS/1.1", "HTTP/x.y", "HTTP-1.1", ""] {
+    for version in
+        ["http/1.1", "HTTP/1", "HTTP/1.", "HTTP/1.11", "HTTP/11", "HTTP/ 1.1", "HTTP/1.1 x", "HTTPS/1.1", "HTTP/x.y", "HTTP-1.1", ""]
+    {
         bench.refuses(400, format!("GET / {version}\r\nHost: a.example\r\n\r\n"));
     }
     for version in ["HTTP/0.9", "HTTP/2.0", "HTTP/3.0"] {
@@ -300,14 +319,61 @@ fn there_is_one_host_and_it_is_a_host_and_a_port() {
         bench.refuses(400, with(hosts));
     }
     for host in [
-        "", " ", "user@a.example", "user:password@a.example", "@a.example", "a.example/", "a.example/path", "a.example,b.example", "a.example, b.example",
-        "a.example b.example", "a.example\tb", "a.example:x", "a.example:-1", "a.example:+80", "a.example:65536", "a.example:80:80", "a.example:8 0", ":80",
-        "http://a.example", "a.example?b", "a.example#b", "a.example\\b", "a..example", ".a.example", "[::1", "::1", "[::1]a", "[::g]", "[]",
-        "a.example:80/", "a%2eexample", "<a>", "\"a\"", "a\u{e9}", "a'b", "a;b", "*", "a=b", "a.example:0x50",
+        "",
+        " ",
+        "user@a.example",
+        "user:password@a.example",
+        "@a.example",
+        "a.example/",
+        "a.example/path",
+        "a.example,b.example",
+        "a.example, b.example",
+        "a.example b.example",
+        "a.example\tb",
+        "a.example:x",
+        "a.example:-1",
+        "a.example:+80",
+        "a.example:65536",
+        "a.example:80:80",
+        "a.example:8 0",
+        ":80",
+        "http://a.example",
+        "a.example?b",
+        "a.example#b",
+        "a.example\\b",
+        "a..example",
+        ".a.example",
+        "[::1",
+        "::1",
+        "[::1]a",
+        "[::g]",
+        "[]",
+        "a.example:80/",
+        "a%2eexample",
+        "<a>",
+        "\"a\"",
+        "a\u{e9}",
+        "a'b",
+        "a;b",
+        "*",
+        "a=b",
+        "a.example:0x50",
     ] {
         bench.refuses(400, with(&format!("Host: {host}\r\n")));
     }
-    for host in ["a.example", "A.Example", "a.example:80", "a.example:65535", "a.example:0", "a.example.", "127.0.0.1:1", "[::1]", "[::1]:80", "a_b-c", "localhost"] {
+    for host in [
+        "a.example",
+        "A.Example",
+        "a.example:80",
+        "a.example:65535",
+        "a.example:0",
+        "a.example.",
+        "127.0.0.1:1",
+        "[::1]",
+        "[::1]:80",
+        "a_b-c",
+        "localhost",
+    ] {
         assert_eq!(bench.takes(with(&format!("Host: {host}\r\n"))).headers("host"), [host]);
     }
     // HTTP/1.0 knew no Host, but two are two, and a wrong one is wrong.
@@ -476,7 +542,9 @@ fn fields_of_one_hop_go_no_further() {
         "Keep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nTE: gzip, trailers;q=0.5\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
         "Trailer: X-Sum\r\n",
     )));
-    for name in ["x-one", "x-two", "x-three", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings", "trailer", "transfer-encoding"] {
+    for name in
+        ["x-one", "x-two", "x-three", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings", "trailer", "transfer-encoding"]
+    {
         assert_eq!(seen.header(name), None, "{name}");
     }
     assert!(!seen.headers("connection").iter().any(|value| value.to_ascii_lowercase().contains("x-")));
@@ -495,12 +563,16 @@ fn fields_of_one_hop_go_no_further() {
 fn a_nomination_harms_neither_framing_nor_our_own_fields() {
     for trust in ["", "trust = [\"127.0.0.0/8\"]"] {
         let bench = Bench::with(trust);
-        let nominated = "Host, Content-Length, Transfer-Encoding, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, X-Request-Id, Via, Connection";
+        let nominated =
+            "Host, Content-Length, Transfer-Encoding, X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, X-Request-Id, Via, Connection";
         let fields = format!(
             "Connection: {nominated}\r\nContent-Length: 5\r\nX-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b.example\r\nX-Request-Id: mine\r\n"
         );
         let seen = bench.takes(post(&fields, "hello"));
-        assert_eq!((seen.headers("host"), seen.headers("content-length"), seen.body.as_slice()), (vec!["a.example"], vec!["5"], &b"hello"[..]));
+        assert_eq!(
+            (seen.headers("host"), seen.headers("content-length"), seen.body.as_slice()),
+            (vec!["a.example"], vec!["5"], &b"hello"[..])
+        );
         let said = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"].map(|name| seen.headers(name));
         if trust.is_empty() {
             assert_eq!(said, [vec!["127.0.0.1"], vec!["http"], vec!["a.example"]]);
@@ -523,7 +595,8 @@ fn fields_of_one_hop_come_no_further_on_the_way_back() {
         "",
     );
     let answer = bench.rig.connect("web").ask("GET", "/").unwrap();
-    for name in ["connection", "x-one", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings", "trailer", "transfer-encoding"] {
+    for name in ["connection", "x-one", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings", "trailer", "transfer-encoding"]
+    {
         assert_eq!(answer.header(name), None, "{name}");
     }
     assert_eq!((answer.headers("content-length"), answer.header("x-two"), answer.text()), (vec!["2"], Some("2"), "ok".to_owned()));
@@ -598,8 +671,20 @@ fn a_name_with_underscores_does_not_pass_for_one_of_ours() {
         );
         let bench = Bench::before(origin, &edits);
         let aliases = [
-            "X_Forwarded_For", "x_forwarded-for", "X-Forwarded_For", "X_Forwarded_Proto", "X_Forwarded_Host", "X_Request_Id", "X_Attache_Arm",
-            "X-Attache_Arm", "Content_Length", "Transfer_Encoding", "X_User_Id", "X-User_Id", "X_Secret_Key", "User_Agent",
+            "X_Forwarded_For",
+            "x_forwarded-for",
+            "X-Forwarded_For",
+            "X_Forwarded_Proto",
+            "X_Forwarded_Host",
+            "X_Request_Id",
+            "X_Attache_Arm",
+            "X-Attache_Arm",
+            "Content_Length",
+            "Transfer_Encoding",
+            "X_User_Id",
+            "X-User_Id",
+            "X_Secret_Key",
+            "User_Agent",
         ];
         let fields: String = aliases.iter().map(|name| format!("{name}: 9\r\n")).collect();
         let seen = bench.takes(get(&(fields + "X_Other: 1\r\nUnder_Score: 2\r\n")));
@@ -616,8 +701,29 @@ fn a_path_that_two_programs_read_differently_is_refused() {
     let bench = Bench::new();
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n");
     let ambiguous = [
-        "/..", "/../", "/a/../b", "/a/..", "/.", "/./", "/a/./b", "/%2e", "/%2E%2E/", "/.%2e/", "/%2e./", "/a%2ftc", "/a%2Fb", "/a%5cb", "/a%5C", "/%00", "/a%00b",
-        "/..;/a", "/a/..;x=y/b", "/a%2e", "/../?q", "/a/..?q=1", "//../",
+        "/..",
+        "/../",
+        "/a/../b",
+        "/a/..",
+        "/.",
+        "/./",
+        "/a/./b",
+        "/%2e",
+        "/%2E%2E/",
+        "/.%2e/",
+        "/%2e./",
+        "/a%2ftc",
+        "/a%2Fb",
+        "/a%5cb",
+        "/a%5C",
+        "/%00",
+        "/a%00b",
+        "/..;/a",
+        "/a/..;x=y/b",
+        "/a%2e",
+        "/../?q",
+        "/a/..?q=1",
+        "//../",
     ];
     for path in ambiguous {
         bench.refuses(400, request(path));
@@ -625,7 +731,21 @@ fn a_path_that_two_programs_read_differently_is_refused() {
     bench.refuses(400, request("/a\\b"));
     bench.refuses(400, request("/\\..\\a"));
     bench.refuses(400, request("http://a.example/a/../b"));
-    for path in ["/...", "/.a", "/a.", "/a..b", "/..a", "/a..", "/%252e%252e/", "/a?b=../c", "/a?%2e%2e%2f", "/a%20b", "/;a", "//a//b", "/%E2%82%AC"] {
+    for path in [
+        "/...",
+        "/.a",
+        "/a.",
+        "/a..b",
+        "/..a",
+        "/a..",
+        "/%252e%252e/",
+        "/a?b=../c",
+        "/a?%2e%2e%2f",
+        "/a%20b",
+        "/;a",
+        "//a//b",
+        "/%E2%82%AC",
+    ] {
         assert_eq!(bench.takes(request(path)).line(), format!("GET {path} HTTP/1.1"));
     }
     let raw = Bench::with("paths = \"raw\"");

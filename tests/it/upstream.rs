@@ -95,10 +95,8 @@ fn on_unix_socket(path: &std::path::Path) -> Arc<Mutex<Vec<String>>> {
                 let mut stream = stream;
                 let mut buffer = Vec::new();
                 while let Some(head) = read_head(&mut stream, &mut buffer) {
-                    let length: usize = head
-                        .lines()
-                        .find_map(|line| line.strip_prefix("Content-Length: "))
-                        .map_or(0, |length| length.parse().unwrap());
+                    let length: usize =
+                        head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).map_or(0, |length| length.parse().unwrap());
                     let mut body = std::mem::take(&mut buffer);
                     while body.len() < length {
                         let mut piece = [0; 4096];

@@ -115,11 +115,23 @@ pub struct RequestHead {
 /// Where to go on. Each stage keeps the first byte it has not judged yet.
 #[derive(Clone, Copy, Debug)]
 enum RequestStage {
-    EmptyLines { at: usize, seen: u8 },
-    Method { start: usize, at: usize },
+    EmptyLines {
+        at: usize,
+        seen: u8,
+    },
+    Method {
+        start: usize,
+        at: usize,
+    },
     /// `class` is what may come at `at`: a path's bytes or, after the question mark, a query's.
-    Target { start: usize, at: usize, class: u8 },
-    Version { start: usize },
+    Target {
+        start: usize,
+        at: usize,
+        class: u8,
+    },
+    Version {
+        start: usize,
+    },
     Fields(FieldLines),
     Done,
 }

@@ -65,12 +65,8 @@ impl Origin {
 
     fn listen(serve: impl Fn(TcpStream, usize, &Mutex<Vec<Request>>) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let origin = Self {
-            address: listener.local_addr().unwrap(),
-            seen: Arc::default(),
-            connections: Arc::default(),
-            is_over: Arc::default(),
-        };
+        let origin =
+            Self { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default(), is_over: Arc::default() };
         let serve = Arc::new(serve);
         let (seen, connections, is_over) = (Arc::clone(&origin.seen), Arc::clone(&origin.connections), Arc::clone(&origin.is_over));
         std::thread::spawn(move || {
