@@ -17,6 +17,8 @@ pub struct Buffer {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
+    /// Whoever writes to us writes much: take a large buffer the next time.
+    is_wide: bool,
 }
 
 impl Buffer {
@@ -40,7 +42,7 @@ impl Buffer {
     /// Room to read into; never empty unless the buffer holds `most` bytes already.
     fn space(&mut self, most: usize, stock: &Buffers) -> &mut [u8] {
         if self.bytes.is_empty() {
-            self.bytes = stock.take(SMALL);
+            self.bytes = stock.take(if self.is_wide { LARGE } else { SMALL });
         }
         if self.end == self.bytes.len() {
             if self.start > 0 {
@@ -78,9 +80,15 @@ impl Buffer {
 
     /// Makes room for long reads.
     pub fn widen(&mut self, stock: &Buffers) {
-        if self.bytes.len() < LARGE {
+        self.is_wide = true;
+        if !self.bytes.is_empty() && self.bytes.len() < LARGE {
             self.grow(LARGE, stock);
         }
+    }
+
+    /// The next reads are short ones again.
+    pub fn narrow(&mut self) {
+        self.is_wide = false;
     }
 
     /// Gives the memory back; only when nothing is in it.

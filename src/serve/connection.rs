@@ -64,7 +64,7 @@ async fn wait(worker: &Rc<Worker>, client: &mut Client, listener: &Listener) -> 
     let is_readable = poll_fn(|cx| {
         match client.link.poll_fill(cx, super::buffer::SMALL) {
             Poll::Ready(read) => return Poll::Ready(matches!(read, Ok(count) if count > 0)),
-            Poll::Pending => client.link.release_buffers(),
+            Poll::Pending => {}
         }
         if place.is_none() {
             place = Some(worker.wait(cx.waker()));

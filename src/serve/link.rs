@@ -68,7 +68,12 @@ impl Link {
             let count = space.filled().len();
             (count, polled.map_ok(|()| count))
         });
-        let count = ready!(read)?;
+        let Poll::Ready(read) = read else {
+            // Whoever waits needs no memory, and the next to read finds this buffer warm.
+            self.input.release(&self.stock);
+            return Poll::Pending;
+        };
+        let count = read?;
         self.is_ended |= count == 0;
         self.filled_up = self.input.is_full();
         self.read_total += count as u64;
@@ -99,7 +104,7 @@ impl Link {
             self.wrote(count)?;
             self.sent += count;
         }
-        self.discard_output();
+        self.release_output();
         match self.wire {
             Wire::Plain(_) => Poll::Ready(Ok(())),
             Wire::Tls(_) => Pin::new(&mut self.wire).poll_flush(cx),
@@ -143,12 +148,19 @@ impl Link {
         Pin::new(&mut self.wire).poll_shutdown(cx)
     }
 
+    fn release_output(&mut self) {
+        self.sent = 0;
+        if self.output.capacity() > 0 {
+            self.stock.give_output(std::mem::take(&mut self.output));
+        }
+    }
+
     /// Gives back what an idle connection does not need.
     pub fn release_buffers(&mut self) {
+        self.input.narrow();
         self.input.release(&self.stock);
-        if !self.has_unsent() && self.output.capacity() > 0 {
-            self.sent = 0;
-            self.stock.give_output(std::mem::take(&mut self.output));
+        if !self.has_unsent() {
+            self.release_output();
         }
     }
 
