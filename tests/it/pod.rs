@@ -75,10 +75,10 @@ impl Drop for Podman {
     }
 }
 
-/// The static binary that goes into the image.
+/// The static binary that goes into the image, where `make static` leaves it.
 fn static_binary() -> Option<PathBuf> {
     let built = std::env::var_os("ATTACHE_STATIC").map(PathBuf::from);
-    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/static/image/attache");
+    let image = Path::new(env!("CARGO_TARGET_TMPDIR")).parent()?.join("static/image/attache");
     built.into_iter().chain([image]).find(|path| path.is_file())
 }
 

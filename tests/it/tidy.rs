@@ -458,7 +458,7 @@ fn every_example_in_the_manual_compiles() {
     }
     let readme = read("README.md");
     let examples: Vec<&str> = readme.split("```toml\n").skip(1).map(|after| after.split("```").next().unwrap()).collect();
-    assert!(examples.len() > 3);
+    assert!(examples.len() >= 2, "the examples are not found any more");
     for example in examples {
         let path = directory.path().join("attache.toml");
         std::fs::write(&path, example).unwrap();
