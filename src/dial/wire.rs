@@ -94,6 +94,10 @@ impl Wire {
         }
     }
 
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     pub fn tls(&self) -> Option<&rustls::ServerConnection> {
         match self {
             Self::Plain(_) => None,
