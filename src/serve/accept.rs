@@ -324,13 +324,7 @@ fn spawn(worker: &Rc<Worker>, bound: &Rc<Bound>, permit: Permit, socket: Socket,
 }
 
 /// PROXY header and TLS, within the handshake's time.
-async fn handshake(
-    worker: &Rc<Worker>,
-    bound: Rc<Bound>,
-    socket: Socket,
-    peer: Option<IpAddr>,
-    listener: Standing,
-) -> Option<Client> {
+async fn handshake(worker: &Rc<Worker>, bound: Rc<Bound>, socket: Socket, peer: Option<IpAddr>, listener: Standing) -> Option<Client> {
     let deadline = Instant::now() + listener.timeouts.handshake;
     let mut timer = Timer::default();
     let mut peer = peer;

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod parsers; // what the parsers accept, others read alike
+mod reload; // reloads: all or nothing, and nobody notices
 mod serving; // the smallest path through real bytes
 mod support; // the rig: real binary, scripted origins, raw clients

@@ -5,14 +5,16 @@
 mod certs;
 mod client;
 mod origin;
+mod place;
 mod rig;
 mod trusting;
 
 pub use certs::{Authority, Pair};
 pub use client::{Answer, Client, Read1};
 pub use origin::{Next, Origin, Request};
+pub use place::free_address;
 pub use rig::{Ended, Rig, binary};
-pub use trusting::trusting_config;
+pub use trusting::{handshake, trusting_config};
 
 use std::time::{Duration, Instant};
 
