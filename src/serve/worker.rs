@@ -20,7 +20,7 @@ use crate::upstream::EndpointId;
 
 /// How long an idle connection stays open for one more request once the process drains: a client
 /// that was just about to send one gets its answer, with `Connection: close`.
-pub const LINGER: Duration = Duration::from_millis(400);
+pub const LINGER: Duration = Duration::from_millis(500);
 
 /// Errors of `accept` come many times a second while there are any.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(5);

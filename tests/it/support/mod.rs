@@ -4,6 +4,7 @@
 
 mod certs;
 mod client;
+mod machine;
 mod origin;
 mod place;
 mod rig;
@@ -11,6 +12,7 @@ mod trusting;
 
 pub use certs::{Authority, Pair};
 pub use client::{Answer, Client, Read1};
+pub use machine::{Lateness, alone, raise_open_files};
 pub use origin::{Next, Origin, Request};
 pub use place::free_address;
 pub use rig::{Ended, Rig, binary};
