@@ -86,7 +86,8 @@ impl Wire {
         matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 
-    /// Makes closing a reset, for an end that must not be taken for the end of the data.
+    /// Makes closing a reset: for an end that must not be taken for the end of the data, and for a peer
+    /// that takes nothing, lest the kernel keep what was meant for it.
     pub fn reset_on_close(&self) {
         if let Socket::Tcp(stream) = self.socket() {
             // A socket that refuses is one that is gone already.

@@ -388,7 +388,10 @@ pub async fn flush(client: &mut Client, timeout: Duration) -> bool {
                 written = client.link.written_total;
                 deadline = Some(Instant::now() + timeout);
             }
-            client.timer.poll(cx, deadline.expect("it was just set")).map(|()| false)
+            client.timer.poll(cx, deadline.expect("it was just set")).map(|()| {
+                client.link.wire.reset_on_close();
+                false
+            })
         }
     })
     .await

@@ -379,10 +379,14 @@ impl Job<'_> {
         let body = waits.body.deadline(waits_for_body, client.link.read_total, timeouts.body);
         let soonest = [write, silent, body, self.deadline].into_iter().flatten().min();
         match soonest {
-            Some(deadline) => client
-                .timer
-                .poll(cx, deadline)
-                .map(|()| if write.is_some_and(|write| write <= deadline) { Ending::ClientGone } else { Ending::Cut }),
+            Some(deadline) => client.timer.poll(cx, deadline).map(|()| {
+                if write.is_some_and(|write| write <= deadline) {
+                    client.link.wire.reset_on_close();
+                    Ending::ClientGone
+                } else {
+                    Ending::Cut
+                }
+            }),
             None => Poll::Pending,
         }
     }

@@ -5,5 +5,6 @@
 mod parsers; // what the parsers accept, others read alike
 mod reload; // reloads: all or nothing, and nobody notices
 mod serving; // the smallest path through real bytes
+mod slow; // slow clients, scarce resources
 mod storm; // reloads and the end under load: nobody notices
 mod support; // the rig: real binary, scripted origins, raw clients
