@@ -61,12 +61,17 @@ impl Wire {
         matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 
-    /// Makes closing a reset, for an end that must not be taken for the end of the data.
+    /// Makes closing a reset: for an end that must not be taken for the end of the data, and for a peer
+    /// that takes nothing, lest the kernel keep what was meant for it.
     pub fn reset_on_close(&self) {
         if let Socket::Tcp(stream) = self.socket() {
             // A socket that refuses is one that is gone already.
             let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
         }
+    }
+
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
     }
 
     pub fn tls(&self) -> Option<&rustls::ServerConnection> {

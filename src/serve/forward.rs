@@ -309,7 +309,8 @@ impl Job<'_> {
         let status = self.response.status;
         let body = compose::client_body(framing.body, self.version);
         // An answer that overtakes its request leaves a connection whose next bytes are no request.
-        let keep = if upload.is_taken() && body != BodyFraming::UntilClose { self.keep } else { Persistence::Closed };
+        let may_keep = upload.is_taken() && body != BodyFraming::UntilClose && !self.client.is_leaving(self.worker);
+        let keep = if may_keep { self.keep } else { Persistence::Closed };
         let lookup = HeadLookup { head: self.head, route: &self.route.name };
         self.worker.with_date(|date| {
             let relay = Relay {

@@ -5,12 +5,16 @@
 mod admin; // every endpoint of the admin API, asked well and badly
 mod cli; // every verb, what it prints and how it exits
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
+mod memory; // bodies, idle connections, bugs: what they cost
 mod parsers; // what the parsers accept, others read alike
 mod pod; // the pod of deploy/, run for real
 mod programs; // real programs on both sides
 mod proxy_protocol; // clients named by PROXY headers, also before TLS
+mod reload; // reloads: all or nothing, and nobody notices
 mod routing; // which route takes a request, and what it does to it
 mod serving; // the smallest path through real bytes
+mod slow; // slow clients, scarce resources
+mod storm; // reloads and the end under load: nobody notices
 mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients
 mod tidy; // the house rules as assertions

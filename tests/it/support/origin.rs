@@ -65,6 +65,8 @@ impl Origin {
 
     fn listen(serve: impl Fn(TcpStream, usize, &Mutex<Vec<Request>>) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // std's queue of 128 makes a crowd wait a second for its second SYN.
+        socket2::SockRef::from(&listener).listen(4096).unwrap();
         let origin =
             Self { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default(), is_over: Arc::default() };
         let serve = Arc::new(serve);
