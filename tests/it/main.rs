@@ -1,6 +1,9 @@
 //! The integration tests: one binary, so that it links once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests that measure or skip say so")]
+#![allow(clippy::large_stack_arrays, clippy::format_push_string, clippy::format_collect, reason = "speed is no concern here")]
+#![allow(clippy::float_cmp, reason = "metrics are whole numbers in a float")]
 
 mod admin; // every endpoint of the admin API, asked well and badly
 mod cli; // every verb, what it prints and how it exits

@@ -233,7 +233,7 @@ impl Storm {
             }
             floor = asked;
             // From here on the transport may change: the connection gets one more answer.
-            turning = None;
+            drop(turning.take());
         }
         true
     }

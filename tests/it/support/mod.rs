@@ -15,7 +15,7 @@ pub use client::{Answer, Client, Read1};
 pub use machine::{Lateness, alone, raise_open_files};
 pub use origin::{Next, Origin, Request, read_head};
 pub use place::free_address;
-pub use rig::{Ended, Rig, binary};
+pub use rig::{Rig, binary};
 pub use trusting::{handshake, trusting_config};
 
 use std::time::{Duration, Instant};
