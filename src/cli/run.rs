@@ -26,6 +26,7 @@ pub(super) fn run(paths: Vec<PathBuf>) -> ExitCode {
 /// `announce` is told every address that listens, as the system says it is.
 pub(super) fn serve(origin: Origin, announce: impl Fn(&str)) -> ExitCode {
     raise_open_files();
+    decline_huge_pages();
     // Two sockets at most are on their way to the admin's thread.
     let (tell_admin, admin_sockets) = mpsc::channel(2);
     let supervisor = match Supervisor::start(origin, tell_admin) {
@@ -69,5 +70,13 @@ fn raise_open_files() {
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             tracing::debug!(%error, "cannot raise the limit of open files");
         }
+    }
+}
+
+/// Where the system gives huge pages to everybody, a heap is rounded up to 2 MiB for each thread and
+/// each burst. A proxy's heap is small and lives long: it gains less than it costs.
+fn decline_huge_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "cannot decline huge pages");
     }
 }

@@ -305,14 +305,9 @@ fn spawn(worker: &Rc<Worker>, bound: &Rc<Bound>, permit: Permit, socket: Socket,
     let opened = Opened::new(worker, &listener, permit);
     let bound = Rc::clone(bound);
     if listener.tls.is_none() && !listener.requires_proxy_header {
-        let client = Client {
-            link: Link::new(Wire::Plain(socket), Rc::clone(&worker.stock)),
-            timer: Timer::default(),
-            bound,
-            peer,
-            tls: None,
-            tls_policy: 0,
-        };
+        let link = Link::new(Wire::Plain(socket), Rc::clone(&worker.stock));
+        // Boxed: futures hold each of their arguments twice.
+        let client = Box::new(Client { link, timer: Timer::default(), bound, peer, tls: None, tls_policy: 0 });
         tokio::task::spawn_local(async move { connection::serve(&opened.worker, client).await });
         return;
     }
@@ -325,7 +320,7 @@ fn spawn(worker: &Rc<Worker>, bound: &Rc<Bound>, permit: Permit, socket: Socket,
 }
 
 /// PROXY header and TLS, within the handshake's time.
-async fn handshake(worker: &Rc<Worker>, bound: Rc<Bound>, socket: Socket, peer: Option<IpAddr>, listener: Standing) -> Option<Client> {
+async fn handshake(worker: &Rc<Worker>, bound: Rc<Bound>, socket: Socket, peer: Option<IpAddr>, listener: Standing) -> Option<Box<Client>> {
     let deadline = Instant::now() + listener.timeouts.handshake;
     let mut timer = Timer::default();
     let mut peer = peer;
@@ -338,7 +333,7 @@ async fn handshake(worker: &Rc<Worker>, bound: Rc<Bound>, socket: Socket, peer: 
     };
     let Some(acceptor) = &listener.tls else {
         let link = Link::new(Wire::Plain(socket), Rc::clone(&worker.stock));
-        return Some(Client { link, timer, bound, peer, tls: None, tls_policy: 0 });
+        return Some(Box::new(Client { link, timer, bound, peer, tls: None, tls_policy: 0 }));
     };
     let accepting = tokio_rustls::TlsAcceptor::from(acceptor.config()).accept(socket);
     let stream = match in_time(worker, &mut timer, deadline, accepting).await {
@@ -362,7 +357,7 @@ async fn handshake(worker: &Rc<Worker>, bound: Rc<Bound>, socket: Socket, peer: 
         subject: tls::client_identity(session).map(|identity| identity.subject),
     };
     let link = Link::new(Wire::Tls(Box::new(stream)), Rc::clone(&worker.stock));
-    Some(Client { link, timer, bound, peer, tls: Some(Box::new(facts)), tls_policy: acceptor.client_policy() })
+    Some(Box::new(Client { link, timer, bound, peer, tls: Some(Box::new(facts)), tls_policy: acceptor.client_policy() }))
 }
 
 /// Waits for a step of a handshake. Not for long once the process drains: whoever connected and says

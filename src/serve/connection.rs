@@ -58,8 +58,9 @@ const LULL: Duration = Duration::from_secs(1);
 ///
 /// While a connection is idle this future is all it has, so it is kept small: what requests need is
 /// on the heap, and only from the first request to the next lull. A lull and not each request, since
-/// a busy connection should not allocate.
-pub async fn serve(worker: &Rc<Worker>, mut client: Client) {
+/// a busy connection should not allocate; with very many of them, each request, since so much memory
+/// would not come back.
+pub async fn serve(worker: &Rc<Worker>, mut client: Box<Client>) {
     let after = loop {
         match wait(worker, &mut client, None).await {
             Waited::Request => {}
@@ -88,6 +89,7 @@ async fn requests(worker: &Rc<Worker>, client: &mut Client) -> After {
             return after;
         }
         client.link.release_buffers();
+        let Some(_warm) = worker.stay_warm() else { return After::Keep };
         match wait(worker, client, Some(LULL)).await {
             Waited::Request => {}
             Waited::Lull => return After::Keep,

@@ -54,6 +54,8 @@ pub struct Worker {
     pub accepting: Cell<usize>,
     /// Requests from their first byte to the last of their answer.
     pub in_flight: Cell<usize>,
+    /// Idle connections that keep what requests need.
+    warm: Cell<usize>,
     /// Woken when nothing is left to do while draining.
     pub done: tokio::sync::Notify,
     complained: Cell<Option<Instant>>,
@@ -97,6 +99,8 @@ impl Scratch {
     }
 }
 
+/// Idle connections that keep what requests need, about 2 KiB each: as many as are usually busy at once.
+const WARM_MAX: usize = 256;
 /// Scratch spaces kept for reuse.
 const SCRATCH_KEPT_MAX: usize = 64;
 
@@ -116,6 +120,7 @@ impl Worker {
             open: Cell::new(0),
             accepting: Cell::new(0),
             in_flight: Cell::new(0),
+            warm: Cell::new(0),
             done: tokio::sync::Notify::new(),
             complained: Cell::new(None),
             date: RefCell::new(HttpDate::new()),
@@ -202,6 +207,15 @@ impl Worker {
         Waiting { place: self.waiting.borrow_mut().insert(waker.clone()), worker: Rc::clone(self) }
     }
 
+    /// Lets an idle connection keep what requests need, unless too many do.
+    pub fn stay_warm(&self) -> Option<Warm<'_>> {
+        let warm = self.warm.get();
+        (warm < WARM_MAX).then(|| {
+            self.warm.set(warm + 1);
+            Warm(self)
+        })
+    }
+
     /// Counts a request until what is returned is dropped.
     pub fn begin(self: &Rc<Self>) -> InFlight {
         self.in_flight.set(self.in_flight.get() + 1);
@@ -252,6 +266,15 @@ pub struct Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.worker.waiting.borrow_mut().remove(self.place);
+    }
+}
+
+/// A place among the idle connections that keep what requests need.
+pub struct Warm<'a>(&'a Worker);
+
+impl Drop for Warm<'_> {
+    fn drop(&mut self) {
+        self.0.warm.set(self.0.warm.get() - 1);
     }
 }
 
