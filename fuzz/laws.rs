@@ -206,6 +206,11 @@ pub fn proxy_header(bytes: &[u8]) -> bool {
         Ok(Parsed::Complete { bytes: len, source, destination }) => {
             assert!(len <= bytes.len());
             assert_eq!(source.is_some(), destination.is_some());
+            // Whoever reads what is missing at the least never reads beyond the header.
+            for partial in 0..len {
+                let missing = proxy_header::least_missing(&bytes[..partial]);
+                assert!((1..=len - partial).contains(&missing), "{missing} after {partial} of {len}");
+            }
             true
         }
         _ => false,

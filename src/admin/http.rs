@@ -228,9 +228,9 @@ async fn read<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, input: &mut Vec
         BodyFraming::Length(length) if length > BODY_MAX => return Err(413),
         BodyFraming::Length(length) => {
             while (input.len() as u64) < length && stream.read_buf(input).await.unwrap_or(0) > 0 {}
-            let have = (length as usize).min(input.len());
-            request.body = input.drain(..have).collect();
-            have as u64 == length
+            let is_whole = input.len() as u64 >= length;
+            request.body = input.drain(..(length as usize).min(input.len())).collect();
+            is_whole
         }
         BodyFraming::Chunked => read_chunks(stream, input, &mut request.body).await?,
     };

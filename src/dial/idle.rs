@@ -23,12 +23,13 @@ struct Parked {
 }
 
 impl Idle {
-    /// The connection that was used last, so that the rest may age; dead ones are dropped on the way.
-    pub fn take(&self, endpoint: EndpointId) -> Option<Wire> {
+    /// The connection that was used last, so that the rest may age; what is dead or due is dropped on
+    /// the way.
+    pub fn take(&self, endpoint: EndpointId, now: Instant) -> Option<Wire> {
         let mut by_endpoint = self.by_endpoint.borrow_mut();
         let parked = by_endpoint.get_mut(&endpoint)?;
         while let Some(candidate) = parked.pop() {
-            if candidate.wire.is_silent() {
+            if candidate.until > now && candidate.wire.is_silent() {
                 return Some(candidate.wire);
             }
         }

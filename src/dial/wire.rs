@@ -3,7 +3,6 @@
 //! No buffers of its own: an idle connection is only its socket (and its TLS state).
 
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -25,30 +24,6 @@ pub enum Wire {
 }
 
 impl Socket {
-    /// Looks at what is there without taking it, once there is something.
-    pub fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        use rustix::net::{RecvFlags, recv};
-        let mut peek = |fd: std::os::fd::BorrowedFd<'_>| {
-            recv(fd, &mut *buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT).map(|(count, _)| count).map_err(io::Error::from)
-        };
-        loop {
-            let peeked = match self {
-                Self::Tcp(stream) => {
-                    std::task::ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(tokio::io::Interest::READABLE, || peek(stream.as_fd()))
-                }
-                Self::Unix(stream) => {
-                    std::task::ready!(stream.poll_read_ready(cx))?;
-                    stream.try_io(tokio::io::Interest::READABLE, || peek(stream.as_fd()))
-                }
-            };
-            match peeked {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                peeked => return Poll::Ready(peeked),
-            }
-        }
-    }
-
     /// Reads what is there without waiting.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
@@ -86,12 +61,17 @@ impl Wire {
         matches!(peeked, Err(rustix::io::Errno::AGAIN))
     }
 
-    /// Makes closing a reset, for an end that must not be taken for the end of the data.
+    /// Makes closing a reset: for an end that must not be taken for the end of the data, and for a peer
+    /// that takes nothing, lest the kernel keep what was meant for it.
     pub fn reset_on_close(&self) {
         if let Socket::Tcp(stream) = self.socket() {
             // A socket that refuses is one that is gone already.
             let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
         }
+    }
+
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
     }
 
     pub fn tls(&self) -> Option<&rustls::ServerConnection> {

@@ -276,6 +276,7 @@ fn compile_listener(
         tls: tls.map(|acceptor| acceptor.map(Arc::new).ok_or(())).transpose().ok()?,
         limits,
         connections_max: written.limits.connections.value as usize,
+        gate: inputs.previous.and_then(|g| g.listeners.iter().find(|l| l.name == name)).map_or_else(Arc::default, |l| Arc::clone(&l.gate)),
         body: written.limits.body,
         timeouts: written.timeouts,
         table: table?,

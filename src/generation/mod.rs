@@ -3,6 +3,7 @@
 //! Performs no I/O and knows no sockets; what the supervisor binds, it binds for addresses it reads here.
 
 mod compile;
+mod gate;
 mod shadow;
 mod walk;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 
 pub use compile::{Inputs, compile};
+pub use gate::{Gate, Permit};
 pub use walk::Walk;
 
 use crate::config::listener::{Paths, Timeouts};
@@ -67,6 +69,7 @@ pub struct Listener {
     pub tls: Option<Arc<Acceptor>>,
     pub limits: Limits,
     pub connections_max: usize,
+    pub gate: Arc<Gate>,
     pub body: BodyLimit,
     pub timeouts: Timeouts,
     table: Table,

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 const V1_PREFIX: &[u8] = b"PROXY ";
+/// `PROXY UNKNOWN` with CRLF.
+const V1_BYTES_MIN: usize = 15;
 /// The longest line of version 1, with CRLF.
 const V1_BYTES_MAX: usize = 107;
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -70,6 +72,22 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, ProxyError> {
         Some(b'P') => parse_v1(bytes),
         Some(_) => parse_v2(bytes),
     }
+}
+
+/// How many more bytes belong to the header that `bytes` begins at the least: so many can be read from a
+/// socket without taking anything of what follows. At least one, for a header that is partial.
+pub fn least_missing(bytes: &[u8]) -> usize {
+    let whole = match bytes {
+        [] => V1_BYTES_MIN,
+        [b'P', ..] if bytes.len() < V1_BYTES_MIN => V1_BYTES_MIN,
+        [b'P', .., b'\r'] => bytes.len() + 1,
+        [b'P', ..] => bytes.len() + 2,
+        _ => match bytes.get(V2_FIXED - 2..V2_FIXED) {
+            Some(&[high, low]) => V2_FIXED + usize::from(u16::from_be_bytes([high, low])),
+            _ => V2_FIXED,
+        },
+    };
+    whole.saturating_sub(bytes.len()).max(1)
 }
 
 /// Whether all of `prefix` is there; an error as soon as something else is.

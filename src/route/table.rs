@@ -92,13 +92,12 @@ impl Table {
         let matchers = &self.matchers[route];
         let path = matchers.path.iter().find(|pattern| pattern.matches(head.compare_path));
         let mut captures = Captures::of(path, head.path);
+        let host = head.host.strip_suffix(b".").unwrap_or(head.host);
         captures.host = matchers
             .host
             .iter()
             .find_map(|pattern| match pattern {
-                HostPattern::Suffix(suffix) if ends_with_ignoring_case(head.host, suffix.as_bytes()) => {
-                    Some(&head.host[..head.host.len() - suffix.len()])
-                }
+                HostPattern::Suffix(suffix) if ends_with_ignoring_case(host, suffix.as_bytes()) => Some(&host[..host.len() - suffix.len()]),
                 _ => None,
             })
             .unwrap_or_default();

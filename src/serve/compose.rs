@@ -31,6 +31,8 @@ pub struct Forwarding<'a> {
     pub captures: &'a Captures<'a>,
     pub body: BodyFraming,
     pub expects_continue: bool,
+    /// What the client spoke.
+    pub version: Version,
     /// The address of the peer itself, which may be a trusted proxy.
     pub peer: Option<IpAddr>,
     pub peer_is_trusted: bool,
@@ -120,7 +122,7 @@ fn request_fields(forwarding: &Forwarding<'_>, out: &mut Vec<u8>) -> Seen {
             Known::XRequestId => continue,
             _ => {}
         }
-        if nominations.names(name) || edits.drops(field.known, name) {
+        if nominations.take(field.known, name) || edits.drops(field.known, name) {
             continue;
         }
         seen.proto |= field.known == Known::XForwardedProto;
@@ -156,7 +158,11 @@ fn proxy_fields(forwarding: &Forwarding<'_>, seen: &Seen, out: &mut Vec<u8>) {
         write_field(b"X-Request-Id", head.request_id, out);
     }
     if ours(Known::Via, b"via") {
-        out.extend_from_slice(b"Via: 1.1 attache\r\n");
+        // RFC 9110 §7.6.3: the version that the message came in, not the one it goes on in.
+        out.extend_from_slice(match forwarding.version {
+            Version::Http11 => b"Via: 1.1 attache\r\n",
+            Version::Http10 => b"Via: 1.0 attache\r\n",
+        });
     }
 }
 
@@ -172,6 +178,16 @@ impl<'a> Nominations<'a> {
         let plain = |token: &[u8]| token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive");
         let any = connection_tokens(bytes, fields).any(|token| !plain(token));
         Self { bytes, fields, any }
+    }
+
+    /// Whether the field ends here. What tells the endpoint who asked is not the client's to take away:
+    /// that is how a request passes for one from inside.
+    fn take(&self, known: Known, name: &[u8]) -> bool {
+        let is_safe = matches!(
+            known,
+            Known::XForwardedProto | Known::XForwardedHost | Known::XForwardedOther | Known::Forwarded | Known::XAttache | Known::Via
+        );
+        self.any && !is_safe && self.names(name)
     }
 
     fn names(&self, name: &[u8]) -> bool {
@@ -207,9 +223,13 @@ pub fn response(relay: &Relay<'_>, out: &mut Vec<u8>) {
     for field in &response.fields {
         let (name, value) = (field.name.of(bytes), field.value.of(bytes));
         match field.known {
-            Known::TransferEncoding | Known::Connection | Known::KeepAlive | Known::ProxyConnection | Known::Upgrade | Known::Te => {
-                continue;
-            }
+            Known::TransferEncoding
+            | Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::Upgrade
+            | Known::Http2Settings
+            | Known::Te => continue,
             Known::ContentLength if !relay.keeps_length || length_written => continue,
             Known::ContentLength => length_written = true,
             Known::Trailer if relay.body != BodyFraming::Chunked => continue,
@@ -241,7 +261,15 @@ pub fn interim(response: &ResponseHead, bytes: &[u8], out: &mut Vec<u8>) {
         let name = field.name.of(bytes);
         let is_hop = matches!(
             field.known,
-            Known::TransferEncoding | Known::ContentLength | Known::Connection | Known::KeepAlive | Known::Upgrade | Known::ProxyConnection
+            Known::TransferEncoding
+                | Known::ContentLength
+                | Known::Connection
+                | Known::KeepAlive
+                | Known::Upgrade
+                | Known::ProxyConnection
+                | Known::Http2Settings
+                | Known::Te
+                | Known::Trailer
         );
         if !is_hop && !nominations.names(name) {
             write_field(name, field.value.of(bytes), out);

@@ -5,7 +5,6 @@
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use super::exchange::{self, After};
 use super::link::Link;
 use super::timer::Timer;
 use super::worker::{LINGER, Scratch, Worker};
-use crate::generation::{Generation, Listener};
+use crate::generation::Listener;
 use crate::proto::http1::{HeadError, Progress};
 use crate::refusal::Refusal;
 use crate::route::TlsFacts;
@@ -31,92 +30,144 @@ pub struct Client {
     pub tls_policy: u64,
 }
 
+impl Client {
+    /// Since when this connection has no future: the process drains, or nobody stands at its socket
+    /// any more. With the idle time that it has left from then on.
+    fn left_since(&self, worker: &Worker) -> Option<(Instant, Duration)> {
+        let draining = worker.draining_since().map(|since| (since, LINGER));
+        draining.or_else(|| self.bound.left_since(self.link.wire.is_tls()).map(|since| (since, RETIRED_IDLE)))
+    }
+
+    /// Whether an answer that is about to be written must say that it is the last.
+    pub fn is_leaving(&self, worker: &Worker) -> bool {
+        self.left_since(worker).is_some()
+    }
+}
+
 /// How long a connection whose listener is gone may stay idle before it is closed.
 const RETIRED_IDLE: Duration = Duration::from_secs(2);
-/// How long and how much is read after the last answer, so that closing does not destroy it on its way.
-const LAST_READS: Duration = Duration::from_secs(2);
-const LAST_READS_BYTES: u64 = 1 << 20;
+/// How long a client that was told the end may say nothing before the connection is closed.
+const LAST_SILENCE: Duration = Duration::from_secs(2);
+/// How long it may go on sending what nobody wants, such as the rest of a refused upload. Many clients
+/// read no answer before they have sent everything.
+const LAST_READS: Duration = Duration::from_secs(30);
+/// A connection that was idle for so long gives back the memory that requests need.
+const LULL: Duration = Duration::from_secs(1);
 
 /// Serves requests until one side has had enough.
-pub async fn serve(worker: &Rc<Worker>, mut client: Client, mut listener: Arc<Listener>) {
-    loop {
-        if !wait(worker, &mut client, &listener).await {
-            return;
+///
+/// While a connection is idle this future is all it has, so it is kept small: what requests need is
+/// on the heap, and only from the first request to the next lull. A lull and not each request, since
+/// a busy connection should not allocate.
+pub async fn serve(worker: &Rc<Worker>, mut client: Client) {
+    let after = loop {
+        match wait(worker, &mut client, None).await {
+            Waited::Request => {}
+            Waited::Lull | Waited::Over => return Box::pin(end(&mut client)).await,
+            Waited::Gone => return,
         }
+        match Box::pin(requests(worker, &mut client)).await {
+            After::Keep => {}
+            after => break after,
+        }
+    };
+    if after == After::Close {
+        Box::pin(close(worker, &mut client)).await;
+    }
+}
+
+/// Answers requests as long as they come. [`After::Keep`] once they pause.
+async fn requests(worker: &Rc<Worker>, client: &mut Client) -> After {
+    loop {
+        let in_flight = worker.begin();
         let mut scratch = worker.scratch();
-        let after = one(worker, &mut client, &mut listener, &mut scratch).await;
+        let after = one(worker, client, &mut scratch).await;
         worker.give_scratch(scratch);
-        match after {
-            After::Keep => client.link.release_buffers(),
-            After::Close => return close(&mut client).await,
-            After::Abort => return,
+        drop(in_flight);
+        if after != After::Keep {
+            return after;
+        }
+        client.link.release_buffers();
+        match wait(worker, client, Some(LULL)).await {
+            Waited::Request => {}
+            Waited::Lull => return After::Keep,
+            Waited::Over => {
+                end(client).await;
+                return After::Abort;
+            }
+            Waited::Gone => return After::Abort,
         }
     }
 }
 
-/// Waits until a request begins. `false` when the connection is over instead.
-async fn wait(worker: &Rc<Worker>, client: &mut Client, listener: &Listener) -> bool {
+enum Waited {
+    Request,
+    /// Nothing came for so long as was asked for.
+    Lull,
+    /// Nothing came for so long as the connection may be idle.
+    Over,
+    /// The client closed, or the connection broke.
+    Gone,
+}
+
+/// Waits until a request begins.
+async fn wait(worker: &Rc<Worker>, client: &mut Client, lull: Option<Duration>) -> Waited {
     if !client.link.input().is_empty() {
-        return true;
+        return Waited::Request;
     }
-    let idle_until = Instant::now() + listener.timeouts.idle;
-    let mut place = None;
-    let is_readable = poll_fn(|cx| {
+    let since = Instant::now();
+    let (listener, _) = client.bound.listener_for(&worker.pin(), client.link.wire.is_tls());
+    let idle_until = since + listener.timeouts.idle;
+    // An idle connection must not keep a generation in memory.
+    drop(listener);
+    let mut waiting = None;
+    poll_fn(|cx| {
         match client.link.poll_fill(cx, super::buffer::SMALL) {
-            Poll::Ready(read) => return Poll::Ready(matches!(read, Ok(count) if count > 0)),
+            Poll::Ready(Ok(count)) if count > 0 => return Poll::Ready(Waited::Request),
+            Poll::Ready(Ok(_) | Err(_)) => return Poll::Ready(Waited::Gone),
             Poll::Pending => {}
         }
-        if place.is_none() {
-            place = Some(worker.wait(cx.waker()));
+        if waiting.is_none() {
+            waiting = Some(worker.wait(cx.waker()));
         }
         let mut until = idle_until;
-        if let Some(since) = worker.draining_since() {
-            until = until.min(since + LINGER);
+        if let Some((left, idle)) = client.left_since(worker) {
+            // Counted from the last answer, if that came later: who got it may be about to ask again.
+            until = until.min(left.max(since) + idle);
         }
-        if let Some(since) = client.bound.retired_since() {
-            until = until.min(since + RETIRED_IDLE);
-        }
-        client.timer.poll(cx, until).map(|()| false)
+        let lull = lull.map(|lull| since + lull).filter(|&lull| lull < until);
+        client.timer.poll(cx, lull.unwrap_or(until)).map(|()| if lull.is_some() { Waited::Lull } else { Waited::Over })
     })
-    .await;
-    if let Some(place) = place {
-        worker.stop_waiting(place);
-    }
-    if !is_readable && !client.link.is_ended {
-        // A polite end: the peer reads it as "no more requests", TLS peers as no truncation.
-        let _ = client.timer.limit(Instant::now() + Duration::from_secs(1), poll_fn(|cx| client.link.poll_shutdown(cx))).await;
-    }
-    is_readable
+    .await
+}
+
+/// A polite end: the peer reads it as "no more requests", TLS peers as no truncation.
+async fn end(client: &mut Client) {
+    let link = &mut client.link;
+    let _ = client.timer.limit(Instant::now() + Duration::from_secs(1), poll_fn(|cx| link.poll_shutdown(cx))).await;
 }
 
 /// Reads one head and has it exchanged.
-async fn one(worker: &Rc<Worker>, client: &mut Client, listener: &mut Arc<Listener>, scratch: &mut Scratch) -> After {
+async fn one(worker: &Rc<Worker>, client: &mut Client, scratch: &mut Scratch) -> After {
     let started = Instant::now();
+    let is_tls = client.link.wire.is_tls();
     // The listener may have changed while the connection was idle; the newest one decides.
     let generation = worker.pin();
-    let is_current = adopt(&generation, client, listener);
-    let read = read_head(client, listener, scratch, started).await;
-    match read {
+    let (listener, is_current) = client.bound.listener_for(&generation, is_tls);
+    match read_head(client, &listener, scratch, started).await {
         Ok(()) => {}
         Err(Unread::Gone) => return After::Abort,
         Err(Unread::Refused(refusal)) => {
-            return exchange::refuse_unparsed(worker, client, listener, scratch, refusal, started).await;
+            return exchange::refuse_unparsed(worker, client, &listener, scratch, refusal, started).await;
         }
     }
     // Pinned anew: a slow head may have outlived the generation it began under.
-    let generation = worker.pin();
-    let is_current = adopt(&generation, client, listener) && is_current;
-    exchange::run(worker, client, listener, &generation, scratch, started, is_current).await
-}
-
-/// Takes over the listener that now stands at the connection's socket. `false` if there is none
-/// any more: the old one answers a last request.
-fn adopt(generation: &Generation, client: &Client, listener: &mut Arc<Listener>) -> bool {
-    let Some(current) = generation.listener_at(&client.bound.key) else { return false };
-    if !Arc::ptr_eq(current, listener) {
-        *listener = Arc::clone(current);
+    let now = worker.pin();
+    if now.number == generation.number {
+        return exchange::run(worker, client, &listener, &generation, scratch, started, is_current).await;
     }
-    current.tls.is_some() == client.tls.is_some() && client.bound.retired_since().is_none()
+    let (listener, is_current) = client.bound.listener_for(&now, is_tls);
+    exchange::run(worker, client, &listener, &now, scratch, started, is_current).await
 }
 
 enum Unread {
@@ -140,6 +191,8 @@ async fn read_head(client: &mut Client, listener: &Listener, scratch: &mut Scrat
             Poll::Pending => client.timer.poll(cx, deadline).map(|()| None),
         });
         match read.await {
+            // Empty lines are no beginning of a request: old clients send one behind a body.
+            None | Some(Ok(0)) if is_blank(client.link.input()) => return Err(Unread::Gone),
             None => return Err(Unread::Refused(Refusal::HeaderTimeout)),
             Some(Ok(count)) if count > 0 => {
                 // Bytes that keep coming must not put the deadline off.
@@ -147,7 +200,6 @@ async fn read_head(client: &mut Client, listener: &Listener, scratch: &mut Scrat
                     return Err(Unread::Refused(Refusal::HeaderTimeout));
                 }
             }
-            Some(Ok(_)) if client.link.input().is_empty() => return Err(Unread::Gone),
             Some(Ok(_)) => return Err(Unread::Refused(Refusal::Incomplete)),
             Some(Err(_)) => return Err(Unread::Gone),
         }
@@ -156,6 +208,10 @@ async fn read_head(client: &mut Client, listener: &Listener, scratch: &mut Scrat
     scratch.request_bytes.extend_from_slice(&client.link.input()[..length]);
     client.link.consume(length);
     Ok(())
+}
+
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
 fn refusal_of(error: HeadError) -> Refusal {
@@ -169,20 +225,39 @@ fn refusal_of(error: HeadError) -> Refusal {
 
 /// Closes so that the last answer arrives: says "no more", then reads on until the client closes,
 /// since closing with unread bytes would reset the connection under the answer.
-async fn close(client: &mut Client) {
-    let deadline = Instant::now() + LAST_READS;
-    let link = &mut client.link;
-    let most = link.read_total + LAST_READS_BYTES;
-    let lingering = async {
-        if poll_fn(|cx| link.poll_shutdown(cx)).await.is_err() {
-            return;
+async fn close(worker: &Rc<Worker>, client: &mut Client) {
+    let since = Instant::now();
+    let Client { link, timer, .. } = client;
+    let mut heard = since;
+    let mut waiting = None;
+    let mut is_shut = false;
+    poll_fn(|cx| {
+        if waiting.is_none() {
+            waiting = Some(worker.wait(cx.waker()));
         }
-        while !link.is_ended && link.read_total < most {
-            link.consume(link.input().len());
-            if poll_fn(|cx| link.poll_fill(cx, super::buffer::SMALL)).await.is_err() {
-                return;
+        loop {
+            let polled = if is_shut {
+                link.consume(link.input().len());
+                link.poll_fill(cx, super::buffer::SMALL).map_ok(drop)
+            } else {
+                link.poll_shutdown(cx)
+            };
+            match polled {
+                Poll::Ready(Ok(())) => is_shut = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => break,
             }
+            if link.is_ended {
+                return Poll::Ready(());
+            }
+            heard = Instant::now();
         }
-    };
-    let _ = client.timer.limit(deadline, lingering).await;
+        let mut until = (heard + LAST_SILENCE).min(since + LAST_READS);
+        // A process that ends waits less for clients that do not close.
+        if let Some(draining) = worker.draining_since() {
+            until = until.min(draining.max(since) + LINGER);
+        }
+        timer.poll(cx, until)
+    })
+    .await;
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::compose::{self, Own, Persistence};
 use super::connection::Client;
 use super::forward::{self, Job};
+use super::timer::Stall;
 use super::worker::{Scratch, Worker};
 use crate::config::listener::Paths;
 use crate::generation::{Generation, Listener, Route, Walk};
@@ -154,14 +155,18 @@ pub async fn run(
             worker.with_date(|date| {
                 compose::fixed(respond, &lookup, &route.response_edits, method, keep, date, client.link.output());
             });
-            local(client, listener, framing, keep, respond.status, respond.body.len() as u64, None).await
+            let body_out = if method == b"HEAD" { 0 } else { respond.body.len() as u64 };
+            local(client, listener, framing, keep, respond.status, body_out, None).await
         }
         (Decision::Redirect(redirect), Some(route), Some(framing)) => {
             let lookup = HeadLookup { head: &head, route: &route.name };
             let keep = keep_after_local(keep, framing);
-            let mut fields = b"Location: ".to_vec();
-            redirect.to.write(&lookup, &mut fields);
-            fields.extend_from_slice(b"\r\n");
+            let mut fields = Vec::new();
+            if !route.response_edits.drops(Known::Other, b"location") {
+                fields.extend_from_slice(b"Location: ");
+                redirect.to.write(&lookup, &mut fields);
+                fields.extend_from_slice(b"\r\n");
+            }
             route.response_edits.write(&lookup, &mut fields);
             let own = Own { status: redirect.status, fields: &fields, body: b"" };
             worker.with_date(|date| own.write(method, keep, date, client.link.output()));
@@ -204,7 +209,7 @@ pub async fn refuse_unparsed(
     // What was read of the head is logged as far as it goes.
     request_bytes.extend_from_slice(&client.link.input()[..client.link.input().len().min(1 << 10)]);
     let bytes: &[u8] = request_bytes;
-    refuse(worker, client, b"", refusal, Persistence::Closed);
+    refuse(worker, client, request.method.of(bytes), refusal, Persistence::Closed);
     let outcome = local(client, listener, &RequestFraming::UNREAD, Persistence::Closed, refusal.status().code(), 0, Some(refusal)).await;
     let head = Head {
         method: request.method.of(bytes),
@@ -258,7 +263,10 @@ fn check<'a>(
             if !host_field.is_empty() && !host_field.eq_ignore_ascii_case(authority) {
                 return Err(Refusal::HostMismatch);
             }
-            (authority, path, query)
+            // RFC 9112 §3.2.4: this is how a proxy is asked for `*`.
+            let is_about_server =
+                request.method.of(bytes) == b"OPTIONS" && query.is_none() && request.target.of(bytes).ends_with(authority);
+            (authority, if is_about_server { b"*" } else { path }, query)
         }
         Target::Asterisk if request.method.of(bytes) == b"OPTIONS" => (host_field, &b"*"[..], None),
         Target::Asterisk | Target::Authority(_) => return Err(Refusal::BadHead),
@@ -379,17 +387,17 @@ async fn local(
 
 /// Sends everything in the client's output. `false` if it cannot be sent.
 pub async fn flush(client: &mut Client, timeout: Duration) -> bool {
-    let mut deadline = None;
-    let mut written = client.link.written_total;
+    let mut stall = Stall::default();
     poll_fn(|cx| match client.link.poll_flush(cx) {
         Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
-        Poll::Pending => {
-            if deadline.is_none() || written != client.link.written_total {
-                written = client.link.written_total;
-                deadline = Some(Instant::now() + timeout);
-            }
-            client.timer.poll(cx, deadline.expect("it was just set")).map(|()| false)
-        }
+        Poll::Pending => match stall.deadline(true, client.link.written_total, timeout) {
+            Some(deadline) => client.timer.poll(cx, deadline).map(|()| {
+                // The kernel would go on holding what this client does not read.
+                client.link.wire.reset_on_close();
+                false
+            }),
+            None => Poll::Pending,
+        },
     })
     .await
 }

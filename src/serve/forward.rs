@@ -74,7 +74,7 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
         attempts += 1;
         let started = Instant::now();
         let endpoint = Arc::clone(lease.endpoint());
-        let (wire, is_reused) = match job.connect(&endpoint, pool, may_reuse).await {
+        let (wire, is_reused) = match job.connect(&endpoint, pool, may_reuse, started).await {
             Ok(connected) => connected,
             Err(refusal) => {
                 let outcome =
@@ -143,9 +143,8 @@ fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker,
 }
 
 impl Job<'_> {
-    async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool) -> Result<(Wire, bool), Refusal> {
-        let reusable = || may_reuse.then(|| self.worker.idle.take(endpoint.id)).flatten();
-        while let Some(wire) = reusable() {
+    async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool, now: Instant) -> Result<(Wire, bool), Refusal> {
+        while let Some(wire) = may_reuse.then(|| self.worker.idle.take(endpoint.id, now)).flatten() {
             // What cannot be sent twice goes only where somebody is certain to read it.
             let is_safe = self.is_idempotent() && self.framing.body == BodyFraming::None;
             if is_safe || wire.is_silent_for_certain() {
@@ -183,7 +182,9 @@ impl Job<'_> {
                 route: self.route,
                 captures: self.captures,
                 body: self.framing.body,
-                expects_continue: self.framing.expect_continue,
+                // RFC 9110 §10.1.1: not without a body.
+                expects_continue: self.framing.expect_continue && self.framing.body != BodyFraming::None,
+                version: self.version,
                 peer: self.client.peer,
                 peer_is_trusted: self.peer_is_trusted,
                 endpoint_host: &endpoint_host,
@@ -208,7 +209,7 @@ impl Job<'_> {
 
     /// Whether a second try is the first one for the endpoint, or harmless, and still complete.
     fn may_send_again(&self, link: &Link, upload: &Pump) -> bool {
-        link.read_total == 0 && upload.moved == 0 && (self.is_idempotent() || link.written_total == 0)
+        link.read_total == 0 && upload.is_untouched && (self.is_idempotent() || link.written_total == 0)
     }
 
     /// Sends the request and waits for the head of the final answer; interim ones go to the client.
@@ -241,10 +242,25 @@ impl Job<'_> {
         waits: &mut Waits,
     ) -> Poll<Result<(), Early>> {
         let client = &mut *self.client;
-        if let Err(early) = poll_upload(cx, client, link, upload, waits) {
-            return Poll::Ready(Err(early));
+        // The request goes first, but an answer that overtakes it must not wait until a client that
+        // sends without a pause is done.
+        let is_first = !std::mem::replace(&mut waits.upload_began, true);
+        if is_first {
+            poll_upload(cx, client, link, upload, waits)?;
+        }
+        // While the client does not take an interim answer, the next one waits at the endpoint.
+        let mut is_blocked = false;
+        if client.link.has_unsent() {
+            match client.link.poll_flush(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Early::ClientGone)),
+                Poll::Pending => is_blocked = true,
+            }
         }
         loop {
+            if is_blocked {
+                break;
+            }
             match self.response.parse(link.input(), &RESPONSE_LIMITS) {
                 Ok(Progress::Complete) => return Poll::Ready(Ok(())),
                 Ok(Progress::Partial) => {}
@@ -260,21 +276,26 @@ impl Job<'_> {
                 Poll::Pending => break,
             }
         }
-        if client.link.has_unsent()
-            && let Poll::Ready(Err(_)) = client.link.poll_flush(cx)
-        {
-            return Poll::Ready(Err(Early::ClientGone));
+        if !is_first {
+            poll_upload(cx, client, link, upload, waits)?;
         }
         if is_gone(cx, client, upload) {
             return Poll::Ready(Err(Early::ClientGone));
         }
         let waits_for_body = upload.waits_for_source && !upload.is_taken();
         let body = waits.body.deadline(waits_for_body, client.link.read_total, self.listener.timeouts.body);
-        let answer = waits.endpoint.deadline(!waits_for_body, link.written_total, pool.timeouts.response);
-        let deadlines = [(body, Refusal::BodyTimeout), (answer, Refusal::ResponseTimeout), (self.deadline, Refusal::RouteTimeout)];
+        let answer = waits.endpoint.deadline(!waits_for_body && !is_blocked, link.written_total, pool.timeouts.response);
+        let write = waits.client.deadline(is_blocked, client.link.written_total, self.listener.timeouts.write);
+        let deadlines = [
+            (write, None),
+            (body, Some(Refusal::BodyTimeout)),
+            (answer, Some(Refusal::ResponseTimeout)),
+            (self.deadline, Some(Refusal::RouteTimeout)),
+        ];
         poll_deadlines(cx, client, deadlines).map(|refusal| match refusal {
-            Refusal::BodyTimeout => Err(Early::Refused(refusal)),
-            _ => Err(Early::TimedOut(refusal)),
+            None => Err(Early::ClientGone),
+            Some(Refusal::BodyTimeout) => Err(Early::Refused(Refusal::BodyTimeout)),
+            Some(refusal) => Err(Early::TimedOut(refusal)),
         })
     }
 
@@ -288,7 +309,8 @@ impl Job<'_> {
         let status = self.response.status;
         let body = compose::client_body(framing.body, self.version);
         // An answer that overtakes its request leaves a connection whose next bytes are no request.
-        let keep = if upload.is_taken() && body != BodyFraming::UntilClose { self.keep } else { Persistence::Closed };
+        let may_keep = upload.is_taken() && body != BodyFraming::UntilClose && !self.client.is_leaving(self.worker);
+        let keep = if may_keep { self.keep } else { Persistence::Closed };
         let lookup = HeadLookup { head: self.head, route: &self.route.name };
         self.worker.with_date(|date| {
             let relay = Relay {
@@ -297,7 +319,8 @@ impl Job<'_> {
                 edits: &self.route.response_edits,
                 lookup: &lookup,
                 body,
-                keeps_length: is_head || status == 304,
+                // RFC 9110 §8.6: never in a 204.
+                keeps_length: (is_head && status != 204) || status == 304,
                 persistence: keep,
                 date,
             };
@@ -319,6 +342,8 @@ impl Job<'_> {
             (Ending::Complete, _) => After::Keep,
             (Ending::ClientGone, _) => After::Abort,
             (Ending::Cut, _) => {
+                // What came of the answer is the client's; that there is no more of it shows by the end.
+                exchange::flush(self.client, self.listener.timeouts.write).await;
                 if body == BodyFraming::UntilClose {
                     // Only a reset tells this client that the end is not the end.
                     self.client.link.wire.reset_on_close();
@@ -376,14 +401,14 @@ impl Job<'_> {
         let write = waits.client.deadline(blocked, client.link.written_total, timeouts.write);
         let silent = waits.endpoint.deadline(download.waits_for_source, link.read_total, pool.timeouts.idle);
         let body = waits.body.deadline(waits_for_body, client.link.read_total, timeouts.body);
-        let soonest = [write, silent, body, self.deadline].into_iter().flatten().min();
-        match soonest {
-            Some(deadline) => client
-                .timer
-                .poll(cx, deadline)
-                .map(|()| if write.is_some_and(|write| write <= deadline) { Ending::ClientGone } else { Ending::Cut }),
-            None => Poll::Pending,
+        let deadlines = [(write, Ending::ClientGone), (silent, Ending::Cut), (body, Ending::Cut), (self.deadline, Ending::Cut)];
+        let ending = std::task::ready!(poll_deadlines(cx, client, deadlines));
+        if ending == Ending::ClientGone {
+            // Without a reset, a client that takes up reading again could believe it has all there is,
+            // and until then the kernel would hold what it does not read.
+            client.link.wire.reset_on_close();
         }
+        Poll::Ready(ending)
     }
 
     /// Answers in the endpoint's place. `body_is_taken`: nothing of the request is left unread.
@@ -422,6 +447,7 @@ struct Waits {
     body: Stall,
     endpoint: Stall,
     client: Stall,
+    upload_began: bool,
     /// The endpoint takes no more of the request; its answer may still come.
     upload_failed: bool,
 }
@@ -431,7 +457,9 @@ fn poll_upload(cx: &mut Context<'_>, client: &mut Client, link: &mut Link, uploa
         return Ok(());
     }
     match upload.poll(cx, &mut client.link, link) {
-        Poll::Ready(Err(PumpError::Source(_) | PumpError::Short)) => Err(Early::ClientGone),
+        Poll::Ready(Err(PumpError::Source(_))) => Err(Early::ClientGone),
+        // It sends no more but may still read.
+        Poll::Ready(Err(PumpError::Short)) => Err(Early::Refused(Refusal::Incomplete)),
         Poll::Ready(Err(PumpError::Chunk(_))) => Err(Early::Refused(Refusal::BadChunk)),
         Poll::Ready(Err(PumpError::TooLarge)) => Err(Early::Refused(Refusal::BodyTooLarge)),
         Poll::Ready(Err(PumpError::Sink(_))) => {
@@ -456,11 +484,12 @@ fn is_gone(cx: &mut Context<'_>, client: &mut Client, upload: &Pump) -> bool {
     false
 }
 
-fn poll_deadlines<const N: usize>(cx: &mut Context<'_>, client: &mut Client, deadlines: [(Option<Instant>, Refusal); N]) -> Poll<Refusal> {
+/// Ready with what the soonest deadline means, once it has passed.
+fn poll_deadlines<T, const N: usize>(cx: &mut Context<'_>, client: &mut Client, deadlines: [(Option<Instant>, T); N]) -> Poll<T> {
     let soonest =
-        deadlines.into_iter().filter_map(|(deadline, refusal)| deadline.map(|deadline| (deadline, refusal))).min_by_key(|&(d, _)| d);
+        deadlines.into_iter().filter_map(|(deadline, meaning)| deadline.map(|deadline| (deadline, meaning))).min_by_key(|&(d, _)| d);
     match soonest {
-        Some((deadline, refusal)) => client.timer.poll(cx, deadline).map(|()| refusal),
+        Some((deadline, meaning)) => client.timer.poll(cx, deadline).map(|()| meaning),
         None => Poll::Pending,
     }
 }

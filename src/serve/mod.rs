@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use accept::{Bound, Gate};
+use accept::{Accepting, Bound, Closing};
 use worker::Worker;
 pub use worker::{AccessLog, LINGER, Shared};
 
@@ -33,9 +33,9 @@ use crate::generation::{Listener, SocketKey};
 /// Orders to a worker. They are few and in order; the queue is bounded all the same.
 enum Order {
     /// Accept on this socket.
-    Listen { socket: OwnedFd, key: SocketKey, gate: Arc<Gate>, listener: Arc<Listener> },
+    Listen { socket: OwnedFd, key: SocketKey, listener: Arc<Listener> },
     /// Accept what is queued and close the socket.
-    Retire(SocketKey),
+    Retire(SocketKey, Closing),
     /// A new generation serves: let go of the old one. Answered when done.
     Refresh(oneshot::Sender<()>),
     /// Finish what is in flight and end; cut off what is left at the deadline.
@@ -53,21 +53,32 @@ pub struct Crew {
 
 struct Hand {
     orders: mpsc::Sender<Order>,
-    thread: Option<JoinHandle<usize>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Tells of a thread's end, also when it is a panic: whoever waits for all of them must not wait for ever.
+struct Ended {
+    tell: mpsc::Sender<usize>,
+    cut_off: usize,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.tell.blocking_send(self.cut_off);
+    }
 }
 
 impl Crew {
     /// Starts `count` threads. They serve nothing until told to listen. `ended` hears of each that
-    /// ends, with the number of connections it had to cut off.
+    /// ends, with the number of requests it had to cut off.
     pub fn start(count: usize, shared: &Arc<Shared>, ended: &mpsc::Sender<usize>) -> io::Result<Self> {
         let mut workers = Vec::with_capacity(count);
         for index in 0..count {
             let (orders, received) = mpsc::channel(ORDERS_MAX);
             let (shared, ended) = (Arc::clone(shared), ended.clone());
             let work = move || {
-                let cut_off = run(index, shared, received);
-                let _ = ended.blocking_send(cut_off);
-                cut_off
+                let mut ended = Ended { tell: ended, cut_off: 0 };
+                ended.cut_off = run(index, shared, received);
             };
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(work)?;
             workers.push(Hand { orders, thread: Some(thread) });
@@ -82,17 +93,19 @@ impl Crew {
     /// Has each worker accept on its own one of `sockets`.
     pub async fn listen(&self, key: &SocketKey, sockets: Vec<OwnedFd>, listener: &Arc<Listener>) {
         debug_assert_eq!(sockets.len(), self.workers.len(), "a socket for each worker");
-        let gate = Arc::new(Gate::default());
         for (hand, socket) in self.workers.iter().zip(sockets) {
-            let order = Order::Listen { socket, key: key.clone(), gate: Arc::clone(&gate), listener: Arc::clone(listener) };
+            let order = Order::Listen { socket, key: key.clone(), listener: Arc::clone(listener) };
             let _ = hand.orders.send(order).await;
         }
     }
 
-    pub async fn retire(&self, key: &SocketKey) {
+    /// Has each worker close its socket once its queue is empty. What is returned ends when all have.
+    pub async fn retire(&self, key: &SocketKey) -> mpsc::Receiver<()> {
+        let (closing, closed) = mpsc::channel(1);
         for hand in &self.workers {
-            let _ = hand.orders.send(Order::Retire(key.clone())).await;
+            let _ = hand.orders.send(Order::Retire(key.clone(), closing.clone())).await;
         }
+        closed
     }
 
     /// Returns when no worker holds an older generation except for requests in flight.
@@ -130,7 +143,7 @@ impl Crew {
     }
 }
 
-/// A worker's whole life. Returns the number of connections that were cut off.
+/// A worker's whole life. Returns the number of requests that were cut off.
 fn run(index: usize, shared: Arc<Shared>, orders: mpsc::Receiver<Order>) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default());
     match runtime {
@@ -146,45 +159,46 @@ async fn obey(worker: Rc<Worker>, mut orders: mpsc::Receiver<Order>) -> usize {
     let mut bound: HashMap<SocketKey, Rc<Bound>> = HashMap::new();
     let mut deadline = None;
     loop {
+        if deadline.is_some() && worker.is_done() {
+            return 0;
+        }
         let order = tokio::select! {
             biased;
             order = orders.recv() => order.unwrap_or(Order::Stop),
-            () = worker.closed.notified(), if deadline.is_some() => {
-                if worker.open.get() == 0 { return 0 }
-                continue;
-            }
+            () = worker.done.notified(), if deadline.is_some() => continue,
             () = sleep_until(deadline), if deadline.is_some() => Order::Stop,
         };
         match order {
-            Order::Listen { socket, key, gate, listener } => {
-                let here = Bound::new(key.clone(), gate, listener);
+            Order::Listen { socket, key, listener } => {
+                let here = Bound::new(key.clone(), listener, socket);
                 bound.insert(key, Rc::clone(&here));
-                tokio::task::spawn_local(accept::accept(Rc::clone(&worker), socket, here));
+                tokio::task::spawn_local(accept::accept(Accepting::new(&worker), here));
             }
-            Order::Retire(key) => {
+            Order::Retire(key, closing) => {
                 if let Some(here) = bound.remove(&key) {
-                    here.retire(Instant::now());
+                    here.retire(Instant::now(), Some(closing));
                     worker.wake_idle();
                 }
             }
             Order::Refresh(done) => {
-                worker.refresh();
+                let now = Instant::now();
+                let generation = worker.pin();
+                let left_behind = bound.values().filter(|here| here.renew(&generation, now)).count();
+                if left_behind > 0 {
+                    worker.wake_idle();
+                }
+                worker.forget_endpoints(&generation);
                 let _ = done.send(());
             }
             Order::Drain { deadline: until } => {
                 let now = Instant::now();
                 for here in bound.values() {
-                    here.retire(now);
+                    here.retire(now, None);
                 }
                 worker.drain(now);
                 deadline = Some(until);
-                // Accept loops take a moment to empty their queues; no worker ends before that.
-                tokio::time::sleep(accept::QUIET * 2).await;
-                if worker.open.get() == 0 {
-                    return 0;
-                }
             }
-            Order::Stop => return worker.open.get(),
+            Order::Stop => return worker.in_flight.get(),
         }
     }
 }

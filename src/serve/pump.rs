@@ -66,6 +66,8 @@ pub struct Pump {
     state: State,
     /// Body bytes moved so far.
     pub moved: u64,
+    /// Nothing was taken from the source's buffer yet, so that another pump can begin where this did.
+    pub is_untouched: bool,
     limit: u64,
     /// The source has nothing for us.
     pub waits_for_source: bool,
@@ -73,7 +75,7 @@ pub struct Pump {
 
 impl Pump {
     pub fn new(decoder: Decoder, encoder: Encoder, limit: u64) -> Self {
-        Self { decoder, encoder, piece: 0, state: State::Moving, moved: 0, limit, waits_for_source: false }
+        Self { decoder, encoder, piece: 0, state: State::Moving, moved: 0, is_untouched: true, limit, waits_for_source: false }
     }
 
     pub fn is_done(&self) -> bool {
@@ -93,6 +95,7 @@ impl Pump {
                 let data = &from.input()[..self.piece];
                 let taken = ready!(to.poll_send(cx, data)).map_err(PumpError::Sink)?;
                 from.consume(taken);
+                self.is_untouched = false;
                 self.piece -= taken;
                 self.moved += taken as u64;
                 if self.piece == 0 && self.encoder == Encoder::Chunked {
@@ -120,6 +123,7 @@ impl Pump {
                         output.extend_from_slice(b"\r\n");
                     }
                     from.consume(trailers.consumed);
+                    self.is_untouched &= trailers.consumed == 0;
                     self.state = State::Flushing;
                 }
             }
@@ -171,10 +175,12 @@ impl Pump {
             Decoder::Chunked(decoder) => match decoder.next(from.input()).map_err(PumpError::Chunk)? {
                 ChunkStep::Data { consumed, data } => {
                     from.consume(consumed);
+                    self.is_untouched = false;
                     Step::Piece(data)
                 }
                 ChunkStep::More { consumed } => {
                     from.consume(consumed);
+                    self.is_untouched &= consumed == 0;
                     Step::More
                 }
                 ChunkStep::End { consumed, trailers } => Step::End(Trailers { consumed, start: trailers.start, end: trailers.end }),

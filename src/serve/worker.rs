@@ -4,6 +4,7 @@
 //! read per request without locks.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -15,10 +16,14 @@ use crate::dial::{Idle, SWEEP_EVERY};
 use crate::generation::{Generation, Live};
 use crate::proto::http1::{RequestHead, ResponseHead};
 use crate::telemetry::{HttpDate, Metrics, Sink, Stamps, access, clock};
+use crate::upstream::EndpointId;
 
 /// How long an idle connection stays open for one more request once the process drains: a client
 /// that was just about to send one gets its answer, with `Connection: close`.
-pub const LINGER: Duration = Duration::from_millis(400);
+pub const LINGER: Duration = Duration::from_millis(500);
+
+/// Errors of `accept` come many times a second while there are any.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 
 /// What is common to all workers.
 pub struct Shared {
@@ -45,8 +50,13 @@ pub struct Worker {
     draining_since: Cell<Option<Instant>>,
     /// Open client connections.
     pub open: Cell<usize>,
-    /// Woken when the last connection closes while draining.
-    pub closed: tokio::sync::Notify,
+    /// Accept loops.
+    pub accepting: Cell<usize>,
+    /// Requests from their first byte to the last of their answer.
+    pub in_flight: Cell<usize>,
+    /// Woken when nothing is left to do while draining.
+    pub done: tokio::sync::Notify,
+    complained: Cell<Option<Instant>>,
     date: RefCell<HttpDate>,
     stamps: RefCell<Stamps>,
     dice: Cell<u64>,
@@ -104,7 +114,10 @@ impl Worker {
             waiting: RefCell::default(),
             draining_since: Cell::new(None),
             open: Cell::new(0),
-            closed: tokio::sync::Notify::new(),
+            accepting: Cell::new(0),
+            in_flight: Cell::new(0),
+            done: tokio::sync::Notify::new(),
+            complained: Cell::new(None),
             date: RefCell::new(HttpDate::new()),
             stamps: RefCell::new(Stamps::new()),
             dice: Cell::new(now.as_nanos() as u64 ^ (index as u64) << 56 ^ u64::from(std::process::id()) << 32),
@@ -119,11 +132,6 @@ impl Worker {
             *pinned = Rc::new(Pinned(self.shared.live.pin()));
         }
         Rc::clone(&pinned)
-    }
-
-    /// Lets go of a generation that no longer serves, so that an idle worker does not keep it alive.
-    pub fn refresh(&self) {
-        drop(self.pin());
     }
 
     pub fn scratch(&self) -> Box<Scratch> {
@@ -159,9 +167,27 @@ impl Worker {
             self.draining_since.set(Some(now));
         }
         self.wake_idle();
-        if self.open.get() == 0 {
-            self.closed.notify_one();
+    }
+
+    /// No connection is open and none can come.
+    pub fn is_done(&self) -> bool {
+        self.open.get() == 0 && self.accepting.get() == 0
+    }
+
+    pub fn tell_if_done(&self) {
+        if self.is_done() && self.draining_since().is_some() {
+            self.done.notify_one();
         }
+    }
+
+    /// Whether it is time to log once more what goes wrong many times a second.
+    pub fn may_complain(&self) -> bool {
+        let now = Instant::now();
+        let may = self.complained.get().is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY);
+        if may {
+            self.complained.set(Some(now));
+        }
+        may
     }
 
     /// Has every idle connection look again at what it waits for.
@@ -171,12 +197,22 @@ impl Worker {
         }
     }
 
-    pub fn wait(&self, waker: &Waker) -> usize {
-        self.waiting.borrow_mut().insert(waker.clone())
+    /// Has [`Worker::wake_idle`] wake a task until what is returned is dropped.
+    pub fn wait(self: &Rc<Self>, waker: &Waker) -> Waiting {
+        Waiting { place: self.waiting.borrow_mut().insert(waker.clone()), worker: Rc::clone(self) }
     }
 
-    pub fn stop_waiting(&self, place: usize) {
-        self.waiting.borrow_mut().remove(place);
+    /// Counts a request until what is returned is dropped.
+    pub fn begin(self: &Rc<Self>) -> InFlight {
+        self.in_flight.set(self.in_flight.get() + 1);
+        InFlight(Rc::clone(self))
+    }
+
+    /// Closes idle connections to endpoints that `generation` does not know.
+    pub fn forget_endpoints(&self, generation: &Generation) {
+        if !self.idle.is_empty() {
+            self.idle.sweep(Instant::now(), known_endpoints(generation));
+        }
     }
 
     /// Starts sweeping idle connections to endpoints, unless that is going on.
@@ -188,10 +224,7 @@ impl Worker {
         tokio::task::spawn_local(async move {
             while !worker.idle.is_empty() {
                 tokio::time::sleep(SWEEP_EVERY).await;
-                let generation = worker.pin();
-                let known: std::collections::HashSet<_> =
-                    generation.pools.iter().flat_map(|named| named.pool.members()).map(|member| member.endpoint.id).collect();
-                worker.idle.sweep(Instant::now(), |endpoint| known.contains(&endpoint));
+                worker.idle.sweep(Instant::now(), known_endpoints(&worker.pin()));
             }
             worker.is_sweeping.set(false);
         });
@@ -202,6 +235,32 @@ impl Worker {
         if let Some(sink) = self.shared.access.sink.load().as_ref() {
             sink.append(self.index, |out| record.write(format, &mut self.stamps.borrow_mut(), out));
         }
+    }
+}
+
+fn known_endpoints(generation: &Generation) -> impl Fn(EndpointId) -> bool + use<> {
+    let known: HashSet<_> = generation.pools.iter().flat_map(|named| named.pool.members()).map(|member| member.endpoint.id).collect();
+    move |endpoint| known.contains(&endpoint)
+}
+
+/// A place among the idle; given back when dropped, however the task ends.
+pub struct Waiting {
+    worker: Rc<Worker>,
+    place: usize,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.worker.waiting.borrow_mut().remove(self.place);
+    }
+}
+
+/// A request in flight.
+pub struct InFlight(Rc<Worker>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
     }
 }
 

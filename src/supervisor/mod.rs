@@ -104,7 +104,7 @@ impl Handle {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Done,
-    /// Connections were cut off at the drain deadline, or by a second signal.
+    /// So many requests were cut off at the drain deadline, or by a second signal.
     CutOff(usize),
 }
 
@@ -148,13 +148,16 @@ impl Supervisor {
         let Assembled { generation, sources, mut found, watched } = assembled;
         let level_override = std::env::var("ATTACHE_LOG").ok();
         let log = match log::init(generation.file.log.level, level_override.as_deref(), metrics.log_dropped()) {
-            Ok(log) => Some(log),
+            Ok(log) => {
+                crate::telemetry::panics::watch(Arc::clone(&metrics));
+                Some(log)
+            }
             Err(message) => {
                 found.warn(None, message);
                 None
             }
         };
-        let sockets = Sockets::default();
+        let mut sockets = Sockets::default();
         let Some(staged) = sockets.stage(&generation, workers, &mut found) else { return Err(NotStarted { sources, found }) };
         let sink = match reload::open_sink(&generation.file.log, workers, &metrics) {
             Ok(sink) => sink,
@@ -253,6 +256,7 @@ impl Supervisor {
             is_hurried = signals.within(process.lame_duck, &mut self.asked).await;
         }
         self.set_phase(Phase::Draining);
+        self.sockets.remove_files();
         let deadline = Instant::now() + process.drain;
         self.crew.drain(deadline).await;
         let mut left = self.crew.count();

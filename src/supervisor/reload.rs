@@ -3,7 +3,7 @@
 //! Everything that can fail comes before the swap.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::sockets::{AdminChange, Staged};
 use super::{Assembled, Failed, Supervisor, assemble};
@@ -11,6 +11,9 @@ use crate::config::{self, Change};
 use crate::generation::Generation;
 use crate::telemetry::metrics::CertificateExpiry;
 use crate::telemetry::{Access, Metrics, Settings, Sink};
+
+/// How long a reload waits for removed sockets to be closed; usually a fraction of it.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 
 /// How the last reload went; the start counts as the first.
 #[derive(Clone, Debug)]
@@ -76,33 +79,33 @@ impl Supervisor {
 
     async fn swap(&mut self, assembled: Assembled, previous: &Arc<Generation>) -> Reloaded {
         let Assembled { generation, sources, mut found, watched } = assembled;
-        let Some(staged) = self.sockets.stage(&generation, self.crew.count(), &mut found) else {
-            return Reloaded::Refused { errors: found.one_per_line(&sources) };
-        };
-        let sink = if generation.file.log.to == previous.file.log.to
-            && (generation.file.log.access == Access::Off) == (previous.file.log.access == Access::Off)
-        {
+        let (log, before) = (&generation.file.log, &previous.file.log);
+        let sink = if log.to == before.to && (log.access == Access::Off) == (before.access == Access::Off) {
             None
         } else {
-            match open_sink(&generation.file.log, self.crew.count(), &self.carried.metrics) {
+            match open_sink(log, self.crew.count(), &self.carried.metrics) {
                 Ok(sink) => Some(sink),
                 Err(error) => {
-                    found.error(generation.file.log.to.place, format!("cannot open the access log: {error}"));
+                    found.error(log.to.place, format!("cannot open the access log: {error}"));
                     return Reloaded::Refused { errors: found.one_per_line(&sources) };
                 }
             }
+        };
+        // Last of all that can fail, since new sockets let clients in.
+        let Some(staged) = self.sockets.stage(&generation, self.crew.count(), &mut found) else {
+            return Reloaded::Refused { errors: found.one_per_line(&sources) };
         };
         let changes = config::changes(&previous.file, &generation.file);
         let warnings = generation.warnings.clone();
         let generation = Arc::new(generation);
         self.handle.live.publish(Arc::clone(&generation));
-        if let Some(sink) = sink
-            && let Some(old) = self.access.sink.swap(sink)
-        {
-            old.flush_and_stop(std::time::Duration::from_secs(1));
-        }
+        let old_sink = sink.and_then(|sink| self.access.sink.swap(sink));
         self.apply_sockets(&generation, staged).await;
         self.crew.refresh().await;
+        if let Some(old) = old_sink {
+            // Nobody writes to it any more.
+            old.flush_and_stop(Duration::from_secs(1));
+        }
         if let Some(watch) = &self.watch {
             watch.follow(&watched);
         }
@@ -118,15 +121,26 @@ impl Supervisor {
                 self.crew.listen(&fresh.key, fresh.sockets, listener).await;
             }
         }
+        let mut closing = Vec::with_capacity(gone.len());
         for key in gone {
-            self.crew.retire(&key).await;
+            let closed = self.crew.retire(&key).await;
+            closing.push((key, closed));
         }
+        // An admin API whose thread is gone cannot be told.
         let _ = match admin {
             AdminChange::Kept => Ok(()),
             AdminChange::Closed => self.admin.send(None).await,
             AdminChange::Opened(socket) => self.admin.send(Some(socket)).await,
         };
         *self.handle.state.local.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = self.sockets.local_addresses();
+        // Whoever is told that a reload is done may rely on it: what was removed is closed, and can be
+        // bound again. A queue that waits for room is not waited for.
+        let until = tokio::time::Instant::now() + CLOSING_MAX;
+        for (key, mut closed) in closing {
+            if tokio::time::timeout_at(until, closed.recv()).await.is_err() {
+                self.sockets.note_closing(key, closed);
+            }
+        }
     }
 
     /// What metrics and the log say from now on.

@@ -11,7 +11,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use tokio::sync::mpsc;
 
 use crate::generation::{Generation, SocketKey};
 use crate::value::{Address, Diagnostics, Place};
@@ -23,6 +24,8 @@ const BACKLOG: i32 = 4096;
 pub struct Sockets {
     open: HashMap<SocketKey, Open>,
     admin: Option<(Address, Option<Inode>)>,
+    /// Sockets that our workers are about to close; each channel ends when all have.
+    closing: Vec<(SocketKey, mpsc::Receiver<()>)>,
 }
 
 struct Open {
@@ -34,13 +37,23 @@ struct Open {
 /// Identity of a socket's file, so that nobody else's is removed.
 type Inode = (u64, u64);
 
-/// Sockets bound for a generation that does not serve yet. Dropping it closes them.
+/// Sockets bound for a generation that does not serve yet. Dropping it closes them, and their files go.
 #[derive(Default)]
 pub struct Staged {
-    pub fresh: Vec<Fresh>,
-    pub gone: Vec<SocketKey>,
-    pub admin: AdminChange,
+    fresh: Vec<Fresh>,
+    gone: Vec<SocketKey>,
+    admin: AdminChange,
     admin_address: Option<(Address, Option<Inode>)>,
+    /// Unix sockets that stay and get other permissions.
+    modes: Vec<(PathBuf, u32)>,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let fresh = self.fresh.iter().map(|fresh| (&fresh.key.address, fresh.inode));
+        let admin = self.admin_address.iter().map(|(address, inode)| (address, *inode));
+        remove_socket_files(fresh.chain(admin));
+    }
 }
 
 pub struct Fresh {
@@ -68,23 +81,41 @@ pub enum AdminSocket {
 impl Sockets {
     /// Binds everything `generation` needs and is not open yet. On any failure nothing stays bound
     /// and every reason is in `found`.
-    pub fn stage(&self, generation: &Generation, workers: usize, found: &mut Diagnostics) -> Option<Staged> {
+    pub fn stage(&mut self, generation: &Generation, workers: usize, found: &mut Diagnostics) -> Option<Staged> {
+        self.closing.retain(|(_, closed)| closed.sender_strong_count() > 0);
         let before = found.errors();
         let mut staged = Staged::default();
         let written = generation.file.listeners.iter().map(|l| l.listen.iter().map(|listen| listen.0.place).collect::<Vec<_>>());
-        for (listener, places) in generation.listeners.iter().zip(written) {
-            for (key, place) in listener.sockets.iter().zip(places) {
+        let mut places = Vec::new();
+        for (listener, written) in generation.listeners.iter().zip(written) {
+            for (key, place) in listener.sockets.iter().zip(written) {
                 if self.open.contains_key(key) {
+                    if let (Address::Unix(path), Some(mode)) = (&key.address, listener.mode) {
+                        staged.modes.push((path.clone(), mode));
+                    }
                     continue;
                 }
                 match self.bind(key, listener.mode, workers) {
-                    Ok(fresh) => staged.fresh.push(fresh),
+                    Ok(fresh) => {
+                        staged.fresh.push(fresh);
+                        places.push(place);
+                    }
                     Err(error) => report(found, Some(place), &key.address, &error),
                 }
             }
         }
         staged.gone = self.open.keys().filter(|key| generation.listener_at(key).is_none()).cloned().collect();
         self.stage_admin(generation, &mut staged, found);
+        if found.errors() > before {
+            return None;
+        }
+        // Only when everything is bound: from here on the kernel lets clients in, perhaps such as another
+        // of our sockets would have served, and a reload that is refused after all would reset them.
+        for (fresh, place) in staged.fresh.iter().zip(places) {
+            if let Err(error) = fresh.sockets.iter().try_for_each(|socket| SockRef::from(socket).listen(BACKLOG)) {
+                report(found, Some(place), &fresh.key.address, &error);
+            }
+        }
         (found.errors() == before).then_some(staged)
     }
 
@@ -95,9 +126,9 @@ impl Sockets {
                 Ok(Fresh { key: key.clone(), sockets, local: local.to_string(), inode: None })
             }
             Address::Unix(path) => {
-                let listener = bind_unix(path, mode)?;
+                let socket = bind_unix(path, mode)?;
                 let inode = inode(path);
-                let clones: io::Result<Vec<OwnedFd>> = (0..workers).map(|_| listener.try_clone().map(OwnedFd::from)).collect();
+                let clones: io::Result<Vec<OwnedFd>> = (0..workers).map(|_| socket.try_clone().map(OwnedFd::from)).collect();
                 Ok(Fresh { key: key.clone(), sockets: clones?, local: key.address.to_string(), inode })
             }
             Address::Name(..) => Err(io::Error::new(io::ErrorKind::InvalidInput, "a name cannot be listened on")),
@@ -106,7 +137,9 @@ impl Sockets {
 
     /// Whether one of our own sockets already has this port, perhaps on another address.
     fn shares_port(&self, address: SocketAddr) -> bool {
-        address.port() != 0 && self.open.keys().any(|key| matches!(key.address, Address::Tcp(ours) if ours.port() == address.port()))
+        let listeners = self.open.keys().chain(self.closing.iter().map(|(key, _)| key)).map(|key| &key.address);
+        let mut ours = listeners.chain(self.admin.iter().map(|(address, _)| address));
+        address.port() != 0 && ours.any(|ours| matches!(ours, Address::Tcp(ours) if ours.port() == address.port()))
     }
 
     fn stage_admin(&self, generation: &Generation, staged: &mut Staged, found: &mut Diagnostics) {
@@ -122,14 +155,8 @@ impl Sockets {
             staged.admin = AdminChange::Closed;
             return;
         };
-        let bound = match &address.value {
-            Address::Tcp(tcp) => bind_exclusive(*tcp).map(AdminSocket::Tcp),
-            Address::Unix(path) => bind_unix(path, Some(0o660)).map(AdminSocket::Unix),
-            Address::Name(..) => Err(io::Error::new(io::ErrorKind::InvalidInput, "a name cannot be listened on")),
-        };
-        match bound {
-            Ok(socket) => {
-                let inode = if let Address::Unix(path) = &address.value { inode(path) } else { None };
+        match self.bind_admin(&address.value) {
+            Ok((socket, inode)) => {
                 staged.admin_address = Some((address.value.clone(), inode));
                 staged.admin = AdminChange::Opened(socket);
             }
@@ -137,22 +164,58 @@ impl Sockets {
         }
     }
 
+    fn bind_admin(&self, address: &Address) -> io::Result<(AdminSocket, Option<Inode>)> {
+        match address {
+            Address::Tcp(tcp) => {
+                // In a group although it is alone: the next reload may want `0.0.0.0` for `127.0.0.1`.
+                let (mut sockets, _) = bind_tcp(*tcp, 1, self.shares_port(*tcp))?;
+                let socket = sockets.pop().ok_or(io::ErrorKind::AddrNotAvailable)?;
+                SockRef::from(&socket).listen(BACKLOG)?;
+                Ok((AdminSocket::Tcp(socket.into()), None))
+            }
+            Address::Unix(path) => {
+                let socket = bind_unix(path, Some(0o660))?;
+                let inode = inode(path);
+                socket.listen(BACKLOG)?;
+                Ok((AdminSocket::Unix(OwnedFd::from(socket).into()), inode))
+            }
+            Address::Name(..) => Err(io::Error::new(io::ErrorKind::InvalidInput, "a name cannot be listened on")),
+        }
+    }
+
     /// Takes note of what is open from now on. Returns what the workers and the admin need to know.
-    pub fn commit(&mut self, staged: Staged) -> (Vec<Fresh>, Vec<SocketKey>, AdminChange) {
-        for fresh in &staged.fresh {
+    pub fn commit(&mut self, mut staged: Staged) -> (Vec<Fresh>, Vec<SocketKey>, AdminChange) {
+        let (fresh, gone) = (std::mem::take(&mut staged.fresh), std::mem::take(&mut staged.gone));
+        let admin = std::mem::take(&mut staged.admin);
+        for fresh in &fresh {
             self.open.insert(fresh.key.clone(), Open { local: fresh.local.clone(), inode: fresh.inode });
         }
-        for key in &staged.gone {
-            if let Some(Open { inode: Some(inode), .. }) = self.open.remove(key) {
-                remove_socket_file(&key.address, inode);
+        for key in &gone {
+            if let Some(Open { inode, .. }) = self.open.remove(key) {
+                remove_socket_files([(&key.address, inode)]);
             }
         }
-        if !matches!(staged.admin, AdminChange::Kept)
-            && let Some((address, Some(inode))) = std::mem::replace(&mut self.admin, staged.admin_address)
-        {
-            remove_socket_file(&address, inode);
+        for (path, mode) in std::mem::take(&mut staged.modes) {
+            if let Err(error) = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)) {
+                tracing::warn!(path = %path.display(), %error, "cannot change the socket's permissions");
+            }
         }
-        (staged.fresh, staged.gone, staged.admin)
+        if !matches!(admin, AdminChange::Kept)
+            && let Some((address, inode)) = std::mem::replace(&mut self.admin, staged.admin_address.take())
+        {
+            remove_socket_files([(&address, inode)]);
+        }
+        (fresh, gone, admin)
+    }
+
+    /// A socket that was let go of stays open until `closed` ends.
+    pub fn note_closing(&mut self, key: SocketKey, closed: mpsc::Receiver<()>) {
+        self.closing.push((key, closed));
+    }
+
+    /// Nobody new is to come. The admin's socket stays.
+    pub fn remove_files(&mut self) {
+        remove_socket_files(self.open.iter_mut().map(|(key, open)| (&key.address, open.inode.take())));
     }
 
     /// Each socket and the address it really has.
@@ -165,12 +228,7 @@ impl Sockets {
 impl Drop for Sockets {
     fn drop(&mut self) {
         let admin = self.admin.iter().map(|(address, inode)| (address, *inode));
-        let open = self.open.iter().map(|(key, open)| (&key.address, open.inode));
-        for (address, inode) in open.chain(admin) {
-            if let Some(inode) = inode {
-                remove_socket_file(address, inode);
-            }
-        }
+        remove_socket_files(self.open.iter().map(|(key, open)| (&key.address, open.inode)).chain(admin));
     }
 }
 
@@ -184,7 +242,7 @@ fn report(found: &mut Diagnostics, place: Option<Place>, address: &Address, erro
     };
 }
 
-/// One socket per worker in one `SO_REUSEPORT` group.
+/// One socket per worker in one `SO_REUSEPORT` group. None of them listens yet.
 fn bind_tcp(address: SocketAddr, workers: usize, shares_port: bool) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
     // SO_REUSEPORT lets another process of the same user in without a word, and the two would
     // split the traffic. Ask first, without it, whether anybody is there.
@@ -207,23 +265,20 @@ fn tcp_socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     // Accepted sockets inherit it, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SockAddr::from(address))?;
-    socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-fn bind_exclusive(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    tcp_socket(address, false).map(std::net::TcpListener::from)
-}
-
-fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
+fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<Socket> {
     remove_stale(path)?;
-    let listener = std::os::unix::net::UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.set_nonblocking(true)?;
+    // Before it listens, so that nobody comes in under other permissions.
     if let Some(mode) = mode {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
-    Ok(listener)
+    Ok(socket)
 }
 
 /// A socket file that nobody answers behind is left over from a process that is gone.
@@ -246,11 +301,13 @@ fn inode(path: &Path) -> Option<Inode> {
     std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-fn remove_socket_file(address: &Address, ours: Inode) {
-    let Address::Unix(path) = address else { return };
-    let path: &PathBuf = path;
-    if inode(path) == Some(ours) {
-        // Gone already is as good.
-        let _ = std::fs::remove_file(path);
+fn remove_socket_files<'a>(sockets: impl IntoIterator<Item = (&'a Address, Option<Inode>)>) {
+    for (address, ours) in sockets {
+        if let (Address::Unix(path), Some(ours)) = (address, ours)
+            && inode(path) == Some(ours)
+        {
+            // Gone already is as good.
+            let _ = std::fs::remove_file(path);
+        }
     }
 }

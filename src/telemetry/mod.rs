@@ -6,6 +6,7 @@ pub mod access;
 pub mod clock;
 pub mod log;
 pub mod metrics;
+pub mod panics;
 pub mod sink;
 
 pub use clock::{HttpDate, Stamps};

@@ -173,7 +173,7 @@ fn check_takes_files_and_directories_as_one_configuration() {
 fn the_configuration_is_found_in_its_default_places() {
     let directory = tempfile::tempdir().unwrap();
     let none = said(&isolated(directory.path()).arg("check").output().unwrap());
-    assert_eq!(none.code, Some(if Path::new("/etc/attache/attache.toml").exists() { 0 } else { 1 }), "{}", none.err);
+    assert_eq!(none.code, Some(i32::from(!Path::new("/etc/attache/attache.toml").exists())), "{}", none.err);
 
     let broken = |name: &str| format!("# {name}\nunknown = 1\n");
     config(directory.path(), "xdg/attache/attache.toml", &broken("xdg"));

@@ -1,12 +1,24 @@
 //! The integration tests: one binary, so that it links once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests that measure or skip say so")]
+#![allow(clippy::large_stack_arrays, clippy::format_push_string, clippy::format_collect, reason = "speed is no concern here")]
+#![allow(clippy::float_cmp, reason = "metrics are whole numbers in a float")]
 
 mod admin; // every endpoint of the admin API, asked well and badly
 mod cli; // every verb, what it prints and how it exits
+mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
+mod memory; // bodies, idle connections, bugs: what they cost
 mod parsers; // what the parsers accept, others read alike
 mod pod; // the pod of deploy/, run for real
 mod programs; // real programs on both sides
+mod proxy_protocol; // clients named by PROXY headers, also before TLS
+mod reload; // reloads: all or nothing, and nobody notices
+mod routing; // which route takes a request, and what it does to it
 mod serving; // the smallest path through real bytes
+mod slow; // slow clients, scarce resources
+mod storm; // reloads and the end under load: nobody notices
+mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients
 mod tidy; // the house rules as assertions
+mod upstream; // turns, weights, unix sockets

@@ -1,4 +1,4 @@
-//! The pod of `deploy/`, run for real: HTTPS from outside, a changed ConfigMap and the end, all under load.
+//! The pod of `deploy/`, run for real: HTTPS from outside, a changed `ConfigMap` and the end, all under load.
 //!
 //! Needs podman, root and a static binary (`make static`); says so where one is missing. podman knows no native sidecars,
 //! so here the sidecar is one container among others, and `podman pod stop` ends all of them at the same moment.
@@ -91,7 +91,7 @@ fn missing() -> Option<String> {
     probe.try_run(&["info"]).err().map(|error| format!("podman does not work here: {}", error.lines().next().unwrap_or_default()))
 }
 
-/// A configuration as a mounted ConfigMap lays it out: the file is a link through `..data` to a dated directory,
+/// A configuration as a mounted `ConfigMap` lays it out: the file is a link through `..data` to a dated directory,
 /// and a change is one rename of `..data`.
 struct ConfigMap {
     directory: PathBuf,

@@ -45,6 +45,10 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("src/proto/http1/head.rs", "one parser for two kinds of heads; half of it is tests"),
     ("src/supervisor/watch.rs", "one mechanism; most of it is tests of what editors and mounts do"),
     ("src/telemetry/metrics.rs", "every metric is declared once, beside the cells that count it"),
+    ("tests/it/engine.rs", "one claim after another about one engine"),
+    ("tests/it/routing.rs", "one claim after another about one table"),
+    ("tests/it/storm.rs", "one storm, its clients and the ends it may have"),
+    ("tests/it/strictness.rs", "one table for each clause of one section"),
     ("src/tls/tests.rs", "one table of handshakes against one acceptor"),
 ];
 

@@ -73,7 +73,11 @@ impl Edits {
     /// Whether a field that came in, or that attache adds by itself, must not be written.
     #[inline]
     pub fn drops(&self, known: Known, name: &[u8]) -> bool {
-        self.dropped_known & (1 << known as u8) != 0 && self.dropped.iter().any(|dropped| dropped.eq_ignore_ascii_case(name))
+        if self.dropped.is_empty() {
+            return false;
+        }
+        (self.dropped_known & (1 << known as u8) != 0 && self.dropped.iter().any(|dropped| dropped.eq_ignore_ascii_case(name)))
+            || (known == Known::Other && name.contains(&b'_') && self.dropped.iter().any(|dropped| is_alias(name, dropped)))
     }
 
     /// Appends the fields that are set and added.
@@ -85,6 +89,12 @@ impl Edits {
             out.extend_from_slice(b"\r\n");
         }
     }
+}
+
+/// Whether programs that turn names into variables, as CGI does, take `name` for `ours`.
+fn is_alias(name: &[u8], ours: &[u8]) -> bool {
+    let is_like = |(theirs, ours): (&u8, &u8)| theirs.eq_ignore_ascii_case(ours) || (*theirs == b'_' && *ours == b'-');
+    name.len() == ours.len() && name.iter().zip(ours).all(is_like)
 }
 
 fn lower(name: &str) -> Box<[u8]> {

@@ -6,13 +6,14 @@
 pub(super) const TOKEN: u8 = 1;
 /// RFC 9110 §5.5: HTAB, SP, VCHAR and `obs-text`.
 pub(super) const VALUE: u8 = 2;
-/// RFC 3986 §3.3, §3.4: what paths and queries are made of, with the `%` of an escape.
+/// RFC 3986 §3.3: what paths are made of, with the `%` of an escape, and `[` `]`, which browsers leave
+/// raw there and authorities hold around IP literals.
+pub(super) const PATH: u8 = 4;
+/// RFC 3986 §3.4, and what browsers leave raw in queries besides: `[` `]` `{` `}` `|` `^` `` ` `` `\`.
 ///
-/// Browsers leave `[`, `]`, `|`, `^` and others raw in queries. They are refused all the same: they
-/// are no URI, and programs behind a proxy disagree on them.
-pub(super) const PATH_OR_QUERY: u8 = 4;
-/// The above with the brackets of an IP literal, for targets that hold an authority.
-pub(super) const TARGET: u8 = 8;
+/// Not a backslash in a path, which is a slash to some programs; and neither `"` nor `<` nor `>`
+/// anywhere, which browsers escape.
+pub(super) const QUERY: u8 = 8;
 /// What a host name may hold, see `check_host`.
 pub(super) const HOST: u8 = 16;
 
@@ -28,12 +29,13 @@ const CLASSES: [u8; 256] = {
 
 const fn classes_of(byte: u8) -> u8 {
     match byte {
-        b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => TOKEN | VALUE | PATH_OR_QUERY | TARGET | HOST,
-        b'-' | b'.' | b'_' | b'~' => TOKEN | VALUE | PATH_OR_QUERY | TARGET | HOST,
-        b'!' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' => TOKEN | VALUE | PATH_OR_QUERY | TARGET,
-        b'#' | b'^' | b'`' | b'|' => TOKEN | VALUE,
-        b'(' | b')' | b',' | b';' | b'=' | b':' | b'@' | b'/' | b'?' => VALUE | PATH_OR_QUERY | TARGET,
-        b'[' | b']' => VALUE | TARGET,
+        b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => TOKEN | VALUE | PATH | QUERY | HOST,
+        b'-' | b'.' | b'_' | b'~' => TOKEN | VALUE | PATH | QUERY | HOST,
+        b'!' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' => TOKEN | VALUE | PATH | QUERY,
+        b'#' => TOKEN | VALUE,
+        b'^' | b'`' | b'|' => TOKEN | VALUE | QUERY,
+        b'(' | b')' | b',' | b';' | b'=' | b':' | b'@' | b'/' | b'[' | b']' => VALUE | PATH | QUERY,
+        b'?' | b'{' | b'}' | b'\\' => VALUE | QUERY,
         b'\t' | b' '..=b'~' | 0x80..=0xff => VALUE,
         _ => 0,
     }
@@ -110,8 +112,8 @@ mod tests {
     fn classes_hold_what_the_grammars_list() {
         check(TOKEN, b"!#$%&'*+-.^_`|~09azAZ", b" \t\r\n\0\x7f:()<>@,;\\\"/[]?={}\x80\xff");
         check(VALUE, b"\t !~\x80\xff\"\\", b"\0\r\n\x1f\x7f\x0b");
-        check(PATH_OR_QUERY, b"/?:@-._~!$&'()*+,;=%aZ9", b"#[]|^\"{}`<>\\ \t\0\x7f\x80\xff");
-        check(TARGET, b"[]/", b"# |\\\x80");
+        check(PATH, b"/:@-._~!$&'()*+,;=%aZ9[]", b"?#|^\"{}`<>\\ \t\0\x7f\x80\xff");
+        check(QUERY, b"/?:@-._~!$&'()*+,;=%aZ9[]{}|^`\\", b"#\"<> \t\0\x7f\x80\xff");
         check(HOST, b"aZ9-._~", b"%!$&'()*+,;=@:/[] \\");
     }
 

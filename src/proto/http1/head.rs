@@ -2,7 +2,7 @@
 //!
 //! Does not judge what fields say to each other: see `framing` for that, and `host` for `Host`.
 
-use super::bytes::{PATH_OR_QUERY, TARGET, TOKEN, is, skip, skip_value};
+use super::bytes::{PATH, QUERY, TOKEN, is, skip, skip_value};
 use super::fields::{Field, FieldLines, Line, Span, line_end};
 use super::host::{Target, split_target};
 
@@ -48,7 +48,7 @@ pub enum HeadError {
     FoldedLine,
     /// RFC 9112 §3.1: not a token, empty, or longer than 32 bytes.
     BadMethod,
-    /// RFC 9112 §3.2: none of the four forms, or a byte that RFC 3986 does not know.
+    /// RFC 9112 §3.2: none of the four forms, or a byte that is neither RFC 3986's nor a browser's.
     BadTarget,
     /// RFC 9112 §3.2: a form that the method does not go with, such as `GET *`.
     MethodTarget,
@@ -115,10 +115,23 @@ pub struct RequestHead {
 /// Where to go on. Each stage keeps the first byte it has not judged yet.
 #[derive(Clone, Copy, Debug)]
 enum RequestStage {
-    EmptyLines { at: usize, seen: u8 },
-    Method { start: usize, at: usize },
-    Target { start: usize, at: usize },
-    Version { start: usize },
+    EmptyLines {
+        at: usize,
+        seen: u8,
+    },
+    Method {
+        start: usize,
+        at: usize,
+    },
+    /// `class` is what may come at `at`: a path's bytes or, after the question mark, a query's.
+    Target {
+        start: usize,
+        at: usize,
+        class: u8,
+    },
+    Version {
+        start: usize,
+    },
     Fields(FieldLines),
     Done,
 }
@@ -183,15 +196,15 @@ impl RequestHead {
                         }
                         Some(b' ') if end > start => {
                             self.method = Span::new(start, end);
-                            self.stage = RequestStage::Target { start: end + 1, at: end + 1 };
+                            self.stage = RequestStage::Target { start: end + 1, at: end + 1, class: PATH };
                         }
                         Some(_) => return Err(HeadError::BadMethod),
                     }
                 }
-                RequestStage::Target { start, at } => {
-                    let (reached, is_whole) = read_target(bytes, start, at, limits.uri_bytes)?;
+                RequestStage::Target { start, at, mut class } => {
+                    let (reached, is_whole) = read_target(bytes, start, at, &mut class, limits.uri_bytes)?;
                     if !is_whole {
-                        self.stage = RequestStage::Target { start, at: reached };
+                        self.stage = RequestStage::Target { start, at: reached, class };
                         return Ok(Progress::Partial);
                     }
                     self.target = Span::new(start, reached);
@@ -231,22 +244,23 @@ fn visible<'a>(bytes: &'a [u8], limits: &Limits) -> &'a [u8] {
 
 /// How far the target is known to be well-formed, and whether a space ends it there.
 #[inline]
-fn read_target(bytes: &[u8], start: usize, from: usize, bytes_max: usize) -> Result<(usize, bool), HeadError> {
-    let class = match bytes.get(start) {
+fn read_target(bytes: &[u8], start: usize, from: usize, class: &mut u8, bytes_max: usize) -> Result<(usize, bool), HeadError> {
+    match bytes.get(start) {
         None => return Ok((from, false)),
-        Some(b'/') => PATH_OR_QUERY,
-        Some(b'*' | b'[') => TARGET,
-        Some(byte) if byte.is_ascii_alphanumeric() => TARGET,
+        Some(b'/' | b'*' | b'[') => {}
+        Some(byte) if byte.is_ascii_alphanumeric() => {}
         Some(b'\n') => return Err(HeadError::BareLineFeed),
         Some(_) => return Err(HeadError::BadTarget),
-    };
+    }
     let mut at = from;
     loop {
-        at = skip_to_escape(bytes, at, class);
+        at = skip_to_escape(bytes, at, *class);
         match bytes.get(at) {
             _ if at - start > bytes_max => return Err(HeadError::TargetTooLong),
             None => return Ok((at, false)),
             Some(b' ') => return Ok((at, true)),
+            // The first one; a query holds more of them.
+            Some(b'?') => *class = QUERY,
             Some(b'%') => {
                 for place in [at + 1, at + 2] {
                     match bytes.get(place) {
@@ -539,13 +553,19 @@ mod tests {
     }
 
     #[test]
-    fn a_target_holds_what_rfc_3986_lists() {
-        for target in ["/-._~!$&'()*+,;=:@", "//?/?a&b", "/%00%fF", "/azAZ09"] {
+    fn a_target_holds_what_rfc_3986_lists_and_what_browsers_leave_raw() {
+        for target in ["/-._~!$&'()*+,;=:@", "//?/?a&b", "/%00%fF", "/azAZ09", "/a[0]", "/?[]{}|^`\\", "/?%41\\?{"] {
+            let limits = Limits { uri_bytes: target.len(), ..LIMITS };
+            assert!(request(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes(), &limits).is_ok_and(|head| head.is_some()), "{target}");
             check_accepted(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes(), "GET", target, &[]);
         }
-        for byte in (0..=255u8).filter(|byte| b"\0\t\"#<>[\\]^`{|}\x7f".contains(byte) || *byte >= 0x80) {
+        for byte in (0..=255u8).filter(|byte| b"\0\t\"#<>\x7f".contains(byte) || *byte >= 0x80) {
             check_refused([b"GET /", &[byte][..]].concat(), E::BadTarget);
             check_refused([b"GET /?a=", &[byte][..]].concat(), E::BadTarget);
+        }
+        for byte in b"\\^`{|}" {
+            check_refused([b"GET /a", &[*byte][..]].concat(), E::BadTarget);
+            check_refused([b"GET http://a/", &[*byte][..]].concat(), E::BadTarget);
         }
         for target in ["/%g", "/%0g", "/%%", "/%0 ", "/% "] {
             check_refused(format!("GET {target}"), E::BadTarget);
@@ -566,7 +586,7 @@ mod tests {
         for line in ["GET *", "GET a:443", "CONNECT /", "CONNECT http://a/", "CONNECT *"] {
             check_refused(format!("{line} HTTP/1.1\r\n"), E::MethodTarget);
         }
-        for target in ["a", "**", "http://u@a/", "http://a/[b]", "http:/a", "ftp://a/", "http://a..b/"] {
+        for target in ["a", "**", "http://u@a/", "http:/a", "ftp://a/", "http://a..b/"] {
             check_refused(format!("GET {target} HTTP/1.1\r\n"), E::BadTarget);
         }
     }

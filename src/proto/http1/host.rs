@@ -4,7 +4,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::bytes::{HOST, PATH_OR_QUERY, is};
+use super::bytes::{HOST, PATH, QUERY, is};
 use super::fields::Span;
 
 /// The longest name DNS can carry, with its last dot.
@@ -100,7 +100,7 @@ pub fn split_target(target: &[u8]) -> Option<Target<'_>> {
     let (authority, rest) = rest.split_at(rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len()));
     check_host(authority)?;
     let (path, query) = split_query(rest);
-    let is_clean = rest.iter().all(|byte| is(*byte, PATH_OR_QUERY));
+    let is_clean = path.iter().all(|byte| is(*byte, PATH)) && query.unwrap_or_default().iter().all(|byte| is(*byte, QUERY));
     is_clean.then_some(Target::Absolute { scheme, authority, path: if path.is_empty() { b"/" } else { path }, query })
 }
 
@@ -212,6 +212,7 @@ mod tests {
         let absolute = |scheme, authority, path, query| Some(Target::Absolute { scheme, authority, path, query });
         check_target("http://a/b?c", absolute(b"http", b"a", b"/b", Some(b"c")));
         check_target("HTTPS://a:1", absolute(b"HTTPS", b"a:1", b"/", None));
+        check_target("http://a/[b]?{\\}", absolute(b"http", b"a", b"/[b]", Some(b"{\\}")));
         check_target("http://[::1]?q", absolute(b"http", b"[::1]", b"/", Some(b"q")));
     }
 
@@ -229,8 +230,10 @@ mod tests {
             "http:///a",
             "http://?",
             "http://u@a/",
-            "http://a/[b]",
-            "http://a/b?[",
+            "http://a/{b}",
+            "http://a/b\\",
+            "http://a/b?\"",
+            "http://[::1/",
             "ftp://a/",
             "httpss://a/",
             "http://a b/",

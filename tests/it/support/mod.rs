@@ -4,15 +4,19 @@
 
 mod certs;
 mod client;
+mod machine;
 mod origin;
+mod place;
 mod rig;
 mod trusting;
 
 pub use certs::{Authority, Pair};
 pub use client::{Answer, Client, Read1};
-pub use origin::{Next, Origin, Request};
-pub use rig::{Ended, Rig, binary};
-pub use trusting::trusting_config;
+pub use machine::{Lateness, alone, raise_open_files};
+pub use origin::{Next, Origin, Request, read_head};
+pub use place::free_address;
+pub use rig::{Rig, binary};
+pub use trusting::{handshake, trusting_config};
 
 use std::time::{Duration, Instant};
 

@@ -53,19 +53,39 @@ pub struct Origin {
 impl Origin {
     /// Runs `script` for every request.
     pub fn run(script: impl Fn(&mut TcpStream, &Request, usize) -> Next + Send + Sync + 'static) -> Self {
+        let script: Script = Arc::new(script);
+        Self::listen(move |stream, _, seen| connection(stream, &script, seen))
+    }
+
+    /// Hands every connection to `script` with its number: for what does not read a whole request
+    /// before it answers. Nothing is `seen`.
+    pub fn raw(script: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
+        Self::listen(move |stream, number, _| script(stream, number))
+    }
+
+    fn listen(serve: impl Fn(TcpStream, usize, &Mutex<Vec<Request>>) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // std's queue of 128 makes a crowd wait a second for its second SYN.
+        socket2::SockRef::from(&listener).listen(4096).unwrap();
         let origin =
             Self { address: listener.local_addr().unwrap(), seen: Arc::default(), connections: Arc::default(), is_over: Arc::default() };
-        let script: Script = Arc::new(script);
+        let serve = Arc::new(serve);
         let (seen, connections, is_over) = (Arc::clone(&origin.seen), Arc::clone(&origin.connections), Arc::clone(&origin.is_over));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if is_over.load(Ordering::Relaxed) {
                     return;
                 }
-                *connections.lock().unwrap() += 1;
-                let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
-                std::thread::spawn(move || connection(stream, &script, &seen));
+                let number = {
+                    let mut count = connections.lock().unwrap();
+                    *count += 1;
+                    *count - 1
+                };
+                let (serve, seen) = (Arc::clone(&serve), Arc::clone(&seen));
+                std::thread::spawn(move || {
+                    let _ = stream.set_nodelay(true);
+                    serve(stream, number, &seen);
+                });
             }
         });
         origin
@@ -100,7 +120,6 @@ impl Drop for Origin {
 }
 
 fn connection(mut stream: TcpStream, script: &Script, seen: &Mutex<Vec<Request>>) {
-    let _ = stream.set_nodelay(true);
     let mut buffer = Vec::new();
     for number in 0.. {
         let Some(request) = read_request(&mut stream, &mut buffer) else { return };
@@ -112,15 +131,8 @@ fn connection(mut stream: TcpStream, script: &Script, seen: &Mutex<Vec<Request>>
 }
 
 /// `None` at the end of the connection, or if the request is cut.
-pub fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<Request> {
-    let end = loop {
-        if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
-            break at + 4;
-        }
-        fill(stream, buffer)?;
-    };
-    let mut request = Request { head: String::from_utf8_lossy(&buffer[..end]).into_owned(), ..Request::default() };
-    buffer.drain(..end);
+fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<Request> {
+    let mut request = Request { head: read_head(stream, buffer)?, ..Request::default() };
     // An origin that waits for no 100 reads the body as soon as it comes.
     if request.header("transfer-encoding").is_some() {
         loop {
@@ -158,6 +170,17 @@ pub fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<Requ
     }
     request.body = buffer.drain(..length).collect();
     Some(request)
+}
+
+/// Reads a head and leaves what came behind it in `buffer`.
+pub fn read_head(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<String> {
+    loop {
+        if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head: Vec<u8> = buffer.drain(..at + 4).collect();
+            return Some(String::from_utf8_lossy(&head).into_owned());
+        }
+        fill(stream, buffer)?;
+    }
 }
 
 fn fill(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<()> {

@@ -43,9 +43,15 @@ impl Rig {
     /// As [`Rig::start`], in a directory that holds files already.
     #[track_caller]
     pub fn start_in(directory: TempDir, config: &str) -> Self {
+        Self::start_with(binary(), directory, config)
+    }
+
+    /// As [`Rig::start_in`], by a command that runs attache with the arguments it is given.
+    #[track_caller]
+    pub fn start_with(mut command: Command, directory: TempDir, config: &str) -> Self {
         let path = directory.path().join("attache.toml");
         std::fs::write(&path, whole(directory.path(), config)).unwrap();
-        let mut child = binary().arg("run").arg("-c").arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.arg("run").arg("-c").arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = collect(child.stderr.take().unwrap());
         let out = collect(child.stdout.take().unwrap());
         let mut rig = Self { directory, child, log, out };
@@ -122,6 +128,14 @@ impl Rig {
         self.admin("POST", "/reload")
     }
 
+    /// As [`Rig::reload`], and it must work.
+    #[track_caller]
+    pub fn reloaded(&self, config: &str) -> Value {
+        let answer = self.reload(config);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        serde_json::from_slice(&answer.body).unwrap()
+    }
+
     /// What it wrote to stderr so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
@@ -151,6 +165,11 @@ impl Rig {
 
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Descriptors it has open.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// Resident memory in bytes.
