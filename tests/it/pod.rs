@@ -1,9 +1,9 @@
 //! The pod of `deploy/`, run for real: HTTPS from outside, a changed `ConfigMap` and the end, all under load.
 //!
-//! Needs podman, root and a static binary (`make static`); says so where one is missing. podman knows no native
-//! sidecars and keeps no order at the end, so here the sidecar is an ordinary container: what differs is order only.
+//! Needs podman, root and a static binary (`make static`); says so where one is missing. podman knows no native sidecars,
+//! so here the sidecar is one container among others, and `podman pod stop` ends all of them at the same moment.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -120,27 +120,37 @@ impl ConfigMap {
     }
 }
 
-/// The manifest of `deploy/` in two changes: the sidecar is a container among others, and its configuration comes
-/// from a directory of this machine.
-fn manifest(pod: &str, config: &Path, port: u16) -> (String, String) {
+/// The manifest of `deploy/`, with the sidecar as a container among others, its configuration in a directory of this
+/// machine, and free ports of this machine in the place of the pod's own: `podman pod stop` takes a pod's network down
+/// at once, while Kubernetes does so last.
+fn manifest(pod: &str, config: &Path, [https, legacy, admin]: [u16; 3]) -> (String, String) {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/pod.yaml")).unwrap();
-    let (config_map, manifest) = text.split_once("---\n").unwrap();
-    let settings = config_map.split_once("attache.toml: |\n").unwrap().1;
-    let settings: String = settings.lines().map(|line| line.trim_start_matches("    ").to_owned() + "\n").collect();
-    let replaced = |text: String, from: &str, to: &str| {
+    let replaced = |text: &str, from: &str, to: &str| {
         assert!(text.contains(from), "deploy/pod.yaml has no `{from}`");
         text.replace(from, to)
     };
-    let mut manifest = manifest.to_owned();
-    manifest = replaced(manifest, "  containers:\n", "");
-    manifest = replaced(manifest, "  initContainers:\n", "  containers:\n");
-    manifest = replaced(manifest, "      restartPolicy: Always\n", "");
-    manifest = replaced(manifest, "name: legacy\n  labels:", &format!("name: {pod}\n  labels:"));
-    manifest = replaced(manifest, "containerPort: 8443\n", &format!("containerPort: 8443\n          hostPort: {port}\n"));
-    manifest = replaced(manifest, "IfNotPresent", "Never");
+    let text = replaced(&replaced(&text, "8443", &https.to_string()), "8080", &legacy.to_string());
+    let (config_map, manifest) = text.split_once("---\n").unwrap();
+    let settings = config_map.split_once("attache.toml: |\n").unwrap().1;
+    let settings: String = settings.lines().map(|line| line.trim_start_matches("    ").to_owned() + "\n").collect();
     let host_path = format!("hostPath:\n        path: {}\n        type: Directory\n", config.display());
-    manifest = replaced(manifest, "configMap:\n        name: attache\n", &host_path);
-    (settings, manifest)
+    let changes = [
+        ("  containers:\n", ""),
+        ("  initContainers:\n", "  hostNetwork: true\n  containers:\n"),
+        ("      restartPolicy: Always\n", ""),
+        (&format!("      ports:\n        - name: https\n          containerPort: {https}\n"), ""),
+        ("name: legacy\n  labels:", &format!("name: {pod}\n  labels:")),
+        ("IfNotPresent", "Never"),
+        ("configMap:\n        name: attache\n", &host_path),
+    ];
+    let manifest = changes.iter().fold(manifest.to_owned(), |manifest, (from, to)| replaced(&manifest, from, to));
+    (format!("[admin]\nlisten = \"127.0.0.1:{admin}\"\n{settings}"), manifest)
+}
+
+/// Ports that were free a moment ago, all at the same time.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// Clients that ask over and over until the pod is gone.
@@ -229,9 +239,10 @@ fn the_pod_serves_https_reloads_and_ends_without_losing_a_request() {
     podman.run(&["build", "--format", "docker", "-f", containerfile, "-t", "localhost/attache:latest", &context.display().to_string()]);
 
     // HTTPS from outside.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ports: [u16; 3] = free_ports();
+    let address = SocketAddr::from(([127, 0, 0, 1], ports[0]));
     let config = place.join("config");
-    let (settings, manifest) = manifest(&podman.pod, &config, address.port());
+    let (settings, manifest) = manifest(&podman.pod, &config, ports);
     let mut map = ConfigMap::new(config, &settings);
     std::fs::write(place.join("pod.yaml"), manifest).unwrap();
     podman.run(&["kube", "play", &place.join("pod.yaml").display().to_string()]);
@@ -255,7 +266,7 @@ fn the_pod_serves_https_reloads_and_ends_without_losing_a_request() {
         });
         load.goes_on();
     }
-    map.swap("[[listener]]\nlisten = 1\n");
+    map.swap(&format!("{settings}[[listener]]\nlisten = 1\n"));
     eventually("a broken one is refused", || podman.run(&["exec", &sidecar, "/attache", "status"]).contains("was refused"));
     podman.run(&["exec", &sidecar, "/attache", "healthcheck"]);
     load.goes_on();
