@@ -258,9 +258,9 @@ fn check<'a>(
     }
     let (authority, path, query) = match target {
         Target::Origin { path, query } => (host_field, path, query),
-        Target::Absolute { authority, path, query, .. } => {
+        Target::Absolute { scheme, authority, path, query } => {
             // RFC 9112 §3.2.2: the target wins; disagreement is somebody being misled.
-            if !host_field.is_empty() && !host_field.eq_ignore_ascii_case(authority) {
+            if !host_field.is_empty() && !is_same_authority(scheme, host_field, authority) {
                 return Err(Refusal::HostMismatch);
             }
             // RFC 9112 §3.2.4: this is how a proxy is asked for `*`.
@@ -290,6 +290,13 @@ fn check<'a>(
         return Err(Refusal::Misdirected);
     }
     Ok(Checked { framing, authority, host, path, query })
+}
+
+/// `a.example` and `a.example:80` are one authority of `http` (RFC 3986 §6.2.3).
+fn is_same_authority(scheme: &[u8], a: &[u8], b: &[u8]) -> bool {
+    let default: &[u8] = if scheme.eq_ignore_ascii_case(b"https") { b":443" } else { b":80" };
+    let bare = |authority: &'_ [u8]| authority.strip_suffix(default).or(authority.strip_suffix(b":")).unwrap_or(authority).len();
+    a[..bare(a)].eq_ignore_ascii_case(&b[..bare(b)])
 }
 
 /// The one Host field; two are refused, none is for the caller to judge.

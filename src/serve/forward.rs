@@ -19,7 +19,7 @@ use super::timer::Stall;
 use super::worker::Worker;
 use crate::dial::{self, DialError, Wire};
 use crate::generation::{Listener, Route};
-use crate::proto::http1::{BodyFraming, Limits, Progress, RequestFraming, ResponseHead, Version, response_framing};
+use crate::proto::http1::{BodyFraming, Known, Limits, Progress, RequestFraming, ResponseHead, Version, response_framing};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup};
 use crate::telemetry::metrics;
@@ -307,6 +307,10 @@ impl Job<'_> {
             return self.refuse(Refusal::BrokenResponse, upload.moved, endpoint_for_log, attempts, upload.is_taken()).await;
         };
         let status = self.response.status;
+        if is_event_stream(self.response, link.input()) {
+            // A stream of events is as long as it likes; silence still ends it.
+            self.deadline = None;
+        }
         let body = compose::client_body(framing.body, self.version);
         // An answer that overtakes its request leaves a connection whose next bytes are no request.
         let may_keep = upload.is_taken() && body != BodyFraming::UntilClose && !self.client.is_leaving(self.worker);
@@ -439,6 +443,14 @@ impl Job<'_> {
             attempts,
         }
     }
+}
+
+/// WHATWG HTML §9.2: an answer that is not meant to end.
+fn is_event_stream(response: &ResponseHead, bytes: &[u8]) -> bool {
+    const KIND: &[u8] = b"text/event-stream";
+    let mut kinds =
+        response.fields.iter().filter(|field| field.known == Known::Other && field.name.of(bytes).eq_ignore_ascii_case(b"content-type"));
+    kinds.any(|field| field.value.of(bytes).get(..KIND.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(KIND)))
 }
 
 /// What is being waited for, and since when.

@@ -235,6 +235,8 @@ impl Drop for Sockets {
 fn report(found: &mut Diagnostics, place: Option<Place>, address: &Address, error: &io::Error) {
     let note = found.error(place, format!("cannot listen on {address}: {error}"));
     match error.kind() {
+        io::ErrorKind::AddrInUse if place.is_none() => note
+            .help("it is where the admin API listens unless told otherwise; write [admin] with listen = \"127.0.0.1:9902\", or off = true"),
         io::ErrorKind::AddrInUse => note.help("another program listens there; stop it or choose another address"),
         io::ErrorKind::PermissionDenied => note.help("ports below 1024 and some directories need a privilege; choose another or grant it"),
         io::ErrorKind::AddrNotAvailable => note.help("no interface of this machine has that address"),

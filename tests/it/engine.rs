@@ -859,6 +859,28 @@ fn an_answer_that_does_not_come_in_time_is_504() {
 }
 
 #[test]
+fn a_stream_of_events_outlives_the_routes_timeout() {
+    let is_due = Arc::new(AtomicBool::new(false));
+    let due = Arc::clone(&is_due);
+    let origin = Origin::run(move |stream, _, _| {
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+            .unwrap();
+        eventually("the second event is due", || due.load(Ordering::Relaxed));
+        stream.write_all(b"6\r\nsecond\r\n0\r\n\r\n").unwrap();
+        Next::Keep
+    });
+    let rig = before(origin.address, &format!("[[listener.route]]\ntimeout = \"200ms\"\nservice = \"{}\"", origin.address));
+    let mut client = rig.connect("web");
+    let asked = Instant::now();
+    client.send(GET).unwrap();
+    eventually("the timeout has passed", || asked.elapsed() > Duration::from_millis(400));
+    is_due.store(true, Ordering::Relaxed);
+    let Read1::Answer(answer) = client.read("GET").unwrap() else { panic!("cut") };
+    assert_eq!(answer.text(), "firstsecond");
+}
+
+#[test]
 fn a_routes_timeout_cuts_an_answer_that_has_begun() {
     for version in ["1.1", "1.0"] {
         let origin = Origin::run(|stream, _, _| {

@@ -409,6 +409,8 @@ fn an_absolute_target_agrees_with_its_host() {
         ("HTTP://A.example/b", "a.example", "GET /b HTTP/1.1"),
         ("http://a.example", "a.example", "GET / HTTP/1.1"),
         ("http://a.example:80/", "a.example:80", "GET / HTTP/1.1"),
+        ("http://a.example:80/", "a.example", "GET / HTTP/1.1"),
+        ("https://a.example/", "a.example:443", "GET / HTTP/1.1"),
         ("https://a.example/", "a.example", "GET / HTTP/1.1"),
         ("http://a.example?b[]={c}", "a.example", "GET /?b[]={c} HTTP/1.1"),
         ("http://[::1]:80/b", "[::1]:80", "GET /b HTTP/1.1"),
