@@ -51,6 +51,8 @@ const LAST_SILENCE: Duration = Duration::from_secs(2);
 /// How long it may go on sending what nobody wants, such as the rest of a refused upload. Many clients
 /// read no answer before they have sent everything.
 const LAST_READS: Duration = Duration::from_secs(30);
+/// The same for who was too slow to send a request.
+const LAST_READS_DISMISSED: Duration = Duration::from_millis(500);
 /// A connection that was idle for so long gives back the memory that requests need.
 const LULL: Duration = Duration::from_secs(1);
 
@@ -72,8 +74,10 @@ pub async fn serve(worker: &Rc<Worker>, mut client: Box<Client>) {
             after => break after,
         }
     };
-    if after == After::Close {
-        Box::pin(close(worker, &mut client)).await;
+    match after {
+        After::Close => Box::pin(close(worker, &mut client, LAST_READS)).await,
+        After::Dismiss => Box::pin(close(worker, &mut client, LAST_READS_DISMISSED)).await,
+        After::Keep | After::Abort => {}
     }
 }
 
@@ -227,7 +231,7 @@ fn refusal_of(error: HeadError) -> Refusal {
 
 /// Closes so that the last answer arrives: says "no more", then reads on until the client closes,
 /// since closing with unread bytes would reset the connection under the answer.
-async fn close(worker: &Rc<Worker>, client: &mut Client) {
+async fn close(worker: &Rc<Worker>, client: &mut Client, patience: Duration) {
     let since = Instant::now();
     let Client { link, timer, .. } = client;
     let mut heard = since;
@@ -254,7 +258,7 @@ async fn close(worker: &Rc<Worker>, client: &mut Client) {
             }
             heard = Instant::now();
         }
-        let mut until = (heard + LAST_SILENCE).min(since + LAST_READS);
+        let mut until = (heard + LAST_SILENCE).min(since + patience);
         // A process that ends waits less for clients that do not close.
         if let Some(draining) = worker.draining_since() {
             until = until.min(draining.max(since) + LINGER);

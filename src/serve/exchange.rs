@@ -32,6 +32,8 @@ pub enum After {
     Keep,
     /// The answer said so; close when it has arrived.
     Close,
+    /// As [`After::Close`], for a client whose slowness is why: it has had its time.
+    Dismiss,
     /// Nobody is there, or the answer was cut short and must look it.
     Abort,
 }
@@ -58,6 +60,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    fn after(&self) -> After {
+        match (self.after, self.refusal) {
+            (After::Close, Some(Refusal::HeaderTimeout | Refusal::BodyTimeout)) => After::Dismiss,
+            (after, _) => after,
+        }
+    }
+
     pub fn gone(body_in: u64) -> Self {
         Self {
             status: 0,
@@ -182,7 +191,7 @@ pub async fn run(
             local(client, listener, framing.unwrap_or(&RequestFraming::UNREAD), keep, refusal.status().code(), 0, Some(refusal)).await
         }
     };
-    let after = outcome.after;
+    let after = outcome.after();
     settle(
         worker,
         listener,
@@ -227,7 +236,7 @@ pub async fn refuse_unparsed(
     };
     let told = Told { head: &head, request, walk_route: None, target: request.target.of(bytes) };
     settle(worker, listener, &generation, &told, &outcome, started);
-    outcome.after
+    outcome.after()
 }
 
 /// Everything about a head that its grammar does not say (CONFIG "HTTP strictness").

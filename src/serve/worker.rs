@@ -313,3 +313,61 @@ impl Wakers {
         self.places.iter().flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::config::{self, File};
+    use crate::generation::{Inputs, compile};
+    use crate::tls::Sessions;
+    use crate::value::Diagnostics;
+
+    fn worker() -> Rc<Worker> {
+        let text = "[[listener]]\nlisten = \"127.0.0.1:0\"\nservice = \"127.0.0.1:1\"\n";
+        let Ok(loaded) = config::from_text("<test>", text, &|_| None) else { unreachable!("the text is right") };
+        let mut found = Diagnostics::default();
+        let parsed = File::parse(&loaded.root, &loaded.sources, &mut found);
+        let metrics = Metrics::new(1, &[]);
+        let inputs = Inputs {
+            sources: &loaded.sources,
+            hash: String::new(),
+            document: serde_json::Value::Null,
+            read: &|_| Err(std::io::ErrorKind::NotFound.into()),
+            previous: None,
+            metrics: &metrics,
+            sessions: &Sessions::new(),
+            workers: 1,
+            now: SystemTime::UNIX_EPOCH,
+        };
+        let generation = compile(parsed, &inputs, &mut found).expect("the text is right");
+        let access = Arc::new(AccessLog { sink: arc_swap::ArcSwapOption::empty() });
+        Worker::new(0, Arc::new(Shared { live: Arc::new(Live::new(Arc::new(generation))), metrics, access }))
+    }
+
+    fn worker_has_a_bug() -> bool {
+        std::hint::black_box(true)
+    }
+
+    #[test]
+    fn a_panic_ends_its_task_and_gives_back_what_that_held() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let worker = worker();
+        let tasks = tokio::task::LocalSet::new();
+        let ended = tasks.block_on(&runtime, async {
+            let inside = Rc::clone(&worker);
+            let task = tokio::task::spawn_local(async move {
+                let _in_flight = inside.begin();
+                let _warm = inside.stay_warm();
+                let _waiting = inside.wait(Waker::noop());
+                if worker_has_a_bug() {
+                    std::panic::resume_unwind(Box::new("a bug"));
+                }
+            });
+            task.await
+        });
+        assert!(ended.is_err_and(|error| error.is_panic()));
+        assert_eq!((worker.in_flight.get(), worker.warm.get(), worker.waiting.borrow().iter().count()), (0, 0, 0));
+    }
+}

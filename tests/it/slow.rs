@@ -5,8 +5,8 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -77,42 +77,57 @@ impl Crowd {
         crowd
     }
 
-    /// Has each send a byte a second, until all are gone. When the first and the last of them were.
-    fn until_gone(mut self, byte: Option<u8>) -> (Duration, Duration, Vec<u8>) {
+    /// Has each send a byte a second, and close nothing, until nothing of them is left in attache
+    /// either. When they were told, when the last was forgotten, and what they were told.
+    fn until_gone(mut self, byte: Option<u8>, rig: &Rig, others: f64) -> Gone {
         let mut seconds = 1;
-        let mut last_words = Vec::new();
-        while self.streams.iter().any(|(_, gone)| gone.is_none()) {
-            let now = self.since.elapsed();
-            assert!(now < DEADLINE + Duration::from_secs(20), "some are still there");
-            let is_time = now.as_secs() >= seconds;
-            seconds += u64::from(is_time);
-            for (stream, gone) in self.streams.iter_mut().filter(|(_, gone)| gone.is_none()) {
-                if let (true, Some(byte)) = (is_time, byte) {
-                    let _ = stream.write_all(&[byte]);
-                }
+        let mut told = Vec::new();
+        let mut tell = |(stream, gone): &mut (TcpStream, Option<Duration>), now: Duration, byte: Option<u8>| {
+            if let Some(byte) = byte {
+                let _ = stream.write_all(&[byte]);
+            }
+            if gone.is_none() {
                 let mut piece = [0; 1024];
                 match stream.read(&mut piece) {
                     Ok(0) => *gone = Some(now),
-                    Ok(count) => {
-                        if last_words.len() < 64 {
-                            last_words.extend_from_slice(&piece[..count]);
-                        }
-                    }
+                    Ok(count) if told.len() < 64 => told.extend_from_slice(&piece[..count]),
+                    Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_) => *gone = Some(now),
                 }
             }
+        };
+        loop {
+            let now = self.since.elapsed();
+            assert!(now < DEADLINE + Duration::from_secs(20), "some are still there");
+            let is_time = now.as_secs() >= seconds;
+            seconds += u64::from(is_time);
+            self.streams.iter_mut().for_each(|one| tell(one, now, byte.filter(|_| is_time)));
+            if self.streams.iter().all(|(_, gone)| gone.is_some()) && open_connections(rig) <= others {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
         let gone = || self.streams.iter().filter_map(|(_, gone)| *gone);
-        (gone().min().unwrap(), gone().max().unwrap(), last_words)
+        Gone { first: gone().min().unwrap(), last: gone().max().unwrap(), forgotten: self.since.elapsed(), told }
     }
 }
 
+struct Gone {
+    first: Duration,
+    last: Duration,
+    forgotten: Duration,
+    told: Vec<u8>,
+}
+
 #[track_caller]
-fn check_gone_in_time((first, last, _): &(Duration, Duration, Vec<u8>)) {
-    println!("gone between {first:?} and {last:?}");
-    assert!(*first + MARGIN >= DEADLINE && *last <= DEADLINE + MARGIN, "gone between {first:?} and {last:?}");
+fn check_gone_in_time(gone: &Gone) {
+    let Gone { first, last, forgotten, .. } = gone;
+    println!("told between {first:?} and {last:?}, forgotten after {forgotten:?}");
+    assert!(
+        *first + MARGIN >= DEADLINE && *forgotten <= DEADLINE + MARGIN,
+        "told between {first:?} and {last:?}, forgotten after {forgotten:?}"
+    );
 }
 
 /// `{origin}` as service, an answer of our own for `/normal`.
@@ -132,12 +147,11 @@ fn clients_that_send_a_header_byte_a_second_are_gone_at_the_deadline() {
     let _alone = alone();
     let rig = Rig::start(&config("header = \"2s\"", ""));
     let normal = Normal::start(rig.address("web"));
-    let gone = Crowd::connect(rig.address("web"), b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ").until_gone(Some(b'x'));
+    let gone = Crowd::connect(rig.address("web"), b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ").until_gone(Some(b'x'), &rig, 1.0);
     normal.check();
     check_gone_in_time(&gone);
-    assert!(gone.2.starts_with(b"HTTP/1.1 408 "));
+    assert!(gone.told.starts_with(b"HTTP/1.1 408 "));
     assert!(rig.metric("attache_refusals_total{listener=\"web\",reason=\"header_timeout\"}") >= SLOW as f64);
-    eventually("their memory is free", || open_connections(&rig) <= 1.0);
 }
 
 #[test]
@@ -151,10 +165,9 @@ fn clients_that_shake_hands_a_byte_a_second_are_gone_at_the_deadline() {
     ));
     let normal = Normal::start(rig.address("plain"));
     // The start of a ClientHello of 512 bytes.
-    let gone = Crowd::connect(rig.address("web"), &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).until_gone(Some(0));
+    let gone = Crowd::connect(rig.address("web"), &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]).until_gone(Some(0), &rig, 0.0);
     normal.check();
     check_gone_in_time(&gone);
-    eventually("their memory is free", || open_connections(&rig) <= 0.0);
 }
 
 #[test]
@@ -163,12 +176,12 @@ fn clients_whose_body_stands_still_are_gone_at_the_deadline() {
     let origin = Origin::ok("never");
     let rig = Rig::start(&config("body = \"2s\"", &format!("service = \"{}\"", origin.address)));
     let normal = Normal::start(rig.address("web"));
-    let gone = Crowd::connect(rig.address("web"), b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf").until_gone(None);
+    let gone =
+        Crowd::connect(rig.address("web"), b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf").until_gone(None, &rig, 1.0);
     normal.check();
     check_gone_in_time(&gone);
-    assert!(gone.2.starts_with(b"HTTP/1.1 408 "));
+    assert!(gone.told.starts_with(b"HTTP/1.1 408 "));
     assert!(origin.seen().is_empty(), "no half request is taken for a whole one");
-    eventually("their memory is free", || open_connections(&rig) <= 1.0);
 }
 
 #[test]
@@ -188,10 +201,15 @@ fn a_body_that_moves_may_take_longer_than_the_deadline() {
 fn clients_that_stop_reading_are_gone_at_the_deadline() {
     let _alone = alone();
     assert!(raise_open_files(4096));
-    let origin = Origin::run(|stream, _, _| {
+    // Each client's deadline begins when all buffers on the way to it are full.
+    let moved = Arc::new(Mutex::new(Instant::now()));
+    let mark = Arc::clone(&moved);
+    let origin = Origin::run(move |stream, _, _| {
         let piece = [b'x'; 64 << 10];
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
-        while stream.write_all(&piece).is_ok() {}
+        while stream.write_all(&piece).is_ok() {
+            *mark.lock().unwrap() = Instant::now();
+        }
         Next::Close
     });
     let rig = Rig::start(&config("write = \"2s\"", &format!("service = \"{}\"", origin.address)));
@@ -213,10 +231,13 @@ fn clients_that_stop_reading_are_gone_at_the_deadline() {
     eventually("all are served", || open_connections(&rig) >= SLOW as f64);
     eventually("all are gone", || open_connections(&rig) <= 1.0);
     let gone = since.elapsed();
-    println!("{SLOW} clients connected within {connected:?}, gone after {gone:?}; {} KiB resident", rig.resident() >> 10);
+    let full = moved.lock().unwrap().duration_since(since);
+    println!(
+        "{SLOW} clients connected within {connected:?}, full after {full:?}, gone after {gone:?}; {} KiB resident",
+        rig.resident() >> 10
+    );
     normal.check();
-    // Each has its own deadline, from when its buffers were full.
-    assert!(gone + MARGIN >= DEADLINE && gone <= connected + DEADLINE + MARGIN * 2, "{gone:?}");
+    assert!(gone + MARGIN >= DEADLINE && gone <= full + DEADLINE + MARGIN, "full after {full:?}, gone after {gone:?}");
     let mut rest = Vec::new();
     let ended = clients[0].read_to_end(&mut rest);
     assert_eq!(ended.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionReset), "the kernel keeps nothing for it either");
