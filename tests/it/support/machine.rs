@@ -2,15 +2,19 @@
 //!
 //! A claim about time can only be tested as far as the machine keeps time itself.
 
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Held by tests that measure or press hard, so that they do not measure each other.
-pub fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Held by tests that measure or press hard, so that they do not measure each other. A lock on a
+/// file, since some run each test in a process of its own.
+pub fn alone() -> File {
+    let file = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("alone.lock")).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    file
 }
 
 /// Watches how late this machine wakes a thread, which no program on it can better.
