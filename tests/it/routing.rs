@@ -360,6 +360,29 @@ fn headers_are_set_added_and_removed_on_both_ways() {
 }
 
 #[test]
+fn a_redirect_by_path_stays_on_its_host() {
+    let rig = Rig::start(concat!(
+        "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\n",
+        "[[listener.route]]\nhost = \"path.example\"\nredirect = { to = \"{path}/\" }\n",
+        "[[listener.route]]\nhost = \"uri.example\"\nredirect = { to = \"{uri}\" }\n",
+        "[[listener.route]]\nhost = \"slash.example\"\nredirect = { to = \"/{header.x-to}\" }\n",
+        "[[listener.route]]\nhost = \"cdn.example\"\nredirect = { to = \"//cdn.example{uri}\" }\n",
+        "[[listener.route]]\nredirect = { to = \"https://{host}{uri}\" }\n",
+    ));
+    let location = |host: &str, target: &str| {
+        let answer = send(&rig, &format!("GET {target}"), &format!("Host: {host}\r\nX-To: /evil.example\r\n"));
+        answer.header("location").unwrap().to_owned()
+    };
+    assert_eq!(location("path.example", "/a"), "/a/");
+    // RFC 3986 section 4.2: two slashes begin a host.
+    assert_eq!(location("path.example", "//evil.example"), "/.//evil.example/");
+    assert_eq!(location("uri.example", "///evil.example?a"), "/.///evil.example?a");
+    assert_eq!(location("slash.example", "/"), "/.//evil.example");
+    assert_eq!(location("cdn.example", "//a"), "//cdn.example//a");
+    assert_eq!(location("a.example", "//b"), "https://a.example//b");
+}
+
+#[test]
 fn redirects_point_where_they_say() {
     let rig = Rig::start(concat!(
         "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\n",
