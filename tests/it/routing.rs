@@ -225,6 +225,9 @@ fn clients_match_by_network_as_far_as_their_peer_is_trusted() {
         ("X-Forwarded-For: 10.1.2.3, 8.8.8.8\r\n", "404"),
         ("X-Forwarded-For: 8.8.8.8, 10.1.2.3\r\n", "ten"),
         ("X-Forwarded-For: 10.1.2.3, nonsense\r\n", "home"),
+        // As proxies on a socket for both families write it.
+        ("X-Forwarded-For: ::ffff:10.1.2.3\r\n", "ten"),
+        ("X-Forwarded-For: 10.1.2.3, ::ffff:192.168.0.1\r\n", "ten"),
     ] {
         trusting.check("GET /", fields, route);
     }
