@@ -93,8 +93,8 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
         let mut link = Link::new(wire, Rc::clone(&job.worker.stock));
         let mut upload = job.begin(&endpoint, link.output());
         let early = match job.until_final_head(&mut link, &mut upload, pool).await {
-            Ok(()) => {
-                let outcome = job.relay(link, upload, pool, &endpoint, attempts).await;
+            Ok(may_keep_link) => {
+                let outcome = job.relay(link, upload, pool, &endpoint, attempts, may_keep_link).await;
                 let reported = match outcome.ending {
                     Ending::Cut => metrics::Outcome::Reset,
                     _ if outcome.refusal.is_some() => metrics::Outcome::Broken,
@@ -213,8 +213,10 @@ impl Job<'_> {
     }
 
     /// Sends the request and waits for the head of the final answer; interim ones go to the client.
-    async fn until_final_head(&mut self, link: &mut Link, upload: &mut Pump, pool: &Pool) -> Result<(), Early> {
+    /// `false` if they left doubt about where the next answer begins.
+    async fn until_final_head(&mut self, link: &mut Link, upload: &mut Pump, pool: &Pool) -> Result<bool, Early> {
         let mut waits = Waits::default();
+        let mut may_keep_link = true;
         for _ in 0..=INTERIM_MAX {
             self.response.clear();
             poll_fn(|cx| self.poll_head(cx, link, upload, pool, &mut waits)).await?;
@@ -222,12 +224,14 @@ impl Job<'_> {
                 // Nobody asked to switch protocols (RFC 9110 §15.2.2).
                 101 => return Err(Early::Broken(Refusal::BrokenResponse)),
                 100..=199 => {
+                    let framing = response_framing(self.response, link.input(), false);
+                    may_keep_link &= framing.map_err(|_| Early::Broken(Refusal::BrokenResponse))?.keep_alive;
                     if self.version == Version::Http11 {
                         compose::interim(self.response, link.input(), self.client.link.output());
                     }
                     link.consume(self.response.bytes);
                 }
-                _ => return Ok(()),
+                _ => return Ok(may_keep_link),
             }
         }
         Err(Early::Broken(Refusal::BrokenResponse))
@@ -300,7 +304,15 @@ impl Job<'_> {
     }
 
     /// Sends the answer to the client while the rest of the request still flows.
-    async fn relay(&mut self, mut link: Link, mut upload: Pump, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
+    async fn relay(
+        &mut self,
+        mut link: Link,
+        mut upload: Pump,
+        pool: &Pool,
+        endpoint: &Arc<Endpoint>,
+        attempts: u32,
+        may_keep_link: bool,
+    ) -> Outcome {
         let endpoint_for_log = Some(Arc::clone(endpoint));
         let is_head = self.head.method == b"HEAD";
         let Ok(framing) = response_framing(self.response, link.input(), is_head) else {
@@ -351,7 +363,8 @@ impl Job<'_> {
                 After::Abort
             }
         };
-        let is_clean = ending == Ending::Complete && upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
+        let is_sound = framing.keep_alive && framing.body != BodyFraming::UntilClose && may_keep_link;
+        let is_clean = ending == Ending::Complete && upload.is_done() && is_sound;
         if is_clean && let Some(wire) = link.into_wire() {
             self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
             self.worker.sweep_later();
