@@ -355,7 +355,7 @@ fn finish(persistence: Persistence, out: &mut Vec<u8>) {
     });
 }
 
-fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+pub fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);

@@ -363,6 +363,27 @@ fn headers_are_set_added_and_removed_on_both_ways() {
 }
 
 #[test]
+fn edits_hold_for_trailers_too() {
+    let origin = Origin::answering(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\nX-Gone: 1\r\nServer: secret\r\n\r\n",
+    );
+    let rig = with_route(
+        &origin,
+        concat!(
+            "request_headers = { set = { x-user = \"{tls.client.subject}\" }, add = { x-more = \"2\" }, remove = [\"x-gone\"] }\n",
+            "response_headers = { remove = [\"server\", \"x-gone\"] }",
+        ),
+    );
+    let mut client = rig.connect("web");
+    let trailers = "X-USER: CN=admin\r\nX_User: CN=admin\r\nX-Sum: 1\r\nx-more: 1\r\nX-Gone: 1\r\n";
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n{trailers}\r\n")).unwrap();
+    let Read1::Answer(answer) = client.read("POST").unwrap() else { panic!("no answer") };
+    assert_eq!((answer.text().as_str(), answer.trailers.as_str()), ("ok", "X-Sum: 1\r\n"));
+    let seen = origin.seen()[0].clone();
+    assert_eq!(String::from_utf8_lossy(&seen.raw_body), "2\r\nhi\r\n0\r\nX-Sum: 1\r\nx-more: 1\r\n\r\n");
+}
+
+#[test]
 fn a_redirect_by_path_stays_on_its_host() {
     let rig = Rig::start(concat!(
         "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\n",
