@@ -93,8 +93,8 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
         let mut link = Link::new(wire, Rc::clone(&job.worker.stock));
         let mut upload = job.begin(&endpoint, link.output());
         let early = match job.until_final_head(&mut link, &mut upload, pool).await {
-            Ok(may_keep_link) => {
-                let outcome = job.relay(link, upload, pool, &endpoint, attempts, may_keep_link).await;
+            Ok(()) => {
+                let outcome = job.relay(link, upload, pool, &endpoint, attempts).await;
                 let reported = match outcome.ending {
                     Ending::Cut => metrics::Outcome::Reset,
                     _ if outcome.refusal.is_some() => metrics::Outcome::Broken,
@@ -214,10 +214,8 @@ impl<'a> Job<'a> {
     }
 
     /// Sends the request and waits for the head of the final answer; interim ones go to the client.
-    /// `false` if they left doubt about where the next answer begins.
-    async fn until_final_head(&mut self, link: &mut Link, upload: &mut Pump<'_>, pool: &Pool) -> Result<bool, Early> {
+    async fn until_final_head(&mut self, link: &mut Link, upload: &mut Pump<'_>, pool: &Pool) -> Result<(), Early> {
         let mut waits = Waits::default();
-        let mut may_keep_link = true;
         for _ in 0..=INTERIM_MAX {
             self.response.clear();
             poll_fn(|cx| self.poll_head(cx, link, upload, pool, &mut waits)).await?;
@@ -226,13 +224,13 @@ impl<'a> Job<'a> {
                 101 => return Err(Early::Broken(Refusal::BrokenResponse)),
                 100..=199 => {
                     let framing = response_framing(self.response, link.input(), false);
-                    may_keep_link &= framing.map_err(|_| Early::Broken(Refusal::BrokenResponse))?.keep_alive;
+                    link.is_doubtful |= !framing.map_err(|_| Early::Broken(Refusal::BrokenResponse))?.keep_alive;
                     if self.version == Version::Http11 {
                         compose::interim(self.response, link.input(), self.client.link.output());
                     }
                     link.consume(self.response.bytes);
                 }
-                _ => return Ok(may_keep_link),
+                _ => return Ok(()),
             }
         }
         Err(Early::Broken(Refusal::BrokenResponse))
@@ -305,15 +303,7 @@ impl<'a> Job<'a> {
     }
 
     /// Sends the answer to the client while the rest of the request still flows.
-    async fn relay(
-        &mut self,
-        mut link: Link,
-        mut upload: Pump<'_>,
-        pool: &Pool,
-        endpoint: &Arc<Endpoint>,
-        attempts: u32,
-        may_keep_link: bool,
-    ) -> Outcome {
+    async fn relay(&mut self, mut link: Link, mut upload: Pump<'_>, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
         let endpoint_for_log = Some(Arc::clone(endpoint));
         let is_head = self.head.method == b"HEAD";
         let Ok(framing) = response_framing(self.response, link.input(), is_head) else {
@@ -364,8 +354,7 @@ impl<'a> Job<'a> {
                 After::Abort
             }
         };
-        let is_sound = framing.keep_alive && framing.body != BodyFraming::UntilClose && may_keep_link;
-        let is_clean = ending == Ending::Complete && upload.is_done() && is_sound;
+        let is_clean = ending == Ending::Complete && upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
         if is_clean && let Some(wire) = link.into_wire() {
             self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
             self.worker.sweep_later();
