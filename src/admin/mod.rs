@@ -62,6 +62,10 @@ const PATHS: &[(&str, &str)] = &[
 async fn answer(handle: &Handle, request: &Request) -> Answer {
     let path = request.target.split('?').next().unwrap_or_default();
     let method = if request.method == "HEAD" { "GET" } else { request.method.as_str() };
+    // Browsers let any page send a POST anywhere, and say whose page it was.
+    if method != "GET" && request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("origin")) {
+        return Answer::text(403, "not from a web page\n");
+    }
     match (method, path) {
         ("GET", "/") => Answer::text(200, index()),
         ("GET", "/healthz") => Answer::text(200, "ok\n"),

@@ -355,7 +355,7 @@ fn finish(persistence: Persistence, out: &mut Vec<u8>) {
     });
 }
 
-fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+pub fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -391,7 +391,8 @@ pub fn client_ip(listener: &Listener, peer: Option<IpAddr>, headers: Headers<'_>
     // At most as many hops as a head has room for; each is looked at once, from the right.
     let values: Vec<&[u8]> = headers.all(b"x-forwarded-for").flat_map(tokens).collect();
     for value in values.into_iter().rev() {
-        let Some(ip) = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) else { break };
+        let parsed = std::str::from_utf8(value).ok().and_then(|text| text.parse::<IpAddr>().ok());
+        let Some(ip) = parsed.map(|ip| ip.to_canonical()) else { break };
         client = ip;
         if !is_trusted(&ip) {
             break;

@@ -173,7 +173,7 @@ pub async fn run(
             let mut fields = Vec::new();
             if !route.response_edits.drops(Known::Other, b"location") {
                 fields.extend_from_slice(b"Location: ");
-                redirect.to.write(&lookup, &mut fields);
+                redirect.write(&lookup, &mut fields);
                 fields.extend_from_slice(b"\r\n");
             }
             route.response_edits.write(&lookup, &mut fields);

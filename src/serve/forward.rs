@@ -142,7 +142,7 @@ fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker,
     lease.settle(outcome, took);
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
     async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool, now: Instant) -> Result<(Wire, bool), Refusal> {
         while let Some(wire) = may_reuse.then(|| self.worker.idle.take(endpoint.id, now)).flatten() {
             // What cannot be sent twice goes only where somebody is certain to read it.
@@ -170,7 +170,7 @@ impl Job<'_> {
     }
 
     /// Writes the request's head and prepares its body.
-    fn begin(&self, endpoint: &Endpoint, out: &mut Vec<u8>) -> Pump {
+    fn begin(&self, endpoint: &Endpoint, out: &mut Vec<u8>) -> Pump<'a> {
         let endpoint_host = match &endpoint.address {
             Address::Unix(_) => "localhost".to_owned(),
             address if self.head.authority.is_empty() => address.to_string(),
@@ -195,11 +195,12 @@ impl Job<'_> {
             BodyLimit::None => u64::MAX,
             BodyLimit::Bytes(most) => most,
         };
-        match self.framing.body {
-            BodyFraming::None | BodyFraming::UntilClose => Pump::new(Decoder::None, Encoder::Identity, limit),
-            BodyFraming::Length(length) => Pump::new(Decoder::Length(length), Encoder::Identity, limit),
-            BodyFraming::Chunked => Pump::new(Decoder::chunked(), Encoder::Chunked, limit),
-        }
+        let (decoder, encoder) = match self.framing.body {
+            BodyFraming::None | BodyFraming::UntilClose => (Decoder::None, Encoder::Identity),
+            BodyFraming::Length(length) => (Decoder::Length(length), Encoder::Identity),
+            BodyFraming::Chunked => (Decoder::chunked(), Encoder::Chunked),
+        };
+        Pump::new(decoder, encoder, limit, &self.route.request_edits)
     }
 
     /// RFC 9110 §9.2.2.
@@ -208,12 +209,12 @@ impl Job<'_> {
     }
 
     /// Whether a second try is the first one for the endpoint, or harmless, and still complete.
-    fn may_send_again(&self, link: &Link, upload: &Pump) -> bool {
+    fn may_send_again(&self, link: &Link, upload: &Pump<'_>) -> bool {
         link.read_total == 0 && upload.is_untouched && (self.is_idempotent() || link.written_total == 0)
     }
 
     /// Sends the request and waits for the head of the final answer; interim ones go to the client.
-    async fn until_final_head(&mut self, link: &mut Link, upload: &mut Pump, pool: &Pool) -> Result<(), Early> {
+    async fn until_final_head(&mut self, link: &mut Link, upload: &mut Pump<'_>, pool: &Pool) -> Result<(), Early> {
         let mut waits = Waits::default();
         for _ in 0..=INTERIM_MAX {
             self.response.clear();
@@ -222,6 +223,8 @@ impl Job<'_> {
                 // Nobody asked to switch protocols (RFC 9110 §15.2.2).
                 101 => return Err(Early::Broken(Refusal::BrokenResponse)),
                 100..=199 => {
+                    let framing = response_framing(self.response, link.input(), false);
+                    link.is_doubtful |= !framing.map_err(|_| Early::Broken(Refusal::BrokenResponse))?.keep_alive;
                     if self.version == Version::Http11 {
                         compose::interim(self.response, link.input(), self.client.link.output());
                     }
@@ -237,7 +240,7 @@ impl Job<'_> {
         &mut self,
         cx: &mut Context<'_>,
         link: &mut Link,
-        upload: &mut Pump,
+        upload: &mut Pump<'_>,
         pool: &Pool,
         waits: &mut Waits,
     ) -> Poll<Result<(), Early>> {
@@ -300,7 +303,7 @@ impl Job<'_> {
     }
 
     /// Sends the answer to the client while the rest of the request still flows.
-    async fn relay(&mut self, mut link: Link, mut upload: Pump, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
+    async fn relay(&mut self, mut link: Link, mut upload: Pump<'_>, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
         let endpoint_for_log = Some(Arc::clone(endpoint));
         let is_head = self.head.method == b"HEAD";
         let Ok(framing) = response_framing(self.response, link.input(), is_head) else {
@@ -338,7 +341,7 @@ impl Job<'_> {
             BodyFraming::UntilClose => Decoder::UntilClose,
         };
         let encoder = if body == BodyFraming::Chunked { Encoder::Chunked } else { Encoder::Identity };
-        let mut download = Pump::new(decoder, encoder, u64::MAX);
+        let mut download = Pump::new(decoder, encoder, u64::MAX, &self.route.response_edits);
         let mut waits = Waits::default();
         let ending = poll_fn(|cx| self.poll_bodies(cx, &mut link, &mut upload, &mut download, pool, &mut waits)).await;
         let after = match (ending, keep) {
@@ -376,8 +379,8 @@ impl Job<'_> {
         &mut self,
         cx: &mut Context<'_>,
         link: &mut Link,
-        upload: &mut Pump,
-        download: &mut Pump,
+        upload: &mut Pump<'_>,
+        download: &mut Pump<'_>,
         pool: &Pool,
         waits: &mut Waits,
     ) -> Poll<Ending> {
@@ -464,7 +467,7 @@ struct Waits {
     upload_failed: bool,
 }
 
-fn poll_upload(cx: &mut Context<'_>, client: &mut Client, link: &mut Link, upload: &mut Pump, waits: &mut Waits) -> Result<(), Early> {
+fn poll_upload(cx: &mut Context<'_>, client: &mut Client, link: &mut Link, upload: &mut Pump<'_>, waits: &mut Waits) -> Result<(), Early> {
     if upload.is_done() || waits.upload_failed {
         return Ok(());
     }
@@ -484,7 +487,7 @@ fn poll_upload(cx: &mut Context<'_>, client: &mut Client, link: &mut Link, uploa
 
 /// Reads ahead while an answer is awaited: pipelined requests, and whether the client is still
 /// there. The end of its sending is no sign of leaving, a reset is.
-fn is_gone(cx: &mut Context<'_>, client: &mut Client, upload: &Pump) -> bool {
+fn is_gone(cx: &mut Context<'_>, client: &mut Client, upload: &Pump<'_>) -> bool {
     let link = &mut client.link;
     while upload.is_taken() && !link.is_ended && link.input().len() < SMALL {
         match link.poll_fill(cx, SMALL) {

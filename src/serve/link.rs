@@ -23,6 +23,8 @@ pub struct Link {
     stock: Rc<Buffers>,
     /// The peer will send no more.
     pub is_ended: bool,
+    /// What the peer said leaves doubt about where its next message begins.
+    pub is_doubtful: bool,
     /// The last read left no room: more was probably waiting.
     pub filled_up: bool,
     /// Bytes read and written since the link was made; a stall is when neither moves.
@@ -39,6 +41,7 @@ impl Link {
             sent: 0,
             stock,
             is_ended: false,
+            is_doubtful: false,
             filled_up: false,
             read_total: 0,
             written_total: 0,
@@ -164,9 +167,9 @@ impl Link {
         }
     }
 
-    /// The bare wire, if nothing is left in the buffers.
+    /// The bare wire, if it may carry another message and nothing is left in the buffers.
     pub fn into_wire(mut self) -> Option<Wire> {
-        if !self.input.is_empty() || self.has_unsent() || self.is_ended {
+        if !self.input.is_empty() || self.has_unsent() || self.is_ended || self.is_doubtful {
             return None;
         }
         self.release_buffers();

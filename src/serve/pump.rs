@@ -7,8 +7,10 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use super::buffer::LARGE;
+use super::compose::write_field;
 use super::link::Link;
-use crate::proto::http1::{ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, TrailerLimits, write_chunk_header};
+use crate::filters::headers::Edits;
+use crate::proto::http1::{ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, TrailerLimits, trailer_fields, write_chunk_header};
 
 /// How a body ends on the side it comes from.
 pub enum Decoder {
@@ -58,7 +60,7 @@ enum State {
     Done,
 }
 
-pub struct Pump {
+pub struct Pump<'a> {
     decoder: Decoder,
     encoder: Encoder,
     /// Body bytes at the front of the source's buffer that the sink has not taken yet.
@@ -69,13 +71,15 @@ pub struct Pump {
     /// Nothing was taken from the source's buffer yet, so that another pump can begin where this did.
     pub is_untouched: bool,
     limit: u64,
+    /// What holds for the fields of the head holds for trailers: some programs make one of the two.
+    edits: &'a Edits,
     /// The source has nothing for us.
     pub waits_for_source: bool,
 }
 
-impl Pump {
-    pub fn new(decoder: Decoder, encoder: Encoder, limit: u64) -> Self {
-        Self { decoder, encoder, piece: 0, state: State::Moving, moved: 0, is_untouched: true, limit, waits_for_source: false }
+impl<'a> Pump<'a> {
+    pub fn new(decoder: Decoder, encoder: Encoder, limit: u64, edits: &'a Edits) -> Self {
+        Self { decoder, encoder, piece: 0, state: State::Moving, moved: 0, is_untouched: true, limit, edits, waits_for_source: false }
     }
 
     pub fn is_done(&self) -> bool {
@@ -119,7 +123,13 @@ impl Pump {
                     if self.encoder == Encoder::Chunked {
                         let output = to.output();
                         output.extend_from_slice(LAST_CHUNK);
-                        output.extend_from_slice(&from.input()[trailers.start..trailers.end]);
+                        let section = &from.input()[trailers.start..trailers.end];
+                        for field in trailer_fields(section) {
+                            let name = field.name.of(section);
+                            if !self.edits.drops(field.known, name) {
+                                write_field(name, field.value.of(section), output);
+                            }
+                        }
                         output.extend_from_slice(b"\r\n");
                     }
                     from.consume(trailers.consumed);

@@ -123,6 +123,11 @@ impl Template {
         Self { parts: vec![Part::Text(text.to_owned())] }
     }
 
+    /// Whether every filled-in text begins so.
+    pub fn begins_with(&self, text: &str) -> bool {
+        matches!(self.parts.first(), Some(Part::Text(first)) if first.starts_with(text))
+    }
+
     /// Appends the filled-in text to `out`.
     pub fn write(&self, lookup: &impl Lookup, out: &mut Vec<u8>) {
         for part in &self.parts {

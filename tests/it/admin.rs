@@ -117,6 +117,18 @@ fn get_changes_nothing_and_the_wrong_method_is_told_the_right_one() {
 }
 
 #[test]
+fn a_web_page_cannot_change_anything() {
+    let mut rig = Rig::start(WEB);
+    for path in POSTS {
+        // What a browser sends on behalf of any page, without asking first.
+        let request = format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1:9901\r\nOrigin: https://a.example\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(send(&rig, request.as_bytes()), Some(403), "{path}");
+    }
+    assert!(rig.is_running());
+    assert_eq!(rig.admin("GET", "/readyz").status, 200);
+}
+
+#[test]
 fn head_is_get_without_the_body_and_queries_are_no_part_of_a_path() {
     let rig = Rig::start(WEB);
     for path in GETS {

@@ -189,6 +189,29 @@ fn a_switch_of_protocols_that_nobody_asked_for_is_a_broken_answer() {
 }
 
 #[test]
+fn an_interim_answer_that_frames_a_body_is_a_broken_answer() {
+    let many = format!("Connection: {}\r\n", "a,".repeat(1000));
+    for field in ["Transfer-Encoding: chunked\r\n", many.as_str()] {
+        let origin = Origin::answering(format!("HTTP/1.1 103 Early Hints\r\n{field}\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"));
+        let rig = before(origin.address, "");
+        assert_eq!(ask(&rig, GET, "GET").status, 502, "{field}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_frames_an_interim_answer_is_not_asked_again_there() {
+    let says = "HTTP/1.1 103 Early Hints\r\nContent-Length: 2\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let origin = Origin::answering(says);
+    let rig = before(origin.address, "");
+    let mut client = rig.connect("web");
+    for connections in 1..=2 {
+        client.send(GET).unwrap();
+        assert_eq!(answer(&mut client, "GET").text(), "ok");
+        assert_eq!(origin.connections(), connections);
+    }
+}
+
+#[test]
 fn endless_interim_answers_are_a_broken_answer() {
     let origin = Origin::answering("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000));
     let rig = before(origin.address, "");

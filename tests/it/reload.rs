@@ -295,6 +295,29 @@ fn a_port_that_is_taken_makes_the_whole_reload_fail() {
 }
 
 #[test]
+fn a_socket_whose_owner_takes_nobody_in_is_taken_all_the_same() {
+    let rig = Rig::start(&saying("web", "127.0.0.1:0", "hello"));
+    let address = socket2::SockAddr::unix(rig.directory.path().join("busy.sock")).unwrap();
+    let socket = || socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let owner = socket();
+    owner.bind(&address).unwrap();
+    owner.listen(0).unwrap();
+    let mut queue = Vec::new();
+    loop {
+        let next = socket();
+        next.set_nonblocking(true).unwrap();
+        if next.connect(&address).is_err() {
+            break;
+        }
+        queue.push(next);
+    }
+    let config = format!("{}{}", saying("web", "127.0.0.1:0", "hello"), saying("busy", "unix:{dir}/busy.sock", "busy"));
+    let said_no = errors(&rig.reload(&config));
+    assert!(said_no.contains("cannot listen on") && said_no.contains("in use"), "{said_no}");
+    assert_eq!(rig.admin("GET", "/readyz").status, 200);
+}
+
+#[test]
 fn the_access_log_changes_its_format_and_its_place() {
     let config = |log: &str| format!("[log]\n{log}\n{}", saying("web", "127.0.0.1:0", "hello"));
     let rig = Rig::start(&config("access = \"off\""));

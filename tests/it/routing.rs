@@ -225,6 +225,9 @@ fn clients_match_by_network_as_far_as_their_peer_is_trusted() {
         ("X-Forwarded-For: 10.1.2.3, 8.8.8.8\r\n", "404"),
         ("X-Forwarded-For: 8.8.8.8, 10.1.2.3\r\n", "ten"),
         ("X-Forwarded-For: 10.1.2.3, nonsense\r\n", "home"),
+        // As proxies on a socket for both families write it.
+        ("X-Forwarded-For: ::ffff:10.1.2.3\r\n", "ten"),
+        ("X-Forwarded-For: 10.1.2.3, ::ffff:192.168.0.1\r\n", "ten"),
     ] {
         trusting.check("GET /", fields, route);
     }
@@ -357,6 +360,50 @@ fn headers_are_set_added_and_removed_on_both_ways() {
     }
     assert_eq!((answer.headers("x-old"), answer.headers("x-more"), answer.headers("date")), (vec!["new"], vec!["1", "2"], vec!["now"]));
     assert_eq!((answer.header("server"), answer.header("x-gone"), answer.header("x-path")), (None, None, Some("/p%41")));
+}
+
+#[test]
+fn edits_hold_for_trailers_too() {
+    let origin = Origin::answering(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\nX-Gone: 1\r\nServer: secret\r\n\r\n",
+    );
+    let rig = with_route(
+        &origin,
+        concat!(
+            "request_headers = { set = { x-user = \"{tls.client.subject}\" }, add = { x-more = \"2\" }, remove = [\"x-gone\"] }\n",
+            "response_headers = { remove = [\"server\", \"x-gone\"] }",
+        ),
+    );
+    let mut client = rig.connect("web");
+    let trailers = "X-USER: CN=admin\r\nX_User: CN=admin\r\nX-Sum: 1\r\nx-more: 1\r\nX-Gone: 1\r\n";
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n{trailers}\r\n")).unwrap();
+    let Read1::Answer(answer) = client.read("POST").unwrap() else { panic!("no answer") };
+    assert_eq!((answer.text().as_str(), answer.trailers.as_str()), ("ok", "X-Sum: 1\r\n"));
+    let seen = origin.seen()[0].clone();
+    assert_eq!(String::from_utf8_lossy(&seen.raw_body), "2\r\nhi\r\n0\r\nX-Sum: 1\r\nx-more: 1\r\n\r\n");
+}
+
+#[test]
+fn a_redirect_by_path_stays_on_its_host() {
+    let rig = Rig::start(concat!(
+        "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\n",
+        "[[listener.route]]\nhost = \"path.example\"\nredirect = { to = \"{path}/\" }\n",
+        "[[listener.route]]\nhost = \"uri.example\"\nredirect = { to = \"{uri}\" }\n",
+        "[[listener.route]]\nhost = \"slash.example\"\nredirect = { to = \"/{header.x-to}\" }\n",
+        "[[listener.route]]\nhost = \"cdn.example\"\nredirect = { to = \"//cdn.example{uri}\" }\n",
+        "[[listener.route]]\nredirect = { to = \"https://{host}{uri}\" }\n",
+    ));
+    let location = |host: &str, target: &str| {
+        let answer = send(&rig, &format!("GET {target}"), &format!("Host: {host}\r\nX-To: /evil.example\r\n"));
+        answer.header("location").unwrap().to_owned()
+    };
+    assert_eq!(location("path.example", "/a"), "/a/");
+    // RFC 3986 section 4.2: two slashes begin a host.
+    assert_eq!(location("path.example", "//evil.example"), "/.//evil.example/");
+    assert_eq!(location("uri.example", "///evil.example?a"), "/.///evil.example?a");
+    assert_eq!(location("slash.example", "/"), "/.//evil.example");
+    assert_eq!(location("cdn.example", "//a"), "//cdn.example//a");
+    assert_eq!(location("a.example", "//b"), "https://a.example//b");
 }
 
 #[test]

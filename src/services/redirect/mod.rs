@@ -3,7 +3,7 @@
 //! The address is a template over the request; nothing is looked up.
 
 use crate::settings;
-use crate::value::{Place, Reader, SourceId, Spanned, Template};
+use crate::value::{Lookup, Place, Reader, SourceId, Spanned, Template};
 
 settings! {
     /// Where to.
@@ -16,7 +16,7 @@ settings! {
 }
 
 pub struct Redirect {
-    pub to: Template,
+    to: Template,
     pub status: u16,
 }
 
@@ -28,5 +28,16 @@ impl Redirect {
             return None;
         }
         Some(Self { to: settings.to.clone(), status })
+    }
+
+    /// Appends the value of `Location`.
+    pub fn write(&self, lookup: &impl Lookup, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.to.write(lookup, out);
+        // RFC 3986 §4.2: two slashes begin a host, and to browsers a backslash is one. Which host that
+        // is, the request must not say where the template has none.
+        if matches!(out.get(start..), Some([b'/', b'/' | b'\\', ..])) && !self.to.begins_with("//") {
+            out.splice(start..start, *b"/.");
+        }
     }
 }
