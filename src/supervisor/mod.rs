@@ -249,15 +249,15 @@ impl Supervisor {
     /// Unready, lame duck, drain, end. With `stays`, the process waits for a signal after draining.
     async fn finish(mut self, signals: &mut Signals, stays: bool) -> std::io::Result<End> {
         let process = self.handle.live.pin().file.process.clone();
-        tracing::info!(lame_duck = ?process.lame_duck, drain = ?process.drain, "draining");
+        tracing::info!(lame_duck = ?process.lame_duck.0, drain = ?process.drain.0, "draining");
         self.set_phase(Phase::LameDuck);
         let mut is_hurried = false;
-        if !process.lame_duck.is_zero() {
-            is_hurried = signals.within(process.lame_duck, &mut self.asked).await;
+        if !process.lame_duck.0.is_zero() {
+            is_hurried = signals.within(process.lame_duck.0, &mut self.asked).await;
         }
         self.set_phase(Phase::Draining);
         self.sockets.remove_files();
-        let deadline = Instant::now() + process.drain;
+        let deadline = Instant::now() + process.drain.0;
         self.crew.drain(deadline).await;
         let mut left = self.crew.count();
         let mut cut_off = 0;
