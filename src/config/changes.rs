@@ -38,7 +38,7 @@ pub fn changes(old: &File, new: &File) -> Vec<Change> {
     }
     let name = |listener: &super::listener::Listener| {
         let first = || listener.listen.first().map_or_else(String::new, |listen| listen.0.to_string());
-        listener.name.as_ref().map_or_else(first, |name| name.value.clone())
+        listener.name.as_ref().map_or_else(first, |name| name.value.0.clone())
     };
     for listener in &new.listeners {
         match old.listeners.iter().find(|other| name(other) == name(listener)) {

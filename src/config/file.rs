@@ -10,7 +10,9 @@ use super::listener::Listener;
 use crate::services;
 use crate::settings;
 use crate::telemetry;
-use crate::value::{Address, Decode, Diagnostics, Fields, Item, Place, Reader, SourceId, Sources, Spanned, Table, Value, nearest};
+use crate::value::{
+    Address, Decode, Diagnostics, Fields, Grace, Item, Place, Reader, SourceId, Sources, Spanned, Table, Value, Whole, nearest,
+};
 
 /// A configuration that reads well. Whether its parts fit together, compiling will say.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,15 +30,15 @@ settings! {
         /// Threads that serve. Default: CPUs available, cgroup quota counted. A change needs a restart.
         workers: Option<Workers> = None,
         /// SIGTERM: how long requests in flight may take.
-        drain: Duration = Duration::from_secs(25),
+        drain: Grace = Grace(Duration::from_secs(25)),
         /// SIGTERM: how long to keep accepting while `/readyz` already fails.
-        lame_duck: Duration = Duration::ZERO,
+        lame_duck: Grace = Grace(Duration::ZERO),
     }
 }
 
 impl Default for Process {
     fn default() -> Self {
-        Self { workers: None, drain: Duration::from_secs(25), lame_duck: Duration::ZERO }
+        Self { workers: None, drain: Grace(Duration::from_secs(25)), lame_duck: Grace(Duration::ZERO) }
     }
 }
 
@@ -87,10 +89,14 @@ impl File {
         let log = fields.or("log", telemetry::Settings::default(), reader).unwrap_or_default();
         let admin = fields.or("admin", Admin::default(), reader).unwrap_or_default();
         let listeners = fields.or("listener", Each(Vec::new()), reader).unwrap_or(Each(Vec::new())).0;
-        let services = fields.or("service", IndexMap::new(), reader).unwrap_or_default();
-        fields.finish(reader);
-        check_references(reader, &services);
-        let services = services.into_iter().filter_map(|(name, service): (_, Service)| Some((name, service.0?))).collect();
+        let services = fields.or("service", NamedServices::default(), reader);
+        let keys_are_known = fields.finish(reader).is_some();
+        // Under a misspelt `[services.…]` every one would be missing too.
+        if let (Some(services), true) = (&services, keys_are_known) {
+            check_references(reader, &services.0);
+        }
+        let services =
+            services.unwrap_or_default().0.into_iter().filter_map(|(name, service): (_, Service)| Some((name, service.0?))).collect();
         Parsed { file: Self { process, log, admin, listeners, services }, is_whole: found.errors() == before }
     }
 }
@@ -122,20 +128,25 @@ impl<T: Decode> Decode for Each<T> {
     }
 }
 
-/// `[process] workers`: 1 to 1024.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Workers(pub u32);
+/// `[process] workers`.
+pub type Workers = Whole<1, 1024>;
 
-const WORKERS_MAX: u32 = 1024;
+/// `[service.NAME]`, each.
+#[derive(Default)]
+struct NamedServices(IndexMap<Spanned<String>, Service>);
 
-impl Decode for Workers {
+impl Decode for NamedServices {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        let count = u32::decode(item, reader)?;
-        if !(1..=WORKERS_MAX).contains(&count) {
-            reader.error(item.place, format!("{count} workers")).help(format!("1 to {WORKERS_MAX}, or remove the key"));
+        let help = "every service has a name: [service.NAME]";
+        let Value::Table(table) = &item.value else {
+            reader.error(item.place, format!("expected services by name, found {}", item.kind())).help(help);
+            return None;
+        };
+        if let Some(entry) = table.entries.values().find(|entry| !matches!(entry.item.value, Value::Table(_))) {
+            reader.error(entry.key_place, "this stands in [service], which has no name").help(help);
             return None;
         }
-        Some(Self(count))
+        IndexMap::decode(item, reader).map(Self)
     }
 }
 

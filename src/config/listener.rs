@@ -8,14 +8,14 @@ use crate::filters::{headers, rewrite};
 use crate::route::{Matchers, Network};
 use crate::services;
 use crate::tls;
-use crate::value::{Address, BodyLimit, Decode, Fields, Item, Reader, ServiceRef, Size, Spanned};
+use crate::value::{Address, BodyLimit, Decode, Fields, Item, Label, Reader, ServiceRef, Size, Spanned, Whole};
 use crate::{settings, words};
 
 settings! {
     /// `[[listener]]`
-    pub struct Listener as "a listener" {
+    pub struct Listener as "a listener" or its parts {
         /// Name in logs and metrics. Default: its first address.
-        name: Option<Spanned<String>> = None,
+        name: Option<Label> = None,
         /// `"0.0.0.0:8443"`, `":80"`, `"[::]:80"`, `"unix:/path"`, or a list of them.
         listen: Spanned<Vec<Listen>>,
         /// Permissions of a unix socket, octal. Default: what the umask leaves.
@@ -63,13 +63,13 @@ settings! {
     /// Bounds on what one listener takes in.
     pub struct Limits as "limits" {
         /// Open connections. Beyond: not accepted until one closes.
-        connections: Spanned<u32> = unplaced(20_000),
+        connections: Whole<1, { u32::MAX }> = Whole(20_000),
         /// One request's head. Beyond: 431.
-        header_bytes: Spanned<Size> = unplaced(Size::kib(64)),
+        header_bytes: HeadSize = HeadSize(Size::kib(64)),
         /// Fields in one head. Beyond: 431.
-        headers: Spanned<u32> = unplaced(100),
-        /// The request target. Beyond: 414.
-        uri_bytes: Spanned<Size> = unplaced(Size::kib(16)),
+        headers: Whole<1, 1000> = Whole(100),
+        /// The request target. Beyond: 414. Default: 16 KiB, or `header_bytes` if that is less.
+        uri_bytes: Option<Spanned<Size>> = None,
         /// One request's body. Beyond: 413.
         body: BodyLimit = BodyLimit::None,
     }
@@ -78,10 +78,10 @@ settings! {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: unplaced(20_000),
-            header_bytes: unplaced(Size::kib(64)),
-            headers: unplaced(100),
-            uri_bytes: unplaced(Size::kib(16)),
+            connections: Whole(20_000),
+            header_bytes: HeadSize(Size::kib(64)),
+            headers: Whole(100),
+            uri_bytes: None,
             body: BodyLimit::None,
         }
     }
@@ -111,9 +111,19 @@ impl Default for Timeouts {
     }
 }
 
-/// A default stands nowhere; no diagnostic ever points at one.
-fn unplaced<T>(value: T) -> Spanned<T> {
-    Spanned::new(value, crate::value::Place::new(crate::value::SourceId(0), 0..0))
+/// Longest head of a request: no less than an ordinary browser sends, no more than memory is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadSize(pub Size);
+
+impl Decode for HeadSize {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let size = Size::decode(item, reader)?;
+        if !(Size::kib(1)..=Size::mib(1)).contains(&size) {
+            reader.error(item.place, format!("`{size}` is out of range")).help("\"1KiB\" to \"1MiB\"");
+            return None;
+        }
+        Some(Self(size))
+    }
 }
 
 /// An address to listen on.
@@ -152,7 +162,7 @@ impl Decode for Mode {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Name in logs and metrics. Default: its number in the file, from 1.
-    pub name: Option<Spanned<String>>,
+    pub name: Option<Label>,
     pub matchers: Matchers,
     pub service: RouteService,
     /// Whole exchange. Default: none.
@@ -172,7 +182,7 @@ pub enum RouteService {
 impl Decode for Route {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let mut fields = Fields::of(item, "a route", reader)?;
-        let name = fields.optional::<Spanned<String>>("name", reader);
+        let name = fields.optional::<Label>("name", reader);
         let matchers = Matchers::take(&mut fields, reader);
         let named = fields.optional::<Spanned<ServiceRef>>("service", reader);
         let inline = services::Settings::inline(&mut fields, reader);

@@ -254,7 +254,27 @@ impl<'e> Loader<'e> {
             bare_values(document, text, &mut bare);
         }
         let mut last = None;
-        for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
+        // All that follows an open bracket is read as its list.
+        let unclosed = errors.iter().find(|error| error.message().starts_with("unclosed array,"));
+        let errors_worth_telling = errors.iter().filter(|error| {
+            let after = |open: usize| error.span().is_some_and(|span| span.start > open);
+            let is_last = unclosed.is_some_and(|unclosed| std::ptr::eq(unclosed, *error));
+            is_last || !unclosed.and_then(|unclosed| open_list(document, unclosed.span()?.start)).is_some_and(after)
+        });
+        let mut errors_worth_telling: Vec<_> = errors_worth_telling.collect();
+        let start = |error: &toml::de::Error| error.span().map_or(text.len(), |span| span.start);
+        errors_worth_telling.sort_by_key(|error| start(error));
+        // The rest of a line that was misread makes no sense either.
+        let mut broken_line = None;
+        errors_worth_telling.retain(|error| {
+            let start = start(error);
+            let is_told_apart =
+                bare.iter().any(|value| value.start == start || value.contains(&start)) || error.message() == "duplicate key";
+            let line = Some(memchr::memchr_iter(b'\n', &text.as_bytes()[..start]).count());
+            is_told_apart || std::mem::replace(&mut broken_line, line) != line
+        });
+        let more = errors_worth_telling.len().saturating_sub(SYNTAX_ERRORS_MAX);
+        for error in errors_worth_telling.into_iter().take(SYNTAX_ERRORS_MAX) {
             let span = error.span().unwrap_or(text.len()..text.len());
             let value = bare.iter().find(|value| value.start == span.start || value.contains(&span.start));
             match value {
@@ -263,13 +283,15 @@ impl<'e> Loader<'e> {
                 Some(value) => self.report_bare(source, text, value, error.message()),
                 None if error.message() == "duplicate key" => self.report_duplicate(source, text, span),
                 None => {
-                    self.found.error(Place::new(source, span), error.message());
+                    let note = self.found.error(Place::new(source, span.clone()), error.message());
+                    if let Some(help) = syntax_help(error.message(), &text[span.start..]) {
+                        note.help(help);
+                    }
                 }
             }
             last = value;
         }
-        if errors.len() > SYNTAX_ERRORS_MAX {
-            let more = errors.len() - SYNTAX_ERRORS_MAX;
+        if more > 0 {
             let name = self.sources.file(source).path.display().to_string();
             self.found.error(None, format!("{more} more syntax errors in `{name}`")).help("is this a TOML file?");
         }
@@ -309,6 +331,39 @@ impl<'e> Loader<'e> {
         let mut merger = Merger { sources: &self.sources, found: &mut self.found, path: Vec::new() };
         merger.table(&mut self.root, from);
     }
+}
+
+/// What to do about a message of the parser's; `rest` is the text from where it points.
+fn syntax_help(message: &str, rest: &str) -> Option<&'static str> {
+    Some(match message {
+        _ if message.starts_with("invalid basic string") || message.starts_with("invalid literal string") => {
+            "end the text with the quote that it began with, on the same line"
+        }
+        _ if message.starts_with("unclosed array table") => "write two brackets on both sides: [[listener]]",
+        _ if message.starts_with("unclosed array") => "close the list with `]`",
+        _ if message.starts_with("invalid unquoted key") && rest.starts_with(':') => "write `key = value`; this is TOML, not YAML",
+        _ if message.starts_with("invalid unquoted key") && rest.starts_with([';', '/']) => "a comment begins with `#`",
+        _ if message.starts_with("key with no value") => "write `key = value`",
+        _ if message.starts_with("unexpected key or value") && rest.starts_with(',') => "remove the comma; a new line ends a value",
+        _ if message.starts_with("unexpected key or value") => "begin a new line",
+        _ if message.contains("unicode value digits") => "write `\\\\` for a backslash, or put the text between single quotes",
+        _ => return None,
+    })
+}
+
+/// Where the list begins that is still open at byte `end`.
+fn open_list(table: &DeTable<'_>, end: usize) -> Option<usize> {
+    table.values().find_map(|value| match value.get_ref() {
+        DeValue::Table(table) => open_list(table, end),
+        DeValue::Array(items) => {
+            let within = items.iter().find_map(|item| match item.get_ref() {
+                DeValue::Table(table) => open_list(table, end),
+                _ => None,
+            });
+            within.or_else(|| (value.span().end >= end).then_some(value.span().start))
+        }
+        _ => None,
+    })
 }
 
 /// Files of a directory, by name. Subdirectories are left alone, sockets and the like too.
@@ -842,7 +897,7 @@ mod tests {
         let (directory, result) = load_directory(&[("a.toml", &"!\n".repeat(60))]);
         let lines = lines(&directory, &result);
         assert_eq!(lines.len(), SYNTAX_ERRORS_MAX + 1);
-        assert_eq!(lines[0], "error: 11 more syntax errors in `a.toml` (is this a TOML file?)");
+        assert_eq!(lines[0], "error: 10 more syntax errors in `a.toml` (is this a TOML file?)");
     }
 
     #[test]

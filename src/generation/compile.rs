@@ -20,7 +20,7 @@ use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Acceptor, Sessions};
 use crate::upstream::{Endpoint, Member, Pool};
-use crate::value::{Address, Diagnostics, Place, Reader, ServiceRef, Sources, Spanned};
+use crate::value::{Address, Diagnostics, Place, ServiceRef, Size, Sources, Spanned};
 
 /// What a compilation starts from beside the file.
 pub struct Inputs<'a> {
@@ -48,6 +48,9 @@ pub fn compile(parsed: Parsed, inputs: &Inputs<'_>, found: &mut Diagnostics) -> 
             .help("write [[listener]] with listen = \"127.0.0.1:8080\" and service = \"127.0.0.1:3000\"");
     }
     check_addresses(&file, found);
+    if is_whole {
+        check_purpose(&file, found);
+    }
     let compiled = file.listeners.iter().map(|listener| compile_listener(listener, &mut services, inputs, found));
     let listeners: Vec<Option<Listener>> = compiled.collect();
     if !is_whole || found.errors() > before {
@@ -81,8 +84,7 @@ struct Services<'a> {
 }
 
 struct Entry {
-    /// `None` if its own settings are wrong, which has been reported.
-    service: Option<Arc<Service>>,
+    service: Arc<Service>,
     place: Place,
     is_used: bool,
 }
@@ -96,20 +98,18 @@ impl<'a> Services<'a> {
                     .error(name.place, format!("`{}` is not a name for a service", name.value))
                     .help("use letters, digits, `-`, `_` and `.`");
             }
-            let service = services.build(&name.value, settings, found);
+            let service = services.build(&name.value, settings);
             services.named.insert(name.value.clone(), Entry { service, place: name.place, is_used: false });
         }
         services
     }
 
-    fn build(&mut self, name: &str, settings: &services::Settings, found: &mut Diagnostics) -> Option<Arc<Service>> {
-        let reader = &mut Reader::new(self.inputs.sources, found);
-        let service = match settings {
+    fn build(&mut self, name: &str, settings: &services::Settings) -> Arc<Service> {
+        Arc::new(match settings {
             services::Settings::Pool(settings) => Service::Pool(self.pool(name, settings)),
-            services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings, reader)?),
-            services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings, reader)?),
-        };
-        Some(Arc::new(service))
+            services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings)),
+            services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings)),
+        })
     }
 
     /// The previous generation's pool if nothing about it changed; else a new one that shares the
@@ -147,7 +147,7 @@ impl<'a> Services<'a> {
             ServiceRef::Name(name) => {
                 if let Some(entry) = self.named.get_mut(name) {
                     entry.is_used = true;
-                    return entry.service.clone().map(|service| (name.clone(), service));
+                    return Some((name.clone(), Arc::clone(&entry.service)));
                 }
                 // Reported while the file was parsed, or its own settings are.
                 None
@@ -159,7 +159,7 @@ impl<'a> Services<'a> {
                 }
                 let port_is_zero = matches!(address, Address::Tcp(a) if a.port() == 0) || matches!(address, Address::Name(_, 0));
                 if port_is_zero {
-                    found.error(reference.place, "nothing answers on port 0");
+                    found.error(reference.place, "nothing answers on port 0").help("write the port that the endpoint listens on");
                     return None;
                 }
                 let settings = services::pool::Settings::of_address(Spanned::new(address.clone(), reference.place));
@@ -179,6 +179,15 @@ impl<'a> Services<'a> {
 
 fn is_service_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 128 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+/// Where nothing was left out, every listener has something to answer with.
+fn check_purpose(file: &File, found: &mut Diagnostics) {
+    for listener in file.listeners.iter().filter(|listener| listener.service.is_none() && listener.route.is_empty()) {
+        found
+            .error(listener.place, "this listener has neither `service` nor routes, so it could only answer 404")
+            .help("write service = \"127.0.0.1:3000\"");
+    }
 }
 
 /// Two listeners cannot share an address or a name; neither may take the admin's address.
@@ -207,9 +216,9 @@ fn check_addresses(file: &File, found: &mut Diagnostics) {
             }
         }
         if let Some(name) = &listener.name
-            && let Some(first) = names.insert(&name.value, name.place)
+            && let Some(first) = names.insert(&name.value.0, name.place)
         {
-            found.error(name.place, format!("two listeners are named `{}`", name.value)).related(first, "the first one");
+            found.error(name.place, format!("two listeners are named `{}`", name.value.0)).related(first, "the first one");
         }
     }
 }
@@ -234,7 +243,7 @@ fn compile_listener(
 ) -> Option<Listener> {
     let addresses: Vec<Address> = written.listen.iter().map(|listen| listen.0.value.clone()).collect();
     let name = match &written.name {
-        Some(name) => name.value.clone(),
+        Some(name) => name.value.0.clone(),
         None => addresses.first()?.to_string(),
     };
     if let (Some(mode), false) = (&written.mode, addresses.iter().any(|a| matches!(a, Address::Unix(_)))) {
@@ -255,11 +264,6 @@ fn compile_listener(
             response_edits: Edits::default(),
         })
     });
-    if written.service.is_none() && written.route.is_empty() {
-        found
-            .error(written.place, "this listener has neither `service` nor routes, so it could only answer 404")
-            .help("write service = \"127.0.0.1:3000\"");
-    }
     let routes = compile_routes(&written.route, &name, services, inputs, found);
     let table = match Table::compile(written.route.iter().map(|route| route.matchers.clone())) {
         Ok(table) => Some(table),
@@ -275,7 +279,7 @@ fn compile_listener(
         paths: written.paths,
         tls: tls.map(|acceptor| acceptor.map(Arc::new).ok_or(())).transpose().ok()?,
         limits,
-        connections_max: written.limits.connections.value as usize,
+        connections_max: written.limits.connections.0 as usize,
         gate: inputs.previous.and_then(|g| g.listeners.iter().find(|l| l.name == name)).map_or_else(Arc::default, |l| Arc::clone(&l.gate)),
         body: written.limits.body,
         timeouts: written.timeouts,
@@ -289,30 +293,13 @@ fn compile_listener(
     })
 }
 
-/// Smallest bounds that still let an ordinary browser in.
-const HEADER_BYTES_MIN: u64 = 1 << 10;
-const HEADER_BYTES_MAX: u64 = 1 << 20;
-
 fn compile_limits(written: &listener::Limits, found: &mut Diagnostics) -> Limits {
-    if written.connections.value == 0 {
-        found
-            .error(written.connections.place, "a listener without connections serves nobody")
-            .help("remove the listener, or raise the limit");
+    let head = written.header_bytes.0;
+    if let Some(uri) = written.uri_bytes.as_ref().filter(|uri| uri.value == Size(0) || uri.value > head) {
+        found.error(uri.place, format!("`{}` is out of range", uri.value)).help(format!("\"1B\" to \"{head}\", which is `header_bytes`"));
     }
-    if !(HEADER_BYTES_MIN..=HEADER_BYTES_MAX).contains(&written.header_bytes.value.0) {
-        found.error(written.header_bytes.place, format!("`{}` is out of range", written.header_bytes.value)).help("\"1KiB\" to \"1MiB\"");
-    }
-    if !(1..=1000).contains(&written.headers.value) {
-        found.error(written.headers.place, format!("{} is out of range", written.headers.value)).help("1 to 1000");
-    }
-    if written.uri_bytes.value.0 == 0 || written.uri_bytes.value > written.header_bytes.value {
-        found.error(written.uri_bytes.place, "`uri_bytes` must be more than nothing and at most `header_bytes`");
-    }
-    Limits {
-        header_bytes: written.header_bytes.value.bytes(),
-        headers: written.headers.value as usize,
-        uri_bytes: written.uri_bytes.value.bytes(),
-    }
+    let uri = written.uri_bytes.as_ref().map_or(Size::kib(16).min(head), |uri| uri.value);
+    Limits { header_bytes: head.bytes(), headers: written.headers.0 as usize, uri_bytes: uri.bytes() }
 }
 
 fn compile_routes(
@@ -327,14 +314,14 @@ fn compile_routes(
     let mut routes = Vec::with_capacity(written.len());
     for (index, route) in written.iter().enumerate() {
         if let Some(name) = &route.name
-            && let Some(first) = names.insert(&name.value, name.place)
+            && let Some(first) = names.insert(&name.value.0, name.place)
         {
-            found.error(name.place, format!("two routes are named `{}`", name.value)).related(first, "the first one");
+            found.error(name.place, format!("two routes are named `{}`", name.value.0)).related(first, "the first one");
         }
         if shadows.hides(&route.matchers) {
             found.warn(route.place, "this route can never match: an earlier one takes all it would").help("move it up or remove it");
         }
-        let name = route.name.as_ref().map_or_else(|| (index + 1).to_string(), |name| name.value.clone());
+        let name = route.name.as_ref().map_or_else(|| (index + 1).to_string(), |name| name.value.0.clone());
         routes.push(compile_route(route, name, listener, services, inputs, found));
     }
     routes.into_iter().collect()
@@ -356,12 +343,10 @@ fn compile_route(
                 services::Settings::Respond(_) => "respond",
                 services::Settings::Redirect(_) => "redirect",
             };
-            services.build(kind, settings, found).map(|service| (kind.to_owned(), service))
+            Some((kind.to_owned(), services.build(kind, settings)))
         }
     };
-    let reader = &mut Reader::new(inputs.sources, found);
-    let mut edits = |settings: &Option<_>| settings.as_ref().map_or(Some(Edits::default()), |settings| Edits::compile(settings, reader));
-    let (request_edits, response_edits) = (edits(&written.request_headers), edits(&written.response_headers));
+    let edits = |settings: &Option<_>| settings.as_ref().map_or_else(Edits::default, Edits::compile);
     let (service_name, service) = resolved?;
     Some(Route {
         metrics: inputs.metrics.route(listener, &name, &service_name),
@@ -370,7 +355,7 @@ fn compile_route(
         service,
         timeout: written.timeout,
         rewrite: written.rewrite.clone(),
-        request_edits: request_edits?,
-        response_edits: response_edits?,
+        request_edits: edits(&written.request_headers),
+        response_edits: edits(&written.response_headers),
     })
 }

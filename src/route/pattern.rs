@@ -25,6 +25,12 @@ impl HostPattern {
             Some(rest) => (true, rest),
             None => (false, lower.as_str()),
         };
+        if name.contains("://") {
+            return Err(format!("`{text}` has a scheme; routes match the host alone"));
+        }
+        if name.parse::<std::net::Ipv6Addr>().is_ok() {
+            return Err(format!("`{text}` is an IPv6 address without its brackets"));
+        }
         let is_ipv6 = name.starts_with('[') && name.ends_with(']') && name[1..name.len() - 1].parse::<std::net::Ipv6Addr>().is_ok();
         let is_name = !name.is_empty()
             && name.split('.').all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
@@ -154,7 +160,13 @@ fn regex(pattern: &str) -> Result<Regex, String> {
         .size_limit(1 << 20)
         .unicode(false)
         .build()
-        .map_err(|error| format!("not a regular expression: {}", error.to_string().lines().last().unwrap_or_default().trim()))
+        .map_err(|error| format!("not a regular expression: {}", regex_reason(&error.to_string())))
+}
+
+/// The last line; those before it draw the pattern.
+fn regex_reason(shown: &str) -> String {
+    let last = shown.lines().last().unwrap_or_default().trim();
+    if last.contains("size limit") { "it compiles to more than 1 MiB".to_owned() } else { last.trim_start_matches("error: ").to_owned() }
 }
 
 /// What the `*` of a matching route stood for, as raw bytes of the request.

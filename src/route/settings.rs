@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 use ipnet::IpNet;
 
 use super::pattern::{HostPattern, PathPattern, TextPattern};
-use crate::value::{Decode, Fields, Item, Reader, Spanned};
+use crate::value::{Decode, Fields, Item, Key, Reader, Spanned};
 
 /// Every predicate must hold; one that is not written always does.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,12 +33,12 @@ impl Matchers {
         let host = some_of(fields, "host", reader);
         let path = some_of(fields, "path", reader);
         let method = some_of(fields, "method", reader);
-        let header = fields.or("header", IndexMap::new(), reader);
+        let header = fields.or("header", IndexMap::<HeaderName, _>::new(), reader);
         let query = fields.or("query", IndexMap::new(), reader);
         let cookie = fields.or("cookie", IndexMap::new(), reader);
         let client = some_of(fields, "client", reader);
-        let header = lower_case_names(header?, reader);
-        Some(Self { host: host?, path: path?, method: method?, header: header?, query: query?, cookie: cookie?, client: client? })
+        let header = header?.into_iter().map(|(name, pattern)| (name.0, pattern)).collect();
+        Some(Self { host: host?, path: path?, method: method?, header, query: query?, cookie: cookie?, client: client? })
     }
 }
 
@@ -52,19 +52,18 @@ fn some_of<T: Decode>(fields: &mut Fields<'_>, key: &'static str, reader: &mut R
     Some(written.value)
 }
 
-fn lower_case_names(
-    map: IndexMap<Spanned<String>, TextPattern>,
-    reader: &mut Reader<'_>,
-) -> Option<IndexMap<Spanned<String>, TextPattern>> {
-    let mut clean = Some(());
-    for name in map.keys() {
+/// Compared in lower case.
+#[derive(PartialEq, Eq, Hash)]
+struct HeaderName(Spanned<String>);
+
+impl Key for HeaderName {
+    fn read(name: Spanned<String>, reader: &mut Reader<'_>) -> Option<Self> {
         if !is_token(name.as_bytes()) {
-            reader.error(name.place, format!("`{}` is not a header's name", name.value));
-            clean = None;
+            reader.error(name.place, format!("`{}` is not a header's name", name.value)).help("use letters, digits and `-`");
+            return None;
         }
+        Some(Self(Spanned::new(name.value.to_ascii_lowercase(), name.place)))
     }
-    clean?;
-    Some(map.into_iter().map(|(name, pattern)| (Spanned::new(name.value.to_ascii_lowercase(), name.place), pattern)).collect())
 }
 
 /// RFC 9110 §5.6.2.
@@ -80,7 +79,7 @@ impl Decode for Method {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
         if !is_token(text.as_bytes()) {
-            reader.error(item.place, format!("`{text}` is not a method"));
+            reader.error(item.place, format!("`{text}` is not a method")).help("write \"GET\", or a list such as [\"GET\", \"HEAD\"]");
             return None;
         }
         if text.bytes().any(|b| b.is_ascii_lowercase()) {

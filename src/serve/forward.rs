@@ -3,19 +3,17 @@
 //! Owns the lease, the choice of connection and the one quiet retry; knows nothing of routes.
 
 use std::future::poll_fn;
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::buffer::SMALL;
 use super::compose::{self, Forwarding, Persistence, Relay};
 use super::connection::Client;
 use super::exchange::{self, After, Ending, Outcome};
 use super::link::Link;
 use super::pump::{Decoder, Encoder, Pump, PumpError};
-use super::timer::Stall;
+use super::waits::{Early, Waits, is_gone, poll_deadlines, poll_upload};
 use super::worker::Worker;
 use crate::dial::{self, DialError, Wire};
 use crate::generation::{Listener, Route};
@@ -50,17 +48,6 @@ const RESPONSE_LIMITS: Limits = Limits { header_bytes: 256 << 10, headers: 1000,
 const INTERIM_MAX: u32 = 32;
 /// Endpoints tried when connecting fails: nothing was sent, so any request may go to another.
 const CONNECT_ATTEMPTS: u32 = 3;
-
-/// Why there is no head of an answer.
-enum Early {
-    ClientGone,
-    Refused(Refusal),
-    /// Closed or reset before the first byte of an answer.
-    Dead,
-    /// Closed, reset or nonsense in the middle of a head.
-    Broken(Refusal),
-    TimedOut(Refusal),
-}
 
 pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
     let mut attempts = 0;
@@ -454,57 +441,4 @@ fn is_event_stream(response: &ResponseHead, bytes: &[u8]) -> bool {
     let mut kinds =
         response.fields.iter().filter(|field| field.known == Known::Other && field.name.of(bytes).eq_ignore_ascii_case(b"content-type"));
     kinds.any(|field| field.value.of(bytes).get(..KIND.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(KIND)))
-}
-
-/// What is being waited for, and since when.
-#[derive(Default)]
-struct Waits {
-    body: Stall,
-    endpoint: Stall,
-    client: Stall,
-    upload_began: bool,
-    /// The endpoint takes no more of the request; its answer may still come.
-    upload_failed: bool,
-}
-
-fn poll_upload(cx: &mut Context<'_>, client: &mut Client, link: &mut Link, upload: &mut Pump<'_>, waits: &mut Waits) -> Result<(), Early> {
-    if upload.is_done() || waits.upload_failed {
-        return Ok(());
-    }
-    match upload.poll(cx, &mut client.link, link) {
-        Poll::Ready(Err(PumpError::Source(_))) => Err(Early::ClientGone),
-        // It sends no more but may still read.
-        Poll::Ready(Err(PumpError::Short)) => Err(Early::Refused(Refusal::Incomplete)),
-        Poll::Ready(Err(PumpError::Chunk(_))) => Err(Early::Refused(Refusal::BadChunk)),
-        Poll::Ready(Err(PumpError::TooLarge)) => Err(Early::Refused(Refusal::BodyTooLarge)),
-        Poll::Ready(Err(PumpError::Sink(_))) => {
-            waits.upload_failed = true;
-            Ok(())
-        }
-        Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
-    }
-}
-
-/// Reads ahead while an answer is awaited: pipelined requests, and whether the client is still
-/// there. The end of its sending is no sign of leaving, a reset is.
-fn is_gone(cx: &mut Context<'_>, client: &mut Client, upload: &Pump<'_>) -> bool {
-    let link = &mut client.link;
-    while upload.is_taken() && !link.is_ended && link.input().len() < SMALL {
-        match link.poll_fill(cx, SMALL) {
-            Poll::Ready(Err(error)) => return error.kind() != io::ErrorKind::UnexpectedEof,
-            Poll::Ready(Ok(_)) => {}
-            Poll::Pending => break,
-        }
-    }
-    false
-}
-
-/// Ready with what the soonest deadline means, once it has passed.
-fn poll_deadlines<T, const N: usize>(cx: &mut Context<'_>, client: &mut Client, deadlines: [(Option<Instant>, T); N]) -> Poll<T> {
-    let soonest =
-        deadlines.into_iter().filter_map(|(deadline, meaning)| deadline.map(|deadline| (deadline, meaning))).min_by_key(|&(d, _)| d);
-    match soonest {
-        Some((deadline, meaning)) => client.timer.poll(cx, deadline).map(|()| meaning),
-        None => Poll::Pending,
-    }
 }

@@ -12,6 +12,7 @@ mod forward;
 mod link;
 mod pump;
 mod timer;
+mod waits;
 mod worker;
 
 use std::collections::HashMap;

@@ -77,7 +77,7 @@ impl Settings {
     fn kind(kind: &str, item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         use crate::value::Decode;
         match kind {
-            "respond" => respond::Settings::decode(item, reader).map(Self::Respond),
+            "respond" => respond::Settings::decode(item, reader)?.checked(reader).map(Self::Respond),
             _ => redirect::Settings::decode(item, reader).map(Self::Redirect),
         }
     }

@@ -146,17 +146,17 @@ impl Supervisor {
         let carried = Carried { metrics: Arc::clone(&metrics), sessions, workers };
         let assembled = assemble(&origin, &carried, None).map_err(|failed| NotStarted { sources: failed.sources, found: failed.found })?;
         let Assembled { generation, sources, mut found, watched } = assembled;
+        let level = generation.file.log.level;
         let level_override = std::env::var("ATTACHE_LOG").ok();
-        let log = match log::init(generation.file.log.level, level_override.as_deref(), metrics.log_dropped()) {
-            Ok(log) => {
-                crate::telemetry::panics::watch(Arc::clone(&metrics));
-                Some(log)
-            }
-            Err(message) => {
-                found.warn(None, message);
-                None
-            }
-        };
+        let log = log::init(level, level_override.as_deref(), metrics.log_dropped()).or_else(|message| {
+            // Better the configured level than silence.
+            found.warn(None, message);
+            log::init(level, None, metrics.log_dropped())
+        });
+        let log = log.ok();
+        if log.is_some() {
+            crate::telemetry::panics::watch(Arc::clone(&metrics));
+        }
         let mut sockets = Sockets::default();
         let Some(staged) = sockets.stage(&generation, workers, &mut found) else { return Err(NotStarted { sources, found }) };
         let sink = match reload::open_sink(&generation.file.log, workers, &metrics) {
@@ -249,15 +249,15 @@ impl Supervisor {
     /// Unready, lame duck, drain, end. With `stays`, the process waits for a signal after draining.
     async fn finish(mut self, signals: &mut Signals, stays: bool) -> std::io::Result<End> {
         let process = self.handle.live.pin().file.process.clone();
-        tracing::info!(lame_duck = ?process.lame_duck, drain = ?process.drain, "draining");
+        tracing::info!(lame_duck = ?process.lame_duck.0, drain = ?process.drain.0, "draining");
         self.set_phase(Phase::LameDuck);
         let mut is_hurried = false;
-        if !process.lame_duck.is_zero() {
-            is_hurried = signals.within(process.lame_duck, &mut self.asked).await;
+        if !process.lame_duck.0.is_zero() {
+            is_hurried = signals.within(process.lame_duck.0, &mut self.asked).await;
         }
         self.set_phase(Phase::Draining);
         self.sockets.remove_files();
-        let deadline = Instant::now() + process.drain;
+        let deadline = Instant::now() + process.drain.0;
         self.crew.drain(deadline).await;
         let mut left = self.crew.count();
         let mut cut_off = 0;

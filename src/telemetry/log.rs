@@ -90,6 +90,10 @@ pub fn init(level: Level, override_with: Option<&str>, dropped: Arc<AtomicU64>) 
 
 fn build(level: Level, override_with: Option<&str>, sink: Sink) -> Result<(Log, impl Subscriber + Send + Sync + use<>), String> {
     let filter = match override_with {
+        // A lone word that is no level would name a module and silence all others.
+        Some(text) if text.bytes().all(|b| b.is_ascii_alphabetic()) && text.parse::<tracing::level_filters::LevelFilter>().is_err() => {
+            return Err(format!("ATTACHE_LOG=\"{text}\": write error, warn, info, debug or trace"));
+        }
         Some(text) => EnvFilter::try_new(text).map_err(|error| format!("ATTACHE_LOG=\"{text}\": {error}"))?,
         None => filter(level),
     };
@@ -217,8 +221,10 @@ mod tests {
             tracing::error!("yes");
         });
         assert_eq!(lines.len(), 1);
-        let sink = Sink::open(&To::Stderr, 1, Arc::default()).unwrap();
-        assert!(build(Level::Info, Some("attache=loud"), sink).is_err_and(|error| error.contains("ATTACHE_LOG")));
+        for wrong in ["attache=loud", "loud"] {
+            let sink = Sink::open(&To::Stderr, 1, Arc::default()).unwrap();
+            assert!(build(Level::Info, Some(wrong), sink).is_err_and(|error| error.contains("ATTACHE_LOG")), "{wrong}");
+        }
     }
 
     fn decode(pairs: &[(&str, &str)]) -> (Option<Settings>, Diagnostics) {

@@ -29,7 +29,13 @@ impl Address {
         if let Ok(address) = text.parse() {
             return Ok(Self::Tcp(address));
         }
-        if text.parse::<IpAddr>().is_ok() {
+        if text.is_empty() {
+            return Err("an address cannot be empty".to_owned());
+        }
+        if text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(format!("`{text}` is a port without a host"));
+        }
+        if text.parse::<IpAddr>().is_ok() || (text.starts_with('[') && text.ends_with(']')) {
             return Err(format!("`{text}` has no port"));
         }
         let Some((host, port)) = text.rsplit_once(':') else {
@@ -46,7 +52,11 @@ impl Address {
 
     /// Parses an address to listen on: no names but `localhost`, and `:80` for every interface.
     pub fn parse_listen(text: &str) -> Result<Self, String> {
-        if let Some(port) = text.strip_prefix(':') {
+        if text.contains("://") {
+            return Err(format!("`{text}` has a scheme; an address to listen on has none"));
+        }
+        // One colon: an IPv6 address without its brackets starts with two.
+        if let Some(port) = text.strip_prefix(':').filter(|port| !port.contains(':')) {
             return Self::parse_listen(&format!("0.0.0.0:{port}"));
         }
         match Self::parse(text)? {
@@ -121,7 +131,9 @@ impl Decode for ServiceRef {
             return Address::decode(item, reader).map(Self::Address);
         }
         if text.is_empty() {
-            reader.error(item.place, "a service's name cannot be empty");
+            reader
+                .error(item.place, "a service's name cannot be empty")
+                .help("write a service's name, or an address such as \"127.0.0.1:8080\"");
             return None;
         }
         reader.service_names.push(Spanned::new(text.clone(), item.place));

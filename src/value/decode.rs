@@ -4,10 +4,12 @@
 //! whole settings `None`, while its neighbours are still read for their own mistakes.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
 
+use super::later::is_later;
 use super::{Diagnostic, Diagnostics, Entry, Item, Place, Sources, Spanned, Table, Value};
 
 /// What a parser needs beside the item itself.
@@ -58,6 +60,7 @@ pub struct Fields<'i> {
     place: Place,
     asked: Vec<&'static str>,
     taken: HashSet<&'i str>,
+    missing: Vec<&'static str>,
 }
 
 impl<'i> Fields<'i> {
@@ -72,7 +75,7 @@ impl<'i> Fields<'i> {
     }
 
     pub fn table(table: &'i Table, place: Place) -> Self {
-        Self { table, place, asked: Vec::new(), taken: HashSet::new() }
+        Self { table, place, asked: Vec::new(), taken: HashSet::new(), missing: Vec::new() }
     }
 
     pub fn place(&self) -> Place {
@@ -102,24 +105,42 @@ impl<'i> Fields<'i> {
     pub fn required<T: Decode>(&mut self, key: &'static str, reader: &mut Reader<'_>) -> Option<T> {
         let value = self.optional(key, reader)?;
         if value.is_none() {
-            reader.error(self.place, format!("missing key `{key}`"));
+            self.missing.push(key);
         }
         value
     }
 
-    /// Reports every key that was not asked for, with the nearest one that was.
+    /// Reports every key that was not asked for, with the nearest one that was, and every required one that is not there.
     pub fn finish(self, reader: &mut Reader<'_>) -> Option<()> {
         let mut clean = Some(());
+        // A key that is there but misspelt, or one that does its work in a later version, is one mistake and not two.
+        let mut is_explained = false;
         for (name, entry) in &self.table.entries {
             if self.taken.contains(name.as_str()) {
                 continue;
             }
             clean = None;
+            if is_later(name, &self.asked) {
+                is_explained = true;
+                reader.error(entry.key_place, format!("`{name}` is not supported by this version")).help("remove it");
+                continue;
+            }
             let note = reader.error(entry.key_place, format!("unknown key `{name}`"));
             match nearest(name, self.asked.iter().copied()) {
-                Some(known) => note.help(format!("did you mean `{known}`?")),
-                None => note.help(format!("known keys here: {}", quoted(&self.asked))),
-            };
+                Some(known) => {
+                    is_explained |= self.missing.contains(&known);
+                    note.help(format!("did you mean `{known}`?"));
+                }
+                None => {
+                    note.help(format!("known keys here: {}", quoted(&self.asked)));
+                }
+            }
+        }
+        if !self.missing.is_empty() {
+            clean = None;
+        }
+        for key in self.missing.iter().filter(|_| !is_explained) {
+            reader.error(self.place, format!("missing key `{key}`")).help(format!("write {key} = … here"));
         }
         clean
     }
@@ -127,6 +148,8 @@ impl<'i> Fields<'i> {
 
 /// The candidate a typing mistake away from `word`, if any is.
 pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    let word = word.to_ascii_lowercase();
+    let word = word.as_str();
     let allowed = 1 + word.chars().count() / 4;
     candidates
         .into_iter()
@@ -147,7 +170,13 @@ impl Decode for String {
         if let Value::String(text) = &item.value {
             return Some(text.value.clone());
         }
-        reader.expected("a string", item);
+        let note = reader.expected("a string", item);
+        match &item.value {
+            Value::Integer(number) => note.help(format!("put it between quotes: \"{number}\"")),
+            Value::Float(_) | Value::Bool(_) | Value::Datetime(_) => note.help("put it between quotes"),
+            Value::Array(_) => note.help("write one string, without brackets"),
+            _ => note,
+        };
         None
     }
 }
@@ -162,24 +191,23 @@ impl Decode for bool {
     }
 }
 
-macro_rules! decode_integer {
-    ($($type:ty),*) => {$(
-        impl Decode for $type {
-            fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-                let Value::Integer(number) = &item.value else {
-                    reader.expected("a whole number", item);
-                    return None;
-                };
-                let fits = Self::try_from(*number).ok();
-                if fits.is_none() {
-                    reader.error(item.place, format!("{number} is out of range")).help(format!("0 to {}", Self::MAX));
-                }
-                fits
-            }
+/// A whole number from `MIN` to `MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whole<const MIN: u32, const MAX: u32>(pub u32);
+
+impl<const MIN: u32, const MAX: u32> Decode for Whole<MIN, MAX> {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let Value::Integer(number) = item.value else {
+            reader.expected("a whole number", item).help("write digits alone, without quotes or a decimal point");
+            return None;
+        };
+        let fits = u32::try_from(number).ok().filter(|number| (MIN..=MAX).contains(number));
+        if fits.is_none() {
+            reader.error(item.place, format!("{number} is out of range")).help(format!("{MIN} to {MAX}"));
         }
-    )*};
+        fits.map(Self)
+    }
 }
-decode_integer!(u16, u32);
 
 /// A path, relative to the file that names it.
 impl Decode for PathBuf {
@@ -216,19 +244,36 @@ impl<T: Decode> Decode for Vec<T> {
     }
 }
 
+/// A key that is the operator's own name for something.
+pub trait Key: Sized + Eq + Hash {
+    /// `None` means the reason is already in `found`.
+    fn read(name: Spanned<String>, reader: &mut Reader<'_>) -> Option<Self>;
+}
+
+impl Key for Spanned<String> {
+    fn read(name: Spanned<String>, _: &mut Reader<'_>) -> Option<Self> {
+        Some(name)
+    }
+}
+
 /// A table whose keys are the operator's own names.
-impl<T: Decode> Decode for IndexMap<Spanned<String>, T> {
+impl<K: Key, T: Decode> Decode for IndexMap<K, T> {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let Value::Table(table) = &item.value else {
-            reader.expected("a table", item);
+            reader.expected("a table", item).help("write { name = … }");
             return None;
         };
         let mut whole = Some(IndexMap::new());
         for (name, entry) in &table.entries {
+            let key = K::read(Spanned::new(name.clone(), entry.key_place), reader);
             let value = T::decode(&entry.item, reader);
-            match (&mut whole, value) {
-                (Some(map), Some(value)) => {
-                    map.insert(Spanned::new(name.clone(), entry.key_place), value);
+            match (&mut whole, key, value) {
+                (Some(map), Some(key), Some(value)) => {
+                    // TOML knows nothing of names that are the same in another case.
+                    if map.insert(key, value).is_some() {
+                        reader.error(entry.key_place, format!("`{name}` is set twice")).help("keep one of them");
+                        whole = None;
+                    }
                 }
                 _ => whole = None,
             }
@@ -261,6 +306,33 @@ macro_rules! settings {
                 Some(Self { $( $field: $field?, )* })
             }
         }
+    };
+    // Keeps what reads well and puts defaults elsewhere, so that the rest can be looked at further. For parts of a `File`,
+    // which is not whole then and never serves.
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident as $what:literal or its parts {
+            $( $(#[$field_meta:meta])* $field:ident : $type:ty $(= $default:expr)? ),* $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name { $( $(#[$field_meta])* pub $field: $type, )* }
+
+        impl $crate::value::Decode for $name {
+            fn decode(item: &$crate::value::Item, reader: &mut $crate::value::Reader<'_>) -> Option<Self> {
+                let mut fields = $crate::value::Fields::of(item, $what, reader)?;
+                $( let $field: Option<$type> = $crate::settings!(@read fields reader $field $($default)?); )*
+                let _ = fields.finish(reader);
+                Some(Self { $( $field: $crate::settings!(@part $field $($default)?), )* })
+            }
+        }
+    };
+    (@part $field:ident $default:expr) => {
+        $field.unwrap_or($default)
+    };
+    (@part $field:ident) => {
+        $field?
     };
     (@read $fields:ident $reader:ident $field:ident $default:expr) => {
         $fields.or(stringify!($field), $default, $reader)
@@ -295,6 +367,11 @@ macro_rules! words {
                     $( $word => Some(Self::$variant), )*
                     _ => {
                         let known = [$( $word ),*];
+                        if $crate::value::is_later_word(&text, &known) {
+                            let note = reader.error(item.place, format!("\"{text}\" is not supported by this version"));
+                            note.help(format!("write \"{}\"", known.join("\" or \"")));
+                            return None;
+                        }
                         let note = reader.error(item.place, format!("`{text}` is not {}", $what));
                         match $crate::value::nearest(&text, known) {
                             Some(word) => note.help(format!("did you mean \"{word}\"?")),

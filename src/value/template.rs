@@ -119,6 +119,10 @@ impl Template {
         Ok(Self { parts })
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     pub fn literal(text: &str) -> Self {
         Self { parts: vec![Part::Text(text.to_owned())] }
     }
@@ -143,13 +147,13 @@ impl Decode for Template {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
         if let Some(wrong) = text.bytes().find(|&b| b < 0x20 && b != b'\t' || b == 0x7f) {
-            reader.error(item.place, format!("byte 0x{wrong:02x} cannot stand in a header"));
+            reader.error(item.place, format!("byte 0x{wrong:02x} cannot stand in a header")).help("remove it; a header is one line");
             return None;
         }
         match Self::parse(&text) {
             Ok(template) => Some(template),
             Err(reason) => {
-                reader.error(item.place, reason);
+                reader.error(item.place, reason).help("variables stand in braces, such as {host}; {{ and }} stand for braces");
                 None
             }
         }

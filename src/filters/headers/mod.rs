@@ -7,27 +7,35 @@ use indexmap::IndexMap;
 use crate::proto::http1::Known;
 use crate::route::{HeadLookup, is_token};
 use crate::settings;
-use crate::value::{Decode, Item, Reader, Spanned, Template};
+use crate::value::{Decode, Item, Key, Reader, Spanned, Template};
 
 settings! {
     /// Edits of a head. `remove` comes first, then `set`, then `add`.
     pub struct Settings as "header edits" {
         /// Replaces every field of that name, or adds one.
-        set: IndexMap<Spanned<String>, Template> = IndexMap::new(),
+        set: IndexMap<Name, Template> = IndexMap::new(),
         /// Adds a field and leaves others of that name alone.
-        add: IndexMap<Spanned<String>, Vec<Template>> = IndexMap::new(),
+        add: IndexMap<Name, Vec<Template>> = IndexMap::new(),
         /// Removes every field of that name.
         remove: Vec<Name> = Vec::new(),
     }
 }
 
-/// The name of a field that may be edited.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name(Spanned<String>);
+/// The name of a field that may be edited, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name(String);
+
+impl Key for Name {
+    fn read(name: Spanned<String>, reader: &mut Reader<'_>) -> Option<Self> {
+        check_name(&name, reader)?;
+        Some(Self(name.value.to_ascii_lowercase()))
+    }
+}
 
 impl Decode for Name {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        Spanned::<String>::decode(item, reader).map(Self)
+        let name = Spanned::<String>::decode(item, reader)?;
+        Self::read(name, reader)
     }
 }
 
@@ -47,23 +55,17 @@ pub struct Edits {
 }
 
 impl Edits {
-    /// `None` if a name is wrong; every wrong name is in `reader` by then.
-    pub fn compile(settings: &Settings, reader: &mut Reader<'_>) -> Option<Self> {
+    pub fn compile(settings: &Settings) -> Self {
         let mut edits = Self::default();
-        let mut clean = Some(());
-        let names = settings.remove.iter().map(|name| &name.0).chain(settings.set.keys());
-        for name in names.clone().chain(settings.add.keys()) {
-            clean = clean.and(check_name(name, reader));
-        }
-        for name in names {
-            edits.dropped.push(lower(name));
+        for Name(name) in settings.remove.iter().chain(settings.set.keys()) {
+            edits.dropped.push(name.as_bytes().into());
             edits.dropped_known |= 1 << Known::of(name.as_bytes()) as u8;
         }
-        edits.written.extend(settings.set.iter().map(|(name, value)| (lower(name), value.clone())));
+        edits.written.extend(settings.set.iter().map(|(name, value)| (name.0.as_bytes().into(), value.clone())));
         for (name, values) in &settings.add {
-            edits.written.extend(values.iter().map(|value| (lower(name), value.clone())));
+            edits.written.extend(values.iter().map(|value| (name.0.as_bytes().into(), value.clone())));
         }
-        clean.map(|()| edits)
+        edits
     }
 
     pub fn is_empty(&self) -> bool {
@@ -97,21 +99,15 @@ fn is_alias(name: &[u8], ours: &[u8]) -> bool {
     name.len() == ours.len() && name.iter().zip(ours).all(is_like)
 }
 
-fn lower(name: &str) -> Box<[u8]> {
-    name.to_ascii_lowercase().into_bytes().into()
-}
-
 fn check_name(name: &Spanned<String>, reader: &mut Reader<'_>) -> Option<()> {
     if !is_token(name.as_bytes()) {
-        reader.error(name.place, format!("`{}` is not a header's name", name.value));
+        reader.error(name.place, format!("`{}` is not a header's name", name.value)).help("use letters, digits and `-`");
         return None;
     }
     let lower = name.to_ascii_lowercase();
     if OURS.contains(&lower.as_str()) {
         let note = reader.error(name.place, format!("`{lower}` belongs to the connection and cannot be edited"));
-        if lower == "host" {
-            note.help("use rewrite = { host = \"…\" }");
-        }
+        note.help(if lower == "host" { "use rewrite = { host = \"…\" }" } else { "remove it; attache writes it as the message needs" });
         return None;
     }
     Some(())

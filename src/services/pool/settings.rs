@@ -3,7 +3,7 @@
 //! Checks what can be seen in one pool; names of other services are not its business.
 
 use crate::upstream::Timeouts;
-use crate::value::{Address, Decode, Fields, Item, Reader, Spanned, Value};
+use crate::value::{Address, Decode, Fields, Item, LabelText, Reader, Spanned, Value, Whole};
 use crate::words;
 
 /// The endpoints and how long to wait for them.
@@ -33,7 +33,8 @@ pub struct EndpointSettings {
     pub weight: u32,
 }
 
-const WEIGHT_MAX: u32 = 1000;
+/// 0 takes no requests.
+type Weight = Whole<0, 1000>;
 
 impl Decode for EndpointSettings {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
@@ -44,14 +45,10 @@ impl Decode for EndpointSettings {
         let mut fields = Fields::of(item, "an endpoint as an address or", reader)?;
         let address = fields.required("address", reader);
         let name = fields.optional("name", reader);
-        let weight = fields.or("weight", Spanned::new(1u32, item.place), reader);
+        let weight = fields.or("weight", Whole(1) as Weight, reader);
         fields.finish(reader)?;
         let (address, name, weight) = (address?, name?, weight?);
-        if weight.value > WEIGHT_MAX {
-            reader.error(weight.place, format!("weight {} is out of range", weight.value)).help(format!("0 to {WEIGHT_MAX}"));
-            return None;
-        }
-        check_port(Self { address, name, weight: weight.value }, reader)
+        check_port(Self { address, name: name.map(|name: LabelText| name.0), weight: weight.0 }, reader)
     }
 }
 
@@ -62,7 +59,7 @@ fn check_port(endpoint: EndpointSettings, reader: &mut Reader<'_>) -> Option<End
         Address::Unix(_) => return Some(endpoint),
     };
     if port == 0 {
-        reader.error(endpoint.address.place, "nothing answers on port 0");
+        reader.error(endpoint.address.place, "nothing answers on port 0").help("write the port that the endpoint listens on");
         return None;
     }
     Some(endpoint)

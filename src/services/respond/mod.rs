@@ -6,21 +6,36 @@ use indexmap::IndexMap;
 
 use crate::route::is_token;
 use crate::settings;
-use crate::value::{Reader, Spanned, Template};
+use crate::value::{Key, Reader, Spanned, Template, Whole};
 
 settings! {
     /// What to answer.
     pub struct Settings as "an answer" {
         /// 200 to 599.
-        status: Spanned<u16> = default_status(),
-        body: String = String::new(),
+        status: Whole<200, 599> = Whole(200),
+        body: Option<Spanned<String>> = None,
         /// Values may use variables, as in `request_headers`.
-        headers: IndexMap<Spanned<String>, Template> = IndexMap::new(),
+        headers: IndexMap<Name, Template> = IndexMap::new(),
     }
 }
 
-fn default_status() -> Spanned<u16> {
-    Spanned::new(200, crate::value::Place::new(crate::value::SourceId(0), 0..0))
+/// The name of a field that an answer may have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name(String);
+
+impl Key for Name {
+    fn read(name: Spanned<String>, reader: &mut Reader<'_>) -> Option<Self> {
+        let lower = name.to_ascii_lowercase();
+        if !is_token(name.as_bytes()) {
+            reader.error(name.place, format!("`{}` is not a header's name", name.value)).help("use letters, digits and `-`");
+            return None;
+        }
+        if OURS.contains(&lower.as_str()) {
+            reader.error(name.place, format!("`{}` is written by attache itself", name.value)).help("remove it");
+            return None;
+        }
+        Some(Self(lower))
+    }
 }
 
 pub struct Respond {
@@ -31,28 +46,23 @@ pub struct Respond {
 
 const OURS: &[&str] = &["connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "trailer", "te", "date"];
 
+impl Settings {
+    /// What no field can tell alone.
+    pub fn checked(self, reader: &mut Reader<'_>) -> Option<Self> {
+        let status = self.status.0;
+        if let (204 | 304, Some(body)) = (status, self.body.as_ref().filter(|body| !body.is_empty())) {
+            reader.error(body.place, format!("an answer with status {status} has no body")).help("remove `body`");
+            return None;
+        }
+        Some(self)
+    }
+}
+
 impl Respond {
-    pub fn compile(settings: &Settings, reader: &mut Reader<'_>) -> Option<Self> {
-        let status = settings.status.value;
-        let mut clean = Some(());
-        if !(200..=599).contains(&status) {
-            reader.error(settings.status.place, format!("{status} is not a final status")).help("200 to 599");
-            clean = None;
-        }
-        if matches!(status, 204 | 304) && !settings.body.is_empty() {
-            reader.error(settings.status.place, format!("an answer with status {status} has no body")).help("remove `body`");
-            clean = None;
-        }
-        for name in settings.headers.keys() {
-            if !is_token(name.as_bytes()) {
-                reader.error(name.place, format!("`{}` is not a header's name", name.value));
-                clean = None;
-            } else if OURS.contains(&name.to_ascii_lowercase().as_str()) {
-                reader.error(name.place, format!("`{}` is written by attache itself", name.value));
-                clean = None;
-            }
-        }
-        let headers = settings.headers.iter().map(|(name, value)| (name.as_bytes().into(), value.clone())).collect();
-        clean.map(|()| Self { status, body: settings.body.clone().into_bytes(), headers })
+    pub fn compile(settings: &Settings) -> Self {
+        let body = settings.body.as_ref().map(|body| body.value.clone().into_bytes());
+        let headers = settings.headers.iter().map(|(name, value)| (name.0.as_bytes().into(), value.clone()));
+        // The range fits.
+        Self { status: settings.status.0 as u16, body: body.unwrap_or_default(), headers: headers.collect() }
     }
 }

@@ -1,0 +1,85 @@
+//! What an exchange waits for while bodies flow, and for how long.
+//!
+//! Polls and judges; what becomes of the exchange then, `forward` decides.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::buffer::SMALL;
+use super::connection::Client;
+use super::link::Link;
+use super::pump::{Pump, PumpError};
+use super::timer::Stall;
+use crate::refusal::Refusal;
+
+/// Why there is no head of an answer.
+pub enum Early {
+    ClientGone,
+    Refused(Refusal),
+    /// Closed or reset before the first byte of an answer.
+    Dead,
+    /// Closed, reset or nonsense in the middle of a head.
+    Broken(Refusal),
+    TimedOut(Refusal),
+}
+
+/// What is being waited for, and since when.
+#[derive(Default)]
+pub struct Waits {
+    pub body: Stall,
+    pub endpoint: Stall,
+    pub client: Stall,
+    pub upload_began: bool,
+    /// The endpoint takes no more of the request; its answer may still come.
+    pub upload_failed: bool,
+}
+
+/// Moves on with the request's body, unless the endpoint has stopped taking it.
+pub fn poll_upload(
+    cx: &mut Context<'_>,
+    client: &mut Client,
+    link: &mut Link,
+    upload: &mut Pump<'_>,
+    waits: &mut Waits,
+) -> Result<(), Early> {
+    if upload.is_done() || waits.upload_failed {
+        return Ok(());
+    }
+    match upload.poll(cx, &mut client.link, link) {
+        Poll::Ready(Err(PumpError::Source(_))) => Err(Early::ClientGone),
+        // It sends no more but may still read.
+        Poll::Ready(Err(PumpError::Short)) => Err(Early::Refused(Refusal::Incomplete)),
+        Poll::Ready(Err(PumpError::Chunk(_))) => Err(Early::Refused(Refusal::BadChunk)),
+        Poll::Ready(Err(PumpError::TooLarge)) => Err(Early::Refused(Refusal::BodyTooLarge)),
+        Poll::Ready(Err(PumpError::Sink(_))) => {
+            waits.upload_failed = true;
+            Ok(())
+        }
+        Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+    }
+}
+
+/// Reads ahead while an answer is awaited: pipelined requests, and whether the client is still
+/// there. The end of its sending is no sign of leaving, a reset is.
+pub fn is_gone(cx: &mut Context<'_>, client: &mut Client, upload: &Pump<'_>) -> bool {
+    let link = &mut client.link;
+    while upload.is_taken() && !link.is_ended && link.input().len() < SMALL {
+        match link.poll_fill(cx, SMALL) {
+            Poll::Ready(Err(error)) => return error.kind() != io::ErrorKind::UnexpectedEof,
+            Poll::Ready(Ok(_)) => {}
+            Poll::Pending => break,
+        }
+    }
+    false
+}
+
+/// Ready with what the soonest deadline means, once it has passed.
+pub fn poll_deadlines<T, const N: usize>(cx: &mut Context<'_>, client: &mut Client, deadlines: [(Option<Instant>, T); N]) -> Poll<T> {
+    let soonest =
+        deadlines.into_iter().filter_map(|(deadline, meaning)| deadline.map(|deadline| (deadline, meaning))).min_by_key(|&(d, _)| d);
+    match soonest {
+        Some((deadline, meaning)) => client.timer.poll(cx, deadline).map(|()| meaning),
+        None => Poll::Pending,
+    }
+}

@@ -1,0 +1,60 @@
+//! Keys that the contract has and this version has not, so that whoever copies one is told which of the two is wrong.
+//!
+//! Changes no verdict: such a key is refused as any unknown one is. Remove an entry when its key is read.
+
+/// A key, and a neighbour that tells in which table it stands.
+const LATER: &[(&str, &str)] = &[
+    ("max_memory_bodies", "lame_duck"),
+    ("streams", "uri_bytes"),
+    // A pool.
+    ("discover", "endpoints"),
+    ("sticky", "endpoints"),
+    ("protocol", "endpoints"),
+    ("tls", "endpoints"),
+    ("health", "endpoints"),
+    ("eject", "endpoints"),
+    ("retry", "endpoints"),
+    ("limits", "endpoints"),
+    ("slow_start", "endpoints"),
+    ("leader", "endpoints"),
+    ("zone", "weight"),
+    // Kinds of services, by name and in a route.
+    ("shard", "endpoints"),
+    ("split", "endpoints"),
+    ("mirror", "endpoints"),
+    ("scatter", "endpoints"),
+    ("metrics", "endpoints"),
+    ("logs", "endpoints"),
+    ("shard", "rewrite"),
+    ("split", "rewrite"),
+    ("mirror", "rewrite"),
+    ("scatter", "rewrite"),
+    ("metrics", "rewrite"),
+    ("logs", "rewrite"),
+    ("health", "rewrite"),
+];
+
+/// Words of closed sets: a listener's protocols and a pool's ways to balance.
+const LATER_WORDS: &[(&str, &str)] = &[
+    ("redis", "http"),
+    ("memcached", "http"),
+    ("tcp", "http"),
+    ("least-requests", "round-robin"),
+    ("p2c", "round-robin"),
+    ("ewma", "round-robin"),
+    ("random", "round-robin"),
+];
+
+/// Whether `key` belongs to a later version in the table that has the keys `known`.
+pub(super) fn is_later(key: &str, known: &[&str]) -> bool {
+    has(LATER, key, known)
+}
+
+/// Whether `word` belongs to a later version of the set that has the words `known`.
+pub fn is_later_word(word: &str, known: &[&str]) -> bool {
+    has(LATER_WORDS, word, known)
+}
+
+fn has(later: &[(&str, &str)], name: &str, known: &[&str]) -> bool {
+    later.iter().any(|&(later, neighbour)| later == name && known.contains(&neighbour))
+}

@@ -1,0 +1,197 @@
+//! Wrong configurations, as somebody who writes a first one makes them: each mistake is said once, where it is, with a remedy.
+//!
+//! Syntax and merging are tested beside the loader; here whole files go through the binary.
+
+use crate::support::binary;
+
+/// Runs `check` on a file and compares what it says: `LINE:COLUMN: message` and, after an arrow, the remedy.
+#[track_caller]
+fn check(text: &str, expected: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.toml"), text).unwrap();
+    let output = binary().current_dir(directory.path()).args(["check", "a.toml"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let mut found: Vec<String> = Vec::new();
+    for line in said.lines() {
+        if let Some(error) = line.strip_prefix("a.toml:") {
+            found.push(error.replace(" error:", ""));
+        } else if let (Some(help), Some(last)) = (line.strip_prefix("help: "), found.last_mut()) {
+            last.push_str(" -> ");
+            last.push_str(help);
+        }
+    }
+    assert_eq!(found, expected, "\n{said}");
+    assert_eq!(output.status.code(), Some(i32::from(!expected.is_empty())), "\n{said}");
+}
+
+/// What follows `[[listener]]` and its address, which are the first two lines.
+#[track_caller]
+fn check_listener(rest: &str, expected: &[&str]) {
+    check(&format!("[[listener]]\nlisten = \"127.0.0.1:0\"\n{rest}"), expected);
+}
+
+/// A pool's keys, from line 5.
+#[track_caller]
+fn check_pool(keys: &str, expected: &[&str]) {
+    check_listener(&format!("service = \"app\"\n[service.app]\n{keys}"), expected);
+}
+
+/// A route's keys, from line 4.
+#[track_caller]
+fn check_route(keys: &str, expected: &[&str]) {
+    check_listener(&format!("[[listener.route]]\n{keys}"), expected);
+}
+
+/// The default of `uri_bytes` was taken for a wrong one that stood on line 1.
+#[test]
+fn a_small_head_needs_no_smaller_uri_written() {
+    check_listener("service = \"a:1\"\n[listener.limits]\nheader_bytes = \"4KiB\"\n", &[]);
+    check_listener(
+        "service = \"a:1\"\n[listener.limits]\nheader_bytes = \"4KiB\"\nuri_bytes = \"5KiB\"\n",
+        &["6:13: `5KiB` is out of range -> \"1B\" to \"4KiB\", which is `header_bytes`"],
+    );
+}
+
+/// The first two hid the others until they were mended.
+#[test]
+fn one_mistake_of_a_listener_hides_no_other() {
+    check_listener(
+        "servce = \"a:1\"\n\
+         tls = { cert = \"no.crt\", key = \"no.key\" }\n\
+         limits = { connections = 0, headers = 1001 }\n\
+         [[listener.route]]\n\
+         respond = { status = 99, headers = { date = \"x\" } }\n\
+         request_headers = { remove = [\"te\"], set = { \"x y\" = \"{nope\" } }\n",
+        &[
+            "3:1: unknown key `servce` -> did you mean `service`?",
+            "4:16: cannot read `no.crt`: No such file or directory (os error 2) -> \
+             relative paths start from the directory of the file that names them",
+            "4:32: cannot read `no.key`: No such file or directory (os error 2) -> \
+             relative paths start from the directory of the file that names them",
+            "5:26: 0 is out of range -> 1 to 4294967295",
+            "5:39: 1001 is out of range -> 1 to 1000",
+            "7:22: 99 is out of range -> 200 to 599",
+            "7:38: `date` is written by attache itself -> remove it",
+            "8:31: `te` belongs to the connection and cannot be edited -> remove it; attache writes it as the message needs",
+            "8:46: `x y` is not a header's name -> use letters, digits and `-`",
+            "8:54: `{` without `}`; write `{{` for a brace -> \
+             variables stand in braces, such as {host}; {{ and }} stand for braces",
+        ],
+    );
+}
+
+/// Every request was answered with 408 or 504.
+#[test]
+fn no_timeout_is_zero_but_a_wait_at_the_end_may_be() {
+    const REFUSED: &str = "a timeout of nothing lets nothing happen -> write a longer one, or remove the key for the default";
+    for key in ["handshake", "header", "idle", "body", "write"] {
+        let place = format!("4:{}: {REFUSED}", 17 + key.len());
+        check_listener(&format!("service = \"a:1\"\ntimeouts = {{ {key} = \"0s\" }}\n"), &[&place]);
+    }
+    check_pool("endpoints = [\"a:1\"]\ntimeouts = { connect = \"0ms\" }\n", &[&format!("6:24: {REFUSED}")]);
+    check_route("service = \"a:1\"\ntimeout = \"0s\"\n", &[&format!("5:11: {REFUSED}")]);
+    check("[process]\ndrain = \"0s\"\nlame_duck = \"0s\"\n[[listener]]\nlisten = \"127.0.0.1:0\"\nservice = \"a:1\"\n", &[]);
+    check_route("service = \"a:1\"\ntimeout = \"9999h\"\n", &["5:11: `9999h` is longer than a year -> write at most \"365d\""]);
+}
+
+#[test]
+fn keys_of_later_versions_are_told_from_misspelt_ones() {
+    for key in ["discover", "sticky", "protocol", "tls", "health", "eject", "retry", "limits", "slow_start", "leader"] {
+        let expected = format!("6:1: `{key}` is not supported by this version -> remove it");
+        check_pool(&format!("endpoints = [\"a:1\"]\n{key} = {{}}\n"), &[&expected]);
+    }
+    for kind in ["shard", "split", "mirror", "scatter", "metrics", "logs", "health"] {
+        check_pool(&format!("{kind} = {{}}\n"), &[&format!("5:1: `{kind}` is not supported by this version -> remove it")]);
+        check_route(&format!("{kind} = {{}}\n"), &[&format!("4:1: `{kind}` is not supported by this version -> remove it")]);
+    }
+    for protocol in ["redis", "memcached", "tcp"] {
+        check_listener(
+            &format!("service = \"a:1\"\nprotocol = \"{protocol}\"\n"),
+            &[&format!("4:12: \"{protocol}\" is not supported by this version -> write \"http\"")],
+        );
+    }
+    check_listener(
+        "service = \"a:1\"\nlimits = { streams = 128 }\n[process]\nmax_memory_bodies = \"1MiB\"\n",
+        &[
+            "4:12: `streams` is not supported by this version -> remove it",
+            "6:1: `max_memory_bodies` is not supported by this version -> remove it",
+        ],
+    );
+}
+
+#[test]
+fn a_misspelt_key_is_not_missing_as_well() {
+    check_pool("endpoint = [\"a:1\"]\n", &["5:1: unknown key `endpoint` -> did you mean `endpoints`?"]);
+    check_pool("", &["4:1: missing key `endpoints` -> write endpoints = … here"]);
+    check_listener("service = \"app\"\n[services.app]\n", &["4:2: unknown key `services` -> did you mean `service`?"]);
+    check_listener(
+        "service = \"app\"\n[service]\nendpoints = [\"a:1\"]\n",
+        &["5:1: this stands in [service], which has no name -> every service has a name: [service.NAME]"],
+    );
+}
+
+#[test]
+fn a_value_of_another_kind_has_a_remedy() {
+    check(
+        "[[listener]]\nlisten = 8080\nservice = \"a:1\"\n",
+        &["2:10: expected a string, found a number -> put it between quotes: \"8080\""],
+    );
+    check(
+        "[process]\nworkers = \"2\"\n[[listener]]\nlisten = \"127.0.0.1:0\"\nservice = \"a:1\"\n",
+        &["2:11: expected a whole number, found a string -> write digits alone, without quotes or a decimal point"],
+    );
+    check(
+        "[log]\nlevel = \"INFO\"\n[[listener]]\nlisten = \"127.0.0.1:0\"\nservice = \"a:1\"\n",
+        &["2:9: `INFO` is not a log level -> did you mean \"info\"?"],
+    );
+}
+
+#[test]
+fn addresses_and_hosts_say_what_they_lack() {
+    const LISTEN: &str = "write \"0.0.0.0:8443\", \":80\", \"[::]:80\" or \"unix:/path\"";
+    for (address, problem) in [
+        ("", "an address cannot be empty"),
+        ("8080", "`8080` is a port without a host"),
+        ("[::1]", "`[::1]` has no port"),
+        ("http://0.0.0.0:80", "`http://0.0.0.0:80` has a scheme; an address to listen on has none"),
+        ("app:80", "`app` is a name; listen on an IP address"),
+    ] {
+        let text = format!("[[listener]]\nlisten = \"{address}\"\nservice = \"a:1\"\n");
+        check(&text, &[&format!("2:10: {problem} -> {LISTEN}")]);
+    }
+    check_route(
+        "host = [\"https://a.example\", \"a.example:443\", \"::1\"]\nservice = \"a:1\"\n",
+        &[
+            "4:9: `https://a.example` has a scheme; routes match the host alone -> write \"shop.example\" or \"*.shop.example\"",
+            "4:30: `a.example:443` has a port; routes match the host alone -> write \"shop.example\" or \"*.shop.example\"",
+            "4:47: `::1` is an IPv6 address without its brackets -> write \"shop.example\" or \"*.shop.example\"",
+        ],
+    );
+}
+
+#[test]
+fn a_name_is_a_line_of_text() {
+    const HELP: &str = "write a short word, or remove the key for the default";
+    check_listener("name = \"\"\nservice = \"a:1\"\n", &[&format!("3:8: a name cannot be empty -> {HELP}")]);
+    check_listener("name = \"a\\n\"\nservice = \"a:1\"\n", &[&format!("3:8: a name cannot hold control characters -> {HELP}")]);
+}
+
+/// Both were written, one after the other.
+#[test]
+fn a_header_is_set_once_whatever_its_case() {
+    check_route(
+        "service = \"a:1\"\nresponse_headers = { set = { x-a = \"1\", X-A = \"2\" } }\n",
+        &["5:41: `X-A` is set twice -> keep one of them"],
+    );
+}
+
+/// Five messages told of what followed the bracket, and one of these was to quote a key.
+#[test]
+fn one_slip_of_syntax_is_one_mistake() {
+    check("[[listener]]\nlisten = [\":0\"\nservice = \"a:1\"\n", &["3:16: unclosed array, expected `]` -> close the list with `]`"]);
+    check(
+        "listen: \":0\"\n",
+        &["1:7: invalid unquoted key, expected letters, numbers, `-`, `_` -> write `key = value`; this is TOML, not YAML"],
+    );
+    check("; note\n", &["1:1: invalid unquoted key, expected letters, numbers, `-`, `_` -> a comment begins with `#`"]);
+}
