@@ -1,5 +1,48 @@
 //! attache: a single-binary L7 proxy.
 //!
+//! # Bird's-eye view
+//!
+//! Text becomes a *generation*, and every request is answered under exactly one:
+//!
+//! ```text
+//! config     paths → Loaded → File            typed text, comparable, every mistake at once
+//! generation File → Generation                compiled, immutable, numbered; or all diagnostics
+//! supervisor stage → publish → retire         binds what is new, swaps one pointer, drains what went
+//!
+//! serve/accept      accept, PROXY header, TLS              → Client
+//! serve/connection  wait, read one head, keep or close
+//! serve/exchange    check it; walk: route → service → Decision (no await); answer, or
+//! serve/forward       lease an endpoint, dial or reuse, pump both bodies, settle
+//! serve/exchange    count and log
+//! ```
+//!
+//! A process is one supervisor thread, one admin thread, and workers: a thread each, with a
+//! current-thread runtime, listening sockets of its own (`SO_REUSEPORT`) and its own idle connections
+//! to endpoints. Workers share nothing that is written per request.
+//!
+//! # Lexicon
+//!
+//! *listener* a bound address with its protocol and TLS · *route* predicates over a head, and the
+//! service that answers · *head* what is known of a request before its body · *service* something
+//! that answers: a pool, or attache itself · *pool* endpoints with one balancing policy · *endpoint*
+//! one address · *lease* the right to send one request to one endpoint · *walk* the synchronous
+//! decision · *exchange* one request with its response · *refusal* why attache itself answered ·
+//! *filter* what may edit a request on its way · *generation* one compiled configuration.
+//!
+//! # Invariants
+//!
+//! - A request pins one generation and never sees two. `Live::publish` is called by a reload only, when
+//!   nothing can fail any more.
+//! - Deciding (`generation`, `services`, `route`, `filters`) does no I/O, reads no clock and cannot
+//!   await, so it can be explained, tested and measured as it runs.
+//! - `proto` turns bytes into messages and back and never indexes by a number from the network.
+//! - What a buffer, a queue, a retry or a wait may grow to is a constant or a setting.
+//! - A connection to an endpoint is used again only after both messages ended cleanly on it.
+//! - A socket whose address stays is never bound again.
+//! - Only `cli` prints, and only `cli` exits.
+//!
+//! # Modules
+//!
 //! A module imports only from those listed below it; `tests/it/tidy.rs` reads this list and enforces it.
 
 pub mod cli;

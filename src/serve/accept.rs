@@ -92,7 +92,7 @@ impl Bound {
 
     /// Takes note of who stands here in `generation`. `true` if connections of another transport
     /// were left behind.
-    pub fn renew(&self, generation: &Generation, now: Instant) -> bool {
+    pub fn renew(&self, generation: &Generation) -> bool {
         if self.seen.replace(generation.number) == generation.number {
             return false;
         }
@@ -102,7 +102,7 @@ impl Bound {
         let is_other = old.tls.is_some() != current.tls.is_some();
         if is_other {
             *self.before.borrow_mut() = Some(old);
-            self.changed.set(Some(now));
+            self.changed.set(Some(Instant::now()));
         }
         is_other
     }
@@ -110,7 +110,7 @@ impl Bound {
     /// Who answers a connection of this transport, and whether it may expect more answers. A listener
     /// that went away, or changed to TLS or back, answers a last request: its clients knew no better.
     pub fn listener_for(&self, generation: &Generation, is_tls: bool) -> (Standing, bool) {
-        self.renew(generation, Instant::now());
+        self.renew(generation);
         let last = self.last.borrow();
         if last.tls.is_some() == is_tls {
             let is_current = self.retired.get().is_none() && generation.listener_at(&self.key).is_some();
@@ -123,7 +123,7 @@ impl Bound {
 
     /// The listener that stands here now, or stood here last.
     fn listener(&self, worker: &Worker) -> Standing {
-        self.renew(&worker.pin(), Instant::now());
+        self.renew(&worker.pin());
         Rc::clone(&self.last.borrow())
     }
 }

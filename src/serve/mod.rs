@@ -182,9 +182,8 @@ async fn obey(worker: Rc<Worker>, mut orders: mpsc::Receiver<Order>) -> usize {
                 }
             }
             Order::Refresh(done) => {
-                let now = Instant::now();
                 let generation = worker.pin();
-                let left_behind = bound.values().filter(|here| here.renew(&generation, now)).count();
+                let left_behind = bound.values().filter(|here| here.renew(&generation)).count();
                 if left_behind > 0 {
                     worker.wake_idle();
                 }
