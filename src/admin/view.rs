@@ -37,7 +37,7 @@ pub(super) fn listeners(handle: &Handle) -> Value {
             .tls
             .iter()
             .flat_map(|tls| tls.certificates())
-            .map(|certificate| json!({ "name": certificate.name, "names": certificate.hosts, "not_after": certificate.not_after }))
+            .map(|certificate| json!({ "name": certificate.name, "names": certificate.hosts, "not_after": certificate.not_after, "serial": certificate.serial }))
             .collect();
         json!({
             "name": listener.name,

@@ -139,9 +139,21 @@ impl Decode for Listen {
             Address::Unix(path) => Address::Unix(reader.sources.directory(item.place.source).join(path)),
             address => address,
         };
+        if let Address::Unix(path) = &address
+            && path.as_os_str().len() > SOCKET_PATH_MAX
+        {
+            let length = path.as_os_str().len();
+            reader
+                .error(item.place, format!("a unix socket's path has at most {SOCKET_PATH_MAX} bytes, this has {length}"))
+                .help("choose a shorter one, such as \"unix:/run/attache/web.sock\"");
+            return None;
+        }
         Some(Self(Spanned::new(address, item.place)))
     }
 }
+
+/// What fits into `sockaddr_un` with its last zero (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
 
 /// Permissions in octal, as `chmod` takes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::sockets::{AdminChange, Staged};
 use super::{Assembled, Failed, Supervisor, assemble};
 use crate::config::{self, Change};
-use crate::generation::Generation;
+use crate::generation::{Generation, Listener};
 use crate::telemetry::metrics::CertificateExpiry;
 use crate::telemetry::{Access, Metrics, Settings, Sink};
 
@@ -95,7 +95,8 @@ impl Supervisor {
         let Some(staged) = self.sockets.stage(&generation, self.crew.count(), &mut found) else {
             return Reloaded::Refused { errors: found.one_per_line(&sources) };
         };
-        let changes = config::changes(&previous.file, &generation.file);
+        let mut changes = config::changes(&previous.file, &generation.file);
+        changes.extend(renewed_certificates(previous, &generation));
         let warnings = generation.warnings.clone();
         let generation = Arc::new(generation);
         self.handle.live.publish(Arc::clone(&generation));
@@ -173,6 +174,22 @@ impl Supervisor {
         let all: Vec<_> = watched.iter().cloned().chain(named).collect();
         watch.follow(&all);
     }
+}
+
+/// Certificates that changed where nothing in the text did.
+fn renewed_certificates(old: &Generation, new: &Generation) -> Vec<Change> {
+    let serials =
+        |listener: &Listener| listener.tls.iter().flat_map(|tls| tls.certificates()).map(|c| c.serial.clone()).collect::<Vec<_>>();
+    let settings = |generation: &Generation, name: &str| {
+        let at = generation.listeners.iter().position(|listener| listener.name == name)?;
+        Some((generation.file.listeners.get(at)?.tls.clone(), serials(generation.listeners.get(at)?)))
+    };
+    let names = new.listeners.iter().map(|listener| &listener.name);
+    let renewed = names.filter(|name| match (settings(old, name), settings(new, name)) {
+        (Some((old_tls, old)), Some((new_tls, new))) => old_tls == new_tls && old != new,
+        _ => false,
+    });
+    renewed.map(|name| Change { what: format!("certificates of listener {name}"), kind: "changed", effect: "in place" }).collect()
 }
 
 /// The access log's sink; none while nothing is logged.

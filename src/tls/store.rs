@@ -33,6 +33,8 @@ pub struct Certificate {
     pub hosts: Vec<String>,
     /// Unix seconds.
     pub not_after: i64,
+    /// Serial number in hexadecimal: tells a renewed certificate from the one before.
+    pub serial: String,
 }
 
 /// A certificate that can be served, with what is known of it.
@@ -268,7 +270,8 @@ pub(super) fn describe(leaf: &X509Certificate<'_>) -> Certificate {
     // An address never arrives as SNI, so as a Host it must select what no SNI selects: the first.
     hosts.retain(|host| host.is_ascii() && !host.is_empty() && host.parse::<IpAddr>().is_err());
     let name = names.into_iter().next().or_else(|| common.map(str::to_owned)).unwrap_or_default();
-    Certificate { name, hosts, not_after: leaf.validity().not_after.timestamp() }
+    let serial = leaf.tbs_certificate.raw_serial_as_string();
+    Certificate { name, hosts, not_after: leaf.validity().not_after.timestamp(), serial }
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {

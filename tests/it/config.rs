@@ -195,3 +195,14 @@ fn one_slip_of_syntax_is_one_mistake() {
     );
     check("; note\n", &["1:1: invalid unquoted key, expected letters, numbers, `-`, `_` -> a comment begins with `#`"]);
 }
+
+/// Binding would have said it, but `check` binds nothing.
+#[test]
+fn the_path_of_a_unix_socket_fits_the_system() {
+    let path = |length: usize| format!("[[listener]]\nservice = \"a:1\"\nlisten = \"unix:/{}\"\n", "s".repeat(length - 1));
+    check(&path(107), &[]);
+    check(
+        &path(108),
+        &["3:10: a unix socket's path has at most 107 bytes, this has 108 -> choose a shorter one, such as \"unix:/run/attache/web.sock\""],
+    );
+}

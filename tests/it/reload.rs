@@ -168,6 +168,7 @@ fn a_certificate_replaced_under_its_name_is_served_from_the_next_handshake_on() 
     rig.reloaded(&config);
     let after = served();
     assert_ne!(before, after);
+    eventually("the change is told", || rig.log().contains("changes=1"));
     assert_eq!(next(&mut kept), ("hello".to_owned(), true), "the old connection lives on");
     std::fs::write(rig.directory.path().join("site.key"), &one.key).unwrap();
     let said_no = errors(&rig.reload(&config));
