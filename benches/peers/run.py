@@ -166,7 +166,7 @@ http {{ access_log off; keepalive_requests 1000000000; client_max_body_size 0; p
         text = f"""
 global
   nbthread 1
-  maxconn 20000
+  maxconn 9000
 defaults
   mode http
   timeout connect 3s
