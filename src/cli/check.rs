@@ -5,20 +5,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{FAILED, default_paths, out, show};
+use super::{FAILED, named_or_default, out, show};
 use crate::refusal::Refusal;
 use crate::supervisor::{Carried, Origin, assemble, available_cpus};
 use crate::telemetry::Metrics;
 use crate::tls::Sessions;
 
 pub(super) fn check(paths: Vec<PathBuf>, strict: bool) -> ExitCode {
-    let paths = if paths.is_empty() {
-        match default_paths() {
-            Ok(paths) => paths,
-            Err(code) => return code,
-        }
-    } else {
-        paths
+    let paths = match named_or_default(paths) {
+        Ok(paths) => paths,
+        Err(code) => return code,
     };
     let workers = available_cpus();
     let carried = Carried { metrics: Metrics::new(workers, Refusal::LABELS), sessions: Sessions::new(), workers };

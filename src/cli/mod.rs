@@ -135,8 +135,12 @@ fn show(sources: &Sources, found: &Diagnostics) {
     }
 }
 
-/// The places where a configuration is looked for; where there is none, it has been said.
-fn default_paths() -> Result<Vec<PathBuf>, ExitCode> {
+/// The paths that were named, else those where a configuration is looked for. Where there is none, it
+/// has been said.
+fn named_or_default(named: Vec<PathBuf>) -> Result<Vec<PathBuf>, ExitCode> {
+    if !named.is_empty() {
+        return Ok(named);
+    }
     crate::config::default_paths(&|name| std::env::var(name).ok()).map_err(|failed| {
         show(&failed.sources, &failed.found);
         ExitCode::from(FAILED)

@@ -7,18 +7,14 @@ use std::process::ExitCode;
 
 use tokio::sync::mpsc;
 
-use super::{CUT_OFF, default_paths, fail, show};
+use super::{CUT_OFF, fail, named_or_default, show};
 use crate::admin;
 use crate::supervisor::{End, Origin, Supervisor};
 
 pub(super) fn run(paths: Vec<PathBuf>) -> ExitCode {
-    let paths = if paths.is_empty() {
-        match default_paths() {
-            Ok(paths) => paths,
-            Err(code) => return code,
-        }
-    } else {
-        paths
+    let paths = match named_or_default(paths) {
+        Ok(paths) => paths,
+        Err(code) => return code,
     };
     serve(Origin::Paths(paths), |_| {})
 }

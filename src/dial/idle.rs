@@ -58,10 +58,6 @@ impl Idle {
     pub fn is_empty(&self) -> bool {
         self.by_endpoint.borrow().is_empty()
     }
-
-    pub fn clear(&self) {
-        self.by_endpoint.borrow_mut().clear();
-    }
 }
 
 /// How often idle connections are looked at.

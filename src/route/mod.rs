@@ -9,6 +9,5 @@ mod table;
 
 pub use head::{Head, HeadLookup, Headers, TlsFacts, write_ip};
 pub use pattern::{Captures, HostPattern, PathPattern, TextPattern};
-pub(crate) use settings::is_token;
 pub use settings::{Matchers, Method, Network};
 pub use table::{Found, Table};

@@ -6,6 +6,7 @@ use indexmap::IndexMap;
 use ipnet::IpNet;
 
 use super::pattern::{HostPattern, PathPattern, TextPattern};
+use crate::proto::http1::is_token;
 use crate::value::{Decode, Fields, Item, Key, Reader, Spanned};
 
 /// Every predicate must hold; one that is not written always does.
@@ -64,11 +65,6 @@ impl Key for HeaderName {
         }
         Some(Self(Spanned::new(name.value.to_ascii_lowercase(), name.place)))
     }
-}
-
-/// RFC 9110 §5.6.2.
-pub(crate) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 /// A method is a token and case-sensitive (RFC 9110 §9.1).

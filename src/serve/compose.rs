@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use crate::filters::headers::Edits;
 use crate::generation::{Listener, Route};
-use crate::proto::http1::{BodyFraming, Field, Known, ResponseHead, Version, tokens};
+use crate::proto::http1::{BodyFraming, Field, Known, ResponseHead, Version, is_nominated, tokens};
 use crate::refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers, write_ip};
 use crate::services::respond::Respond;
@@ -191,7 +191,7 @@ impl<'a> Nominations<'a> {
     }
 
     fn names(&self, name: &[u8]) -> bool {
-        self.any && connection_tokens(self.bytes, self.fields).any(|token| token.eq_ignore_ascii_case(name))
+        self.any && is_nominated(name, self.fields, self.bytes)
     }
 }
 

@@ -2,15 +2,10 @@
 //!
 //! Spellings are cached by the second, one cache per worker; nothing here runs on a timer.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
-
-/// For durations and deadlines.
-pub fn now() -> Instant {
-    Instant::now()
-}
 
 /// Since 1970, for what people read. A clock before that is read as 1970.
 pub fn unix_now() -> Duration {

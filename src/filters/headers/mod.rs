@@ -4,8 +4,8 @@
 
 use indexmap::IndexMap;
 
-use crate::proto::http1::Known;
-use crate::route::{HeadLookup, is_token};
+use crate::proto::http1::{Known, is_token};
+use crate::route::HeadLookup;
 use crate::settings;
 use crate::value::{Decode, Item, Key, Reader, Spanned, Template};
 

@@ -16,9 +16,6 @@ const SIZE_DIGITS_MAX: u8 = 16;
 
 /// What ends the data; trailer lines and an empty line must follow.
 pub const LAST_CHUNK: &[u8] = b"0\r\n";
-/// What ends a body without trailers.
-pub const LAST_CHUNK_NO_TRAILERS: &[u8] = b"0\r\n\r\n";
-
 /// The most a trailer section may have of each.
 #[derive(Clone, Copy, Debug)]
 pub struct TrailerLimits {

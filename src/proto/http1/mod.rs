@@ -13,8 +13,7 @@ mod path;
 
 pub use bytes::{is_field_value, is_token};
 pub use chunked::{
-    CHUNK_EXTENSION_BYTES_MAX, ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, LAST_CHUNK_NO_TRAILERS, TrailerLimits, trailer_fields,
-    write_chunk_header,
+    CHUNK_EXTENSION_BYTES_MAX, ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, TrailerLimits, trailer_fields, write_chunk_header,
 };
 pub use fields::{Field, Known, Span};
 pub use framing::{BodyFraming, FramingError, RequestFraming, ResponseFraming, is_nominated, request_framing, response_framing, tokens};

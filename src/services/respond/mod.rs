@@ -4,7 +4,7 @@
 
 use indexmap::IndexMap;
 
-use crate::route::is_token;
+use crate::proto::http1::is_token;
 use crate::settings;
 use crate::value::{Key, Reader, Spanned, Template, Whole};
 
