@@ -8,18 +8,22 @@
 //! not the file itself, goes unnoticed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fd::OwnedFd;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
 
 use crate::config::is_listed;
 
@@ -32,6 +36,17 @@ const LINKS_MAX: usize = 40;
 /// Whatever moves while it is being looked at is looked at again, but not for ever.
 const ROUNDS_MAX: usize = 8;
 
+/// What is asked of the kernel about a directory. Neither opening nor reading nor each write: a program
+/// that is busy in there must not keep this one awake. A file counts as written when its writer closes it.
+const EVENTS: WatchFlags = WatchFlags::ATTRIB
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::MOVE)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::MOVE_SELF)
+    .union(WatchFlags::ONLYDIR);
+
 /// Watches files until it is dropped.
 pub struct Watch {
     shared: Arc<Shared>,
@@ -41,27 +56,22 @@ pub struct Watch {
 /// Calls `on_change` on a thread of its own, once for each time that followed files changed and settled.
 ///
 /// Follows nothing at first. `on_change` may call [`Watch::follow`].
-pub fn start(on_change: impl Fn() + Send + 'static) -> notify::Result<Watch> {
-    // One place is enough: a signal says only that there is something to look at.
-    let (signal, signals) = sync_channel(1);
-    let filter = Arc::new(Mutex::new(Filter::default()));
-    let watcher = notify::recommended_watcher({
-        let (filter, signal) = (Arc::clone(&filter), signal.clone());
-        move |event: notify::Result<Event>| {
-            // After an error nothing is known, so everything is looked at.
-            let matters = event.map_or(true, |event| lock(&filter).admits(&event));
-            if matters {
-                let _ = signal.try_send(());
-            }
-        }
-    })?;
-    let tree = Mutex::new(Tree { watcher, filter, files: BTreeMap::new(), directories: HashMap::new(), refused: HashSet::new() });
-    let shared = Arc::new(Shared { tree, signal, is_stopping: AtomicBool::new(false) });
+pub fn start(on_change: impl Fn() + Send + 'static) -> io::Result<Watch> {
+    let inotify = Arc::new(inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?);
+    let tree = Mutex::new(Tree {
+        inotify: Arc::clone(&inotify),
+        wanted: Wanted::default(),
+        files: BTreeMap::new(),
+        watched: HashMap::new(),
+        refused: HashSet::new(),
+    });
+    let alarm = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+    let shared = Arc::new(Shared { tree, inotify, alarm, is_stopping: AtomicBool::new(false) });
     let worker = thread::Builder::new().name("watch".to_owned()).spawn({
         let shared = Arc::clone(&shared);
-        move || shared.run(&signals, &on_change)
-    });
-    Ok(Watch { shared, worker: Some(worker.map_err(notify::Error::io)?) })
+        move || shared.run(&on_change)
+    })?;
+    Ok(Watch { shared, worker: Some(worker) })
 }
 
 impl Watch {
@@ -91,14 +101,17 @@ impl Drop for Watch {
 
 struct Shared {
     tree: Mutex<Tree>,
-    signal: SyncSender<()>,
+    inotify: Arc<OwnedFd>,
+    /// Readable when the thread is to look at things without an event.
+    alarm: OwnedFd,
     is_stopping: AtomicBool,
 }
 
 impl Shared {
-    fn run(&self, signals: &Receiver<()>, on_change: &dyn Fn()) {
-        while signals.recv().is_ok() {
-            self.settle(signals);
+    fn run(&self, on_change: &dyn Fn()) {
+        loop {
+            self.wait(None);
+            self.settle();
             if self.is_stopping.load(Ordering::Acquire) {
                 return;
             }
@@ -110,60 +123,44 @@ impl Shared {
         }
     }
 
-    fn settle(&self, signals: &Receiver<()>) {
+    fn settle(&self) {
         let deadline = Instant::now() + SETTLING_MAX;
         while !self.is_stopping.load(Ordering::Acquire) {
-            let wait = SETTLED.min(deadline.saturating_duration_since(Instant::now()));
-            if wait.is_zero() || signals.recv_timeout(wait).is_err() {
+            let until = deadline.min(Instant::now() + SETTLED);
+            if !self.wait(Some(until)) {
                 return;
             }
         }
     }
 
-    /// A signal that is already waiting does as well.
+    /// Waits for something that matters. `false` if nothing did until `deadline`.
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let timeout = left.map(|left| Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() });
+            let mut ready = [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(&self.alarm, PollFlags::IN)];
+            match poll(&mut ready, timeout.as_ref()) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(_) => continue,
+            }
+            let is_called = ready[1].revents().contains(PollFlags::IN) && rustix::io::read(&self.alarm, &mut [0; 8]).is_ok();
+            let has_event = lock(&self.tree).read_events();
+            if is_called || has_event {
+                return true;
+            }
+        }
+    }
+
     fn wake(&self) {
-        let _ = self.signal.try_send(());
+        // It fails only when somebody has called already.
+        let _ = rustix::io::write(&self.alarm, &1u64.to_ne_bytes());
     }
 }
 
 /// Nothing that is guarded here is left half done by a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Which events matter. Asked on notify's own thread, so its lock is never held while that thread is waited for.
-#[derive(Default)]
-struct Filter {
-    wanted: Wanted,
-    /// Directories whose watch stayed with what was moved or deleted, and must be set again.
-    stale: HashSet<PathBuf>,
-}
-
-impl Filter {
-    fn admits(&mut self, event: &Event) -> bool {
-        if event.need_rescan() {
-            self.stale.extend(self.wanted.directories.keys().cloned());
-            return true;
-        }
-        let is_access = matches!(event.kind, EventKind::Access(_));
-        if is_access && event.kind != EventKind::Access(AccessKind::Close(AccessMode::Write)) {
-            return false;
-        }
-        let moves = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
-        let mut matters = false;
-        for path in &event.paths {
-            if self.wanted.directories.contains_key(path) {
-                matters = true;
-                if moves {
-                    // With a directory notify forgets all that it watched below.
-                    let below = self.wanted.directories.keys().filter(|directory| directory.starts_with(path));
-                    self.stale.extend(below.cloned());
-                }
-            }
-            matters |= self.wanted.admits(path);
-        }
-        matters
-    }
 }
 
 /// What has to be watched for the files that are followed. All paths are free of links.
@@ -183,12 +180,8 @@ struct Wanted {
 type Identity = (u64, u64);
 
 impl Wanted {
-    fn admits(&self, path: &Path) -> bool {
-        let is_member = || {
-            let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return false };
-            self.listed.contains(directory) && is_listed(name)
-        };
-        self.names.contains(path) || is_member()
+    fn admits(&self, directory: &Path, name: &OsStr) -> bool {
+        self.names.contains(&directory.join(name)) || (self.listed.contains(directory) && is_listed(name))
     }
 
     /// Walks to `path` as the kernel does and notes every step whose change could lead elsewhere.
@@ -248,10 +241,12 @@ fn reversed(path: &Path) -> Vec<OsString> {
 
 /// The followed files as they were when last looked at, and the watches that tell when to look again.
 struct Tree {
-    watcher: RecommendedWatcher,
-    filter: Arc<Mutex<Filter>>,
+    inotify: Arc<OwnedFd>,
+    /// What the files were last found to need.
+    wanted: Wanted,
     files: BTreeMap<PathBuf, Fingerprint>,
-    directories: HashMap<PathBuf, Identity>,
+    /// By the kernel's number of the watch.
+    watched: HashMap<i32, (PathBuf, Identity)>,
     /// Directories that could not be watched, each of which was said once.
     refused: HashSet<PathBuf>,
 }
@@ -297,42 +292,65 @@ impl Tree {
 
     /// Whether anything had to change.
     fn adopt(&mut self, wanted: Wanted) -> bool {
-        let directories = wanted.directories.clone();
-        let (stale, mut has_changed) = {
-            let mut filter = lock(&self.filter);
-            // Until here events of new names were not let through, so a change of names asks for another look too.
-            let has_changed = filter.wanted != wanted;
-            filter.wanted = wanted;
-            (std::mem::take(&mut filter.stale), has_changed)
-        };
-        let watcher = &mut self.watcher;
-        self.directories.retain(|path, identity| {
-            let stays = directories.get(path) == Some(identity) && !stale.contains(path);
+        // Until here events of new names were not let through, so a change of names asks for another look too.
+        let mut has_changed = self.wanted != wanted;
+        self.wanted = wanted;
+        let Self { inotify, wanted: Wanted { directories, .. }, watched, refused, .. } = self;
+        watched.retain(|watch, (path, identity)| {
+            let stays = directories.get(path) == Some(identity);
             if !stays {
                 has_changed = true;
                 // It may be gone already, which is as well.
-                let _ = watcher.unwatch(path);
+                let _ = inotify::remove_watch(&*inotify, *watch);
             }
             stays
         });
-        for (path, identity) in directories {
-            if self.directories.contains_key(&path) {
-                continue;
-            }
-            match self.watcher.watch(&path, RecursiveMode::NonRecursive) {
-                Ok(()) => {
+        let held: HashSet<&PathBuf> = watched.values().map(|(path, _)| path).collect();
+        let missing: Vec<_> = directories.iter().filter(|(path, _)| !held.contains(path)).collect();
+        for (path, identity) in missing {
+            match inotify::add_watch(&*inotify, path, EVENTS) {
+                Ok(watch) => {
                     has_changed = true;
-                    self.refused.remove(&path);
-                    self.directories.insert(path, identity);
+                    refused.remove(path);
+                    watched.insert(watch, (path.clone(), *identity));
                 }
                 Err(reason) => {
-                    if self.refused.insert(path.clone()) {
+                    if refused.insert(path.clone()) {
                         tracing::warn!(path = %path.display(), %reason, "cannot watch a directory; changes in it need SIGHUP");
                     }
                 }
             }
         }
         has_changed
+    }
+
+    /// Reads what the kernel has to say, and whether any of it matters.
+    fn read_events(&mut self) -> bool {
+        let mut matters = false;
+        let mut buffer = [MaybeUninit::uninit(); 4 << 10];
+        let inotify = Arc::clone(&self.inotify);
+        let mut events = inotify::Reader::new(&*inotify, &mut buffer);
+        loop {
+            match events.next() {
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => matters = true,
+                Ok(event) => {
+                    let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
+                    matters |= self.admits(event.wd(), event.events(), name);
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return matters,
+            }
+        }
+    }
+
+    fn admits(&mut self, watch: i32, events: ReadFlags, name: Option<&OsStr>) -> bool {
+        let Some((directory, _)) = self.watched.get(&watch) else { return false };
+        let matters = name.is_none_or(|name| self.wanted.admits(directory, name));
+        if events.contains(ReadFlags::IGNORED) {
+            // The directory is gone, and the watch with it.
+            self.watched.remove(&watch);
+        }
+        matters
     }
 }
 
@@ -370,7 +388,7 @@ mod tests {
     use super::*;
     use std::fs::{create_dir, create_dir_all, read, remove_dir_all, remove_file, rename, write};
     use std::os::unix::fs::{PermissionsExt, symlink};
-    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
     use tempfile::TempDir;
 
     /// Long enough for a change to settle and be told on a busy machine.
@@ -492,6 +510,23 @@ mod tests {
         rename(fixture.at("b.toml"), fixture.at("c.toml")).unwrap();
         read(fixture.at("a.toml")).unwrap();
         fixture.is_quiet();
+    }
+
+    #[test]
+    fn whoever_is_busy_beside_the_file_wakes_nobody() {
+        let fixture = following("a.toml");
+        write(fixture.at("page.html"), "a").unwrap();
+        fixture.is_quiet();
+        let mut log = fs::File::create(fixture.at("access.log")).unwrap();
+        fixture.is_quiet();
+        lock(&fixture.watch.shared.tree).read_events();
+        for _ in 0..10 {
+            io::Write::write_all(&mut log, b"a line").unwrap();
+            read(fixture.at("page.html")).unwrap();
+        }
+        let mut ready = [PollFd::new(&fixture.watch.shared.inotify, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        assert_eq!(poll(&mut ready, Some(&now)), Ok(0), "the kernel has nothing to say");
     }
 
     #[test]

@@ -206,8 +206,8 @@ mod tests {
     #[test]
     fn libraries_stay_quiet_below_warnings() {
         let lines = logged(Level::Trace, None, |_| {
-            tracing::info!(target: "notify", "chatter");
-            tracing::warn!(target: "notify", "trouble");
+            tracing::info!(target: "h2", "chatter");
+            tracing::warn!(target: "h2", "trouble");
             tracing::trace!("detail");
         });
         assert_eq!(lines.len(), 2);
