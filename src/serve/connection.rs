@@ -38,6 +38,12 @@ impl Client {
         draining.or_else(|| self.bound.left_since(self.link.wire.is_tls()).map(|since| (since, RETIRED_IDLE)))
     }
 
+    /// Whether nothing more of this client is here, so that closing resets nothing. Not known of TLS,
+    /// whose own good-bye is still to come.
+    pub fn has_said_all(&self) -> bool {
+        self.link.input().is_empty() && !self.link.wire.is_tls() && self.link.wire.is_silent_for_certain()
+    }
+
     /// Whether an answer that is about to be written must say that it is the last.
     pub fn is_leaving(&self, worker: &Worker) -> bool {
         self.left_since(worker).is_some()
@@ -77,7 +83,7 @@ pub async fn serve(worker: &Rc<Worker>, mut client: Box<Client>) {
     match after {
         After::Close => Box::pin(close(worker, &mut client, LAST_READS)).await,
         After::Dismiss => Box::pin(close(worker, &mut client, LAST_READS_DISMISSED)).await,
-        After::Keep | After::Abort => {}
+        After::Keep | After::Part | After::Abort => {}
     }
 }
 

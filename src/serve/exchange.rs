@@ -34,6 +34,8 @@ pub enum After {
     Close,
     /// As [`After::Close`], for a client whose slowness is why: it has had its time.
     Dismiss,
+    /// As [`After::Close`], but the client wanted it and has said all it had to say.
+    Part,
     /// Nobody is there, or the answer was cut short and must look it.
     Abort,
 }
@@ -191,7 +193,10 @@ pub async fn run(
             local(client, listener, framing.unwrap_or(&RequestFraming::UNREAD), keep, refusal.status().code(), 0, Some(refusal)).await
         }
     };
-    let after = outcome.after();
+    let after = match (outcome.after(), framing) {
+        (After::Close, Some(asked)) if !asked.keep_alive && asked.body == BodyFraming::None && client.has_said_all() => After::Part,
+        (after, _) => after,
+    };
     settle(
         worker,
         listener,
