@@ -2,6 +2,7 @@
 //!
 //! Holds no bytes of its own and does no parsing; `serve` and `explain` fill it in.
 
+use std::io::Write;
 use std::net::IpAddr;
 
 use crate::proto::http1::Field;
@@ -125,10 +126,18 @@ impl Lookup for HeadLookup<'_, '_> {
 
 /// Appends an address as text; `unknown` for a client without one (RFC 7239 §6.2).
 pub fn write_ip(ip: Option<IpAddr>, out: &mut Vec<u8>) {
-    use std::io::Write;
-    let written = match ip {
-        Some(ip) => write!(out, "{ip}"),
-        None => out.write_all(b"unknown"),
-    };
-    written.expect("writing to memory does not fail");
+    match ip {
+        // Once per request, and the general way costs a twentieth of what a request costs.
+        Some(IpAddr::V4(ip)) => {
+            let mut digits = itoa::Buffer::new();
+            for (index, octet) in ip.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(digits.format(octet).as_bytes());
+            }
+        }
+        Some(IpAddr::V6(ip)) => write!(out, "{ip}").expect("writing to memory does not fail"),
+        None => out.extend_from_slice(b"unknown"),
+    }
 }

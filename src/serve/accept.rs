@@ -50,8 +50,10 @@ pub struct Bound {
     before: RefCell<Option<Standing>>,
     /// When the transport changed.
     changed: Cell<Option<Instant>>,
-    /// The generation that `last` is of.
+    /// The generation that `last` is of, or that has nobody here.
     seen: Cell<u64>,
+    /// Whether that generation has anybody here.
+    is_taken: Cell<bool>,
     retired: Cell<Option<Instant>>,
     retire: Notify,
     closing: RefCell<Option<Closing>>,
@@ -66,6 +68,7 @@ impl Bound {
             before: RefCell::default(),
             changed: Cell::new(None),
             seen: Cell::new(0),
+            is_taken: Cell::new(false),
             retired: Cell::new(None),
             retire: Notify::new(),
             closing: RefCell::default(),
@@ -96,7 +99,9 @@ impl Bound {
         if self.seen.replace(generation.number) == generation.number {
             return false;
         }
-        let Some(current) = generation.listener_at(&self.key) else { return false };
+        let current = generation.listener_at(&self.key);
+        self.is_taken.set(current.is_some());
+        let Some(current) = current else { return false };
         let mut last = self.last.borrow_mut();
         let old = std::mem::replace(&mut *last, Rc::new(Arc::clone(current)));
         let is_other = old.tls.is_some() != current.tls.is_some();
@@ -113,7 +118,7 @@ impl Bound {
         self.renew(generation);
         let last = self.last.borrow();
         if last.tls.is_some() == is_tls {
-            let is_current = self.retired.get().is_none() && generation.listener_at(&self.key).is_some();
+            let is_current = self.retired.get().is_none() && self.is_taken.get();
             return (Rc::clone(&last), is_current);
         }
         let before = self.before.borrow();

@@ -2,7 +2,6 @@
 //!
 //! Decides nothing about bodies; it is told how they are framed.
 
-use std::io::Write;
 use std::net::IpAddr;
 
 use crate::filters::headers::Edits;
@@ -363,7 +362,9 @@ pub fn write_field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 }
 
 fn write_length(length: u64, out: &mut Vec<u8>) {
-    write!(out, "Content-Length: {length}\r\n").expect("writing to memory does not fail");
+    out.extend_from_slice(b"Content-Length: ");
+    out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    out.extend_from_slice(CRLF);
 }
 
 fn write_status(status: u16, out: &mut Vec<u8>) {

@@ -57,6 +57,8 @@ pub struct Outcome {
     pub refusal: Option<Refusal>,
     pub ending: Ending,
     pub after: After,
+    /// When all was sent, or given up.
+    pub ended: Instant,
     pub endpoint: Option<Arc<Endpoint>>,
     pub attempts: u32,
 }
@@ -77,6 +79,7 @@ impl Outcome {
             refusal: None,
             ending: Ending::ClientGone,
             after: After::Abort,
+            ended: Instant::now(),
             endpoint: None,
             attempts: 0,
         }
@@ -343,12 +346,15 @@ fn choose_request_id(worker: &Worker, headers: Headers<'_>, is_trusted: bool, ou
         Some(id) if is_trusted && !id.is_empty() => out.extend_from_slice(id),
         _ => {
             const DIGITS: &[u8; 16] = b"0123456789abcdef";
-            for mut roll in [worker.roll(), worker.roll()] {
-                for _ in 0..16 {
-                    out.push(DIGITS[(roll & 15) as usize]);
+            let mut id = [0; 32];
+            for half in id.as_chunks_mut::<16>().0 {
+                let mut roll = worker.roll();
+                for digit in half {
+                    *digit = DIGITS[(roll & 15) as usize];
                     roll >>= 4;
                 }
             }
+            out.extend_from_slice(&id);
         }
     }
 }
@@ -386,14 +392,10 @@ async fn local(
     body_out: u64,
     refusal: Option<Refusal>,
 ) -> Outcome {
-    let mut outcome =
-        Outcome { status, body_in: 0, body_out, refusal, ending: Ending::Complete, after: After::Close, endpoint: None, attempts: 0 };
-    if !flush(client, listener.timeouts.write).await {
-        outcome.ending = Ending::ClientGone;
-        outcome.after = After::Abort;
-        return outcome;
-    }
-    if keep == Persistence::Closed {
+    let is_sent = flush(client, listener.timeouts.write).await;
+    let (ending, after) = if is_sent { (Ending::Complete, After::Close) } else { (Ending::ClientGone, After::Abort) };
+    let mut outcome = Outcome { status, body_in: 0, body_out, refusal, ending, after, ended: Instant::now(), endpoint: None, attempts: 0 };
+    if !is_sent || keep == Persistence::Closed {
         return outcome;
     }
     outcome.after = After::Keep;
@@ -453,7 +455,7 @@ struct Told<'a> {
 
 /// Counts the exchange and writes its record.
 fn settle(worker: &Worker, listener: &Listener, generation: &Generation, told: &Told<'_>, outcome: &Outcome, started: Instant) {
-    let took = started.elapsed();
+    let took = outcome.ended.saturating_duration_since(started);
     let metrics = told.walk_route.map_or(&listener.unrouted, |route| &route.metrics);
     if outcome.status > 0 {
         metrics.finished(worker.index, outcome.status, took);

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::compose::{self, Forwarding, Persistence, Relay};
 use super::connection::Client;
@@ -66,7 +66,7 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
             Err(refusal) => {
                 let outcome =
                     if refusal == Refusal::ConnectFailed { metrics::Outcome::ConnectFailed } else { metrics::Outcome::ConnectTimeout };
-                settle(lease, outcome, pool, job.worker, started);
+                settle(lease, outcome, pool, job.worker, started.elapsed());
                 connects += 1;
                 let is_another = avoid.as_ref().is_none_or(|avoid| avoid.id != endpoint.id) && pool.members().len() > 1;
                 if connects < CONNECT_ATTEMPTS && is_another && refusal != Refusal::RouteTimeout {
@@ -88,7 +88,7 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
                     _ if outcome.status >= 500 => metrics::Outcome::Status5xx,
                     _ => metrics::Outcome::Ok,
                 };
-                settle(lease, reported, pool, job.worker, started);
+                settle(lease, reported, pool, job.worker, outcome.ended.saturating_duration_since(started));
                 return outcome;
             }
             Err(early) => early,
@@ -99,21 +99,21 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
         return match early {
             Early::Dead if is_reused && job.may_send_again(&link, &upload) => {
                 // The connection died while it was idle: the endpoint never saw this request.
-                settle(lease, metrics::Outcome::Reset, pool, job.worker, started);
+                settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
                 pool.metrics.retried(job.worker.index, metrics::Retry::Reset);
                 may_reuse = false;
                 continue;
             }
             Early::Dead => {
-                settle(lease, metrics::Outcome::Reset, pool, job.worker, started);
+                settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
                 job.refuse(Refusal::EndpointReset, body_in, endpoint_for_log, attempts, body_is_taken).await
             }
             Early::Broken(refusal) => {
-                settle(lease, metrics::Outcome::Broken, pool, job.worker, started);
+                settle(lease, metrics::Outcome::Broken, pool, job.worker, started.elapsed());
                 job.refuse(refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
             }
             Early::TimedOut(refusal) => {
-                settle(lease, metrics::Outcome::Timeout, pool, job.worker, started);
+                settle(lease, metrics::Outcome::Timeout, pool, job.worker, started.elapsed());
                 job.refuse(refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
             }
             // Not the endpoint's fault: the lease is dropped, which reports a cancelled request.
@@ -123,8 +123,7 @@ pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
     }
 }
 
-fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker, started: Instant) {
-    let took = started.elapsed();
+fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker, took: Duration) {
     pool.metrics.attempted(worker.index, took);
     lease.settle(outcome, took);
 }
@@ -357,6 +356,7 @@ impl<'a> Job<'a> {
             refusal: None,
             ending,
             after,
+            ended: Instant::now(),
             endpoint: endpoint_for_log,
             attempts,
         }
@@ -429,6 +429,7 @@ impl<'a> Job<'a> {
                 (true, Persistence::Closed) => After::Close,
                 (true, _) => After::Keep,
             },
+            ended: Instant::now(),
             endpoint,
             attempts,
         }

@@ -20,7 +20,6 @@ pub struct Link {
     input: Buffer,
     output: Vec<u8>,
     sent: usize,
-    stock: Rc<Buffers>,
     /// The peer will send no more.
     pub is_ended: bool,
     /// What the peer said leaves doubt about where its next message begins.
@@ -36,10 +35,9 @@ impl Link {
     pub fn new(wire: Wire, stock: Rc<Buffers>) -> Self {
         Self {
             wire,
-            input: Buffer::default(),
+            input: Buffer::new(stock),
             output: Vec::new(),
             sent: 0,
-            stock,
             is_ended: false,
             is_doubtful: false,
             filled_up: false,
@@ -58,13 +56,13 @@ impl Link {
 
     /// From now on reads take in more at once.
     pub fn widen_reads(&mut self) {
-        self.input.widen(&self.stock);
+        self.input.widen();
     }
 
     /// Reads once, into at most `most` bytes of buffer. 0 is the end of the stream.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         let wire = Pin::new(&mut self.wire);
-        let read = self.input.fill(most, &self.stock, |space| {
+        let read = self.input.fill(most, |space| {
             debug_assert!(!space.is_empty(), "a full buffer would look like the end of the stream");
             let mut space = ReadBuf::new(space);
             let polled = wire.poll_read(cx, &mut space);
@@ -73,7 +71,7 @@ impl Link {
         });
         let Poll::Ready(read) = read else {
             // Whoever waits needs no memory, and the next to read finds this buffer warm.
-            self.input.release(&self.stock);
+            self.input.release();
             return Poll::Pending;
         };
         let count = read?;
@@ -86,7 +84,7 @@ impl Link {
     /// What is written to the peer next; sent by [`Link::poll_flush`] or along with body bytes.
     pub fn output(&mut self) -> &mut Vec<u8> {
         if self.output.capacity() == 0 {
-            self.output = self.stock.take_output();
+            self.output = self.input.stock().take_output();
         }
         &mut self.output
     }
@@ -154,14 +152,14 @@ impl Link {
     fn release_output(&mut self) {
         self.sent = 0;
         if self.output.capacity() > 0 {
-            self.stock.give_output(std::mem::take(&mut self.output));
+            self.input.stock().give_output(std::mem::take(&mut self.output));
         }
     }
 
     /// Gives back what an idle connection does not need.
     pub fn release_buffers(&mut self) {
         self.input.narrow();
-        self.input.release(&self.stock);
+        self.input.release();
         if !self.has_unsent() {
             self.release_output();
         }

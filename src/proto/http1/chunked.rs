@@ -135,6 +135,14 @@ impl ChunkedDecoder {
                 }
                 Stage::Trailers { .. } => return self.trailers(input, at),
                 Stage::Done => return Ok(ChunkStep::End { consumed: at, trailers: at..at }),
+                Stage::DataCarriageReturn if input.get(at..).is_some_and(|rest| rest.starts_with(b"\r\n")) => {
+                    self.stage = Stage::Size { size: 0, digits: 0 };
+                    at += 2;
+                }
+                Stage::Size { digits: 0, .. } if let Some((size, line)) = plain_size(input.get(at..).unwrap_or_default()) => {
+                    self.stage = Stage::Data { left: size };
+                    at += line;
+                }
                 _ => {
                     let Some(byte) = input.get(at) else { return Ok(ChunkStep::More { consumed: at }) };
                     self.stage = self.after(*byte)?;
@@ -201,6 +209,22 @@ impl ChunkedDecoder {
             }
         }
     }
+}
+
+/// The size in a line that is all there and has nothing but digits, with the length of the line: what
+/// nearly every line is. `None` leaves the judgement to [`ChunkedDecoder::after`]; so does the last chunk.
+#[inline]
+fn plain_size(bytes: &[u8]) -> Option<(u64, usize)> {
+    // Fewer digits than could overflow.
+    const DIGITS_MAX: usize = 8;
+    let mut size = 0;
+    for (at, byte) in bytes.iter().take(DIGITS_MAX + 1).enumerate() {
+        match (*byte as char).to_digit(16) {
+            Some(digit) => size = size << 4 | u64::from(digit),
+            None => return (size > 0 && bytes[at..].starts_with(b"\r\n")).then_some((size, at + 2)),
+        }
+    }
+    None
 }
 
 fn of_trailer(error: HeadError) -> ChunkError {

@@ -81,37 +81,39 @@ impl Known {
 
     fn exactly(name: &[u8]) -> Self {
         let Some(first) = name.first() else { return Self::Other };
-        let candidates: &[(&str, Self)] = match (name.len(), first.to_ascii_lowercase()) {
-            (2, b't') => &[("te", Self::Te)],
-            (3, b'v') => &[("via", Self::Via)],
-            (4, b'h') => &[("host", Self::Host)],
-            (4, b'd') => &[("date", Self::Date)],
-            (6, b'c') => &[("cookie", Self::Cookie)],
-            (6, b'e') => &[("expect", Self::Expect)],
-            (6, b's') => &[("server", Self::Server)],
-            (7, b't') => &[("trailer", Self::Trailer)],
-            (7, b'u') => &[("upgrade", Self::Upgrade)],
-            (7, b'r') => &[("referer", Self::Referer)],
-            (9, b'f') => &[("forwarded", Self::Forwarded)],
-            (10, b'c') => &[("connection", Self::Connection)],
-            (10, b'k') => &[("keep-alive", Self::KeepAlive)],
-            (10, b'u') => &[("user-agent", Self::UserAgent)],
-            (11, b't') => &[("traceparent", Self::Traceparent)],
-            (12, b'x') => &[("x-request-id", Self::XRequestId)],
-            (14, b'c') => &[("content-length", Self::ContentLength)],
-            (14, b'h') => &[("http2-settings", Self::Http2Settings)],
-            (15, b'x') => &[("x-forwarded-for", Self::XForwardedFor)],
-            (16, b'p') => &[("proxy-connection", Self::ProxyConnection)],
-            (16, b'x') => &[("x-forwarded-host", Self::XForwardedHost)],
-            (17, b't') => &[("transfer-encoding", Self::TransferEncoding)],
-            (17, b'x') => &[("x-forwarded-proto", Self::XForwardedProto)],
-            _ => &[],
+        let first = first.to_ascii_lowercase();
+        let whole = match (name.len(), first) {
+            (2, b't') => Some(("te", Self::Te)),
+            (3, b'v') => Some(("via", Self::Via)),
+            (4, b'h') => Some(("host", Self::Host)),
+            (4, b'd') => Some(("date", Self::Date)),
+            (6, b'c') => Some(("cookie", Self::Cookie)),
+            (6, b'e') => Some(("expect", Self::Expect)),
+            (6, b's') => Some(("server", Self::Server)),
+            (7, b't') => Some(("trailer", Self::Trailer)),
+            (7, b'u') => Some(("upgrade", Self::Upgrade)),
+            (7, b'r') => Some(("referer", Self::Referer)),
+            (9, b'f') => Some(("forwarded", Self::Forwarded)),
+            (10, b'c') => Some(("connection", Self::Connection)),
+            (10, b'k') => Some(("keep-alive", Self::KeepAlive)),
+            (10, b'u') => Some(("user-agent", Self::UserAgent)),
+            (11, b't') => Some(("traceparent", Self::Traceparent)),
+            (12, b'x') => Some(("x-request-id", Self::XRequestId)),
+            (14, b'c') => Some(("content-length", Self::ContentLength)),
+            (14, b'h') => Some(("http2-settings", Self::Http2Settings)),
+            (15, b'x') => Some(("x-forwarded-for", Self::XForwardedFor)),
+            (16, b'p') => Some(("proxy-connection", Self::ProxyConnection)),
+            (16, b'x') => Some(("x-forwarded-host", Self::XForwardedHost)),
+            (17, b't') => Some(("transfer-encoding", Self::TransferEncoding)),
+            (17, b'x') => Some(("x-forwarded-proto", Self::XForwardedProto)),
+            _ => None,
         };
-        match candidates.iter().find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes())) {
-            Some((_, known)) => *known,
-            None if starts_with(name, b"x-forwarded-") => Self::XForwardedOther,
-            None if starts_with(name, b"x-attache-") => Self::XAttache,
-            None => Self::Other,
+        match whole {
+            Some((spelled, known)) if name.eq_ignore_ascii_case(spelled.as_bytes()) => known,
+            _ if first != b'x' => Self::Other,
+            _ if starts_with(name, b"x-forwarded-") => Self::XForwardedOther,
+            _ if starts_with(name, b"x-attache-") => Self::XAttache,
+            _ => Self::Other,
         }
     }
 
@@ -233,6 +235,10 @@ pub(super) fn line_end(bytes: &[u8], at: usize) -> Result<Option<usize>, HeadErr
 #[inline]
 fn trimmed(bytes: &[u8], start: usize, end: usize) -> Span {
     let padded = bytes.get(start..end).unwrap_or_default();
+    if let [b' ', b'!'..=b'~', .., b'!'..=b'~'] = padded {
+        // As nearly everybody writes it.
+        return Span::new(start + 1, end);
+    }
     let before = padded.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
     let value = start + before;
     Span::new(value, value + trim(padded).len())
