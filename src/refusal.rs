@@ -90,6 +90,8 @@ refusals! {
     ExpectationUnknown => 417 "expectation_unknown" Client "unknown expectation",
     /// The TLS server name and the Host belong to different certificates.
     Misdirected => 421 "misdirected" Client "misdirected request",
+    /// An HTTP/2 client whose frames keep us busy with nothing; its connection is closed, and nobody reads a status.
+    Flood => 429 "flood" Client "too many frames",
     HeadTooLarge => 431 "head_too_large" Client "request header fields too large",
     ConnectFailed => 502 "connect_failed" Endpoint "bad gateway",
     /// The endpoint closed or reset before it answered.

@@ -72,6 +72,8 @@ settings! {
         uri_bytes: Option<Spanned<Size>> = None,
         /// One request's body. Beyond: 413.
         body: BodyLimit = BodyLimit::None,
+        /// Requests at once on one HTTP/2 connection. More are refused in a way that lets the client ask again.
+        streams: Whole<1, 10_000> = Whole(128),
     }
 }
 
@@ -83,6 +85,7 @@ impl Default for Limits {
             headers: Whole(100),
             uri_bytes: None,
             body: BodyLimit::None,
+            streams: Whole(128),
         }
     }
 }

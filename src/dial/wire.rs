@@ -80,6 +80,11 @@ impl Wire {
             Self::Tls(stream) => Some(stream.get_ref().1),
         }
     }
+
+    /// Whether the handshake agreed on HTTP/2 (ALPN).
+    pub fn has_chosen_http2(&self) -> bool {
+        self.tls().is_some_and(|session| session.alpn_protocol() == Some(b"h2"))
+    }
 }
 
 macro_rules! delegate {

@@ -69,6 +69,8 @@ pub struct Listener {
     pub tls: Option<Arc<Acceptor>>,
     pub limits: Limits,
     pub connections_max: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams_max: u32,
     pub gate: Arc<Gate>,
     pub body: BodyLimit,
     pub timeouts: Timeouts,

@@ -362,12 +362,12 @@ async fn handshake(worker: &Rc<Worker>, bound: Rc<Bound>, socket: Socket, peer: 
         subject: tls::client_identity(session).map(|identity| identity.subject),
     };
     let link = Link::new(Wire::Tls(Box::new(stream)), Rc::clone(&worker.stock));
-    Some(Box::new(Client { link, timer, bound, peer, tls: Some(Box::new(facts)), tls_policy: acceptor.client_policy() }))
+    Some(Box::new(Client { link, timer, bound, peer, tls: Some(Rc::new(facts)), tls_policy: acceptor.client_policy() }))
 }
 
 /// Waits for a step of a handshake. Not for long once the process drains: whoever connected and says
 /// nothing has no request in flight.
-async fn in_time<F: Future>(worker: &Rc<Worker>, timer: &mut Timer, deadline: Instant, step: F) -> Option<F::Output> {
+pub async fn in_time<F: Future>(worker: &Rc<Worker>, timer: &mut Timer, deadline: Instant, step: F) -> Option<F::Output> {
     let since = Instant::now();
     let mut step = std::pin::pin!(step);
     let mut waiting = None;

@@ -1,6 +1,7 @@
 //! Writes heads: what the endpoint sees of a request, what the client sees of an answer.
 //!
-//! Decides nothing about bodies; it is told how they are framed.
+//! In the form of HTTP/1, which a stream of HTTP/2 reads back: so no rule is written twice. Decides
+//! nothing about bodies; it is told how they are framed.
 
 use std::net::IpAddr;
 
@@ -16,7 +17,7 @@ const CRLF: &[u8] = b"\r\n";
 /// Whether the connection outlives the answer, in the words of the client's version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Persistence {
-    /// HTTP/1.1 keeps a connection without a word.
+    /// HTTP/1.1 keeps a connection without a word; HTTP/2 has no words for it.
     Kept,
     /// HTTP/1.0 needs to hear it.
     KeptAloud,
@@ -161,6 +162,7 @@ fn proxy_fields(forwarding: &Forwarding<'_>, seen: &Seen, out: &mut Vec<u8>) {
         out.extend_from_slice(match forwarding.version {
             Version::Http11 => b"Via: 1.1 attache\r\n",
             Version::Http10 => b"Via: 1.0 attache\r\n",
+            Version::Http2 => b"Via: 2.0 attache\r\n",
         });
     }
 }
@@ -375,7 +377,7 @@ fn write_status(status: u16, out: &mut Vec<u8>) {
 /// How the client's version sees a body of this framing: HTTP/1.0 knows no chunks.
 pub fn client_body(from_endpoint: BodyFraming, client: Version) -> BodyFraming {
     match (from_endpoint, client) {
-        (BodyFraming::Chunked | BodyFraming::UntilClose, Version::Http11) => BodyFraming::Chunked,
+        (BodyFraming::Chunked | BodyFraming::UntilClose, Version::Http11 | Version::Http2) => BodyFraming::Chunked,
         (BodyFraming::Chunked | BodyFraming::UntilClose, Version::Http10) => BodyFraming::UntilClose,
         (framing, _) => framing,
     }

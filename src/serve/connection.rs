@@ -10,44 +10,41 @@ use std::time::{Duration, Instant};
 
 use super::accept::Bound;
 use super::exchange::{self, After};
+use super::h2;
 use super::link::Link;
+use super::side::Side;
 use super::timer::Timer;
 use super::worker::{LINGER, Scratch, Worker};
 use crate::generation::Listener;
 use crate::proto::http1::{HeadError, Progress};
+use crate::proto::http2::PREFACE_LINE;
 use crate::refusal::Refusal;
 use crate::route::TlsFacts;
 
-/// The client's side of an exchange.
-pub struct Client {
-    pub link: Link,
+/// The client of an exchange: a connection, or one stream of it.
+pub struct Client<S = Link> {
+    pub link: S,
     pub timer: Timer,
     pub bound: Rc<Bound>,
     /// The client's address, or what a PROXY header says it is. `None` on a unix socket.
     pub peer: Option<IpAddr>,
-    pub tls: Option<Box<TlsFacts>>,
+    pub tls: Option<Rc<TlsFacts>>,
     /// Which clients the TLS handshake let in; 0 without TLS.
     pub tls_policy: u64,
 }
 
-impl Client {
-    /// Since when this connection has no future: the process drains, or nobody stands at its socket
-    /// any more. With the idle time that it has left from then on.
-    fn left_since(&self, worker: &Worker) -> Option<(Instant, Duration)> {
-        let draining = worker.draining_since().map(|since| (since, LINGER));
-        draining.or_else(|| self.bound.left_since(self.link.wire.is_tls()).map(|since| (since, RETIRED_IDLE)))
-    }
-
-    /// Whether nothing more of this client is here, so that closing resets nothing. Not known of TLS,
-    /// whose own good-bye is still to come.
-    pub fn has_said_all(&self) -> bool {
-        self.link.input().is_empty() && !self.link.wire.is_tls() && self.link.wire.is_silent_for_certain()
-    }
-
+impl<S: Side> Client<S> {
     /// Whether an answer that is about to be written must say that it is the last.
     pub fn is_leaving(&self, worker: &Worker) -> bool {
-        self.left_since(worker).is_some()
+        left_since(worker, &self.bound, self.link.is_tls()).is_some()
     }
+}
+
+/// Since when a connection has no future: the process drains, or nobody stands at its socket any more.
+/// With the idle time that it has left from then on.
+pub fn left_since(worker: &Worker, bound: &Bound, is_tls: bool) -> Option<(Instant, Duration)> {
+    let draining = worker.draining_since().map(|since| (since, LINGER));
+    draining.or_else(|| bound.left_since(is_tls).map(|since| (since, RETIRED_IDLE)))
 }
 
 /// How long a connection whose listener is gone may stay idle before it is closed.
@@ -56,9 +53,9 @@ const RETIRED_IDLE: Duration = Duration::from_secs(2);
 const LAST_SILENCE: Duration = Duration::from_secs(2);
 /// How long it may go on sending what nobody wants, such as the rest of a refused upload. Many clients
 /// read no answer before they have sent everything.
-const LAST_READS: Duration = Duration::from_secs(30);
+pub const LAST_READS: Duration = Duration::from_secs(30);
 /// The same for who was too slow to send a request.
-const LAST_READS_DISMISSED: Duration = Duration::from_millis(500);
+pub const LAST_READS_DISMISSED: Duration = Duration::from_millis(500);
 /// A connection that was idle for so long gives back the memory that requests need.
 const LULL: Duration = Duration::from_secs(1);
 
@@ -69,6 +66,9 @@ const LULL: Duration = Duration::from_secs(1);
 /// a busy connection should not allocate; with very many of them, each request, since so much memory
 /// would not come back.
 pub async fn serve(worker: &Rc<Worker>, mut client: Box<Client>) {
+    if client.link.wire.has_chosen_http2() {
+        return Box::pin(h2::serve(worker, client)).await;
+    }
     let after = loop {
         match wait(worker, &mut client, None).await {
             Waited::Request => {}
@@ -81,8 +81,9 @@ pub async fn serve(worker: &Rc<Worker>, mut client: Box<Client>) {
         }
     };
     match after {
-        After::Close => Box::pin(close(worker, &mut client, LAST_READS)).await,
-        After::Dismiss => Box::pin(close(worker, &mut client, LAST_READS_DISMISSED)).await,
+        After::Close => Box::pin(close(worker, &mut client.link, &mut client.timer, LAST_READS)).await,
+        After::Dismiss => Box::pin(close(worker, &mut client.link, &mut client.timer, LAST_READS_DISMISSED)).await,
+        After::SpeakHttp2 => Box::pin(h2::serve(worker, client)).await,
         After::Keep | After::Part | After::Abort => {}
     }
 }
@@ -143,7 +144,7 @@ async fn wait(worker: &Rc<Worker>, client: &mut Client, lull: Option<Duration>) 
             waiting = Some(worker.wait(cx.waker()));
         }
         let mut until = idle_until;
-        if let Some((left, idle)) = client.left_since(worker) {
+        if let Some((left, idle)) = left_since(worker, &client.bound, client.link.is_tls()) {
             // Counted from the last answer, if that came later: who got it may be about to ask again.
             until = until.min(left.max(since) + idle);
         }
@@ -169,7 +170,10 @@ async fn one(worker: &Rc<Worker>, client: &mut Client, scratch: &mut Scratch) ->
     match read_head(client, &listener, scratch, started).await {
         Ok(()) => {}
         Err(Unread::Gone) => return After::Abort,
+        Err(Unread::Preface) => return After::SpeakHttp2,
         Err(Unread::Refused(refusal)) => {
+            let input = client.link.input();
+            scratch.request_bytes.extend_from_slice(&input[..input.len().min(1 << 10)]);
             return exchange::refuse_unparsed(worker, client, &listener, scratch, refusal, started).await;
         }
     }
@@ -185,6 +189,8 @@ async fn one(worker: &Rc<Worker>, client: &mut Client, scratch: &mut Scratch) ->
 enum Unread {
     /// Nobody is there to read a refusal.
     Gone,
+    /// Not HTTP/1 but the beginning of HTTP/2.
+    Preface,
     Refused(Refusal),
 }
 
@@ -196,6 +202,7 @@ async fn read_head(client: &mut Client, listener: &Listener, scratch: &mut Scrat
         match scratch.request.parse(client.link.input(), &listener.limits) {
             Ok(Progress::Complete) => break,
             Ok(Progress::Partial) => {}
+            Err(HeadError::UnsupportedVersion) if is_preface(&client.link) => return Err(Unread::Preface),
             Err(error) => return Err(Unread::Refused(refusal_of(error))),
         }
         let read = poll_fn(|cx| match client.link.poll_fill(cx, most) {
@@ -222,11 +229,18 @@ async fn read_head(client: &mut Client, listener: &Listener, scratch: &mut Scrat
     Ok(())
 }
 
+/// RFC 9113 §3.3: a client that knows us begins so, on a connection without TLS. Whoever speaks HTTP/1 never
+/// gets here, and so never waits for bytes that tell the two apart.
+fn is_preface(link: &Link) -> bool {
+    let is_first = link.read_total == link.input().len() as u64;
+    is_first && !link.wire.is_tls() && link.input().starts_with(PREFACE_LINE)
+}
+
 fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
-fn refusal_of(error: HeadError) -> Refusal {
+pub fn refusal_of(error: HeadError) -> Refusal {
     match error {
         HeadError::TargetTooLong => Refusal::UriTooLong,
         HeadError::HeadTooLarge | HeadError::TooManyHeaders => Refusal::HeadTooLarge,
@@ -237,9 +251,8 @@ fn refusal_of(error: HeadError) -> Refusal {
 
 /// Closes so that the last answer arrives: says "no more", then reads on until the client closes,
 /// since closing with unread bytes would reset the connection under the answer.
-async fn close(worker: &Rc<Worker>, client: &mut Client, patience: Duration) {
+pub async fn close(worker: &Rc<Worker>, link: &mut Link, timer: &mut Timer, patience: Duration) {
     let since = Instant::now();
-    let Client { link, timer, .. } = client;
     let mut heard = since;
     let mut waiting = None;
     let mut is_shut = false;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::compose::{self, Own, Persistence};
 use super::connection::Client;
 use super::forward::{self, Job};
+use super::side::Side;
 use super::timer::Stall;
 use super::worker::{Scratch, Worker};
 use crate::config::listener::Paths;
@@ -36,6 +37,8 @@ pub enum After {
     Dismiss,
     /// As [`After::Close`], but the client wanted it and has said all it had to say.
     Part,
+    /// What came is no request: the client speaks HTTP/2 without having asked (RFC 9113 §3.3).
+    SpeakHttp2,
     /// Nobody is there, or the answer was cut short and must look it.
     Abort,
 }
@@ -98,9 +101,9 @@ struct Checked<'a> {
     query: Option<&'a [u8]>,
 }
 
-pub async fn run(
+pub async fn run<S: Side>(
     worker: &Rc<Worker>,
-    client: &mut Client,
+    client: &mut Client<S>,
     listener: &Listener,
     generation: &Generation,
     scratch: &mut Scratch,
@@ -142,7 +145,7 @@ pub async fn run(
     let wants_more = is_current && worker.draining_since().is_none() && framing.is_some_and(|framing| framing.keep_alive);
     let keep = match (wants_more, request.version) {
         (false, _) => Persistence::Closed,
-        (true, Version::Http11) => Persistence::Kept,
+        (true, Version::Http11 | Version::Http2) => Persistence::Kept,
         (true, Version::Http10) => Persistence::KeptAloud,
     };
     let outcome = match (&walk.decision, walk.route, framing) {
@@ -197,7 +200,7 @@ pub async fn run(
         }
     };
     let after = match (outcome.after(), framing) {
-        (After::Close, Some(asked)) if !asked.keep_alive && asked.body == BodyFraming::None && client.has_said_all() => After::Part,
+        (After::Close, Some(asked)) if !asked.keep_alive && asked.body == BodyFraming::None && client.link.has_said_all() => After::Part,
         (after, _) => after,
     };
     settle(
@@ -212,10 +215,10 @@ pub async fn run(
     after
 }
 
-/// Refuses a request whose head could not be read.
-pub async fn refuse_unparsed(
+/// Refuses a request whose head could not be read. What was read of it, `scratch` holds, and is logged.
+pub async fn refuse_unparsed<S: Side>(
     worker: &Rc<Worker>,
-    client: &mut Client,
+    client: &mut Client<S>,
     listener: &Listener,
     scratch: &mut Scratch,
     refusal: Refusal,
@@ -223,8 +226,6 @@ pub async fn refuse_unparsed(
 ) -> After {
     let generation = worker.pin();
     let Scratch { request, request_bytes, request_id, .. } = scratch;
-    // What was read of the head is logged as far as it goes.
-    request_bytes.extend_from_slice(&client.link.input()[..client.link.input().len().min(1 << 10)]);
     let bytes: &[u8] = request_bytes;
     refuse(worker, client, request.method.of(bytes), refusal, Persistence::Closed);
     let outcome = local(client, listener, &RequestFraming::UNREAD, Persistence::Closed, refusal.status().code(), 0, Some(refusal)).await;
@@ -248,11 +249,11 @@ pub async fn refuse_unparsed(
 }
 
 /// Everything about a head that its grammar does not say (CONFIG "HTTP strictness").
-fn check<'a>(
+fn check<'a, S>(
     request: &RequestHead,
     bytes: &'a [u8],
     listener: &Listener,
-    client: &Client,
+    client: &Client<S>,
     compare_path: &mut Vec<u8>,
 ) -> Result<Checked<'a>, Refusal> {
     let framing = request_framing(request, bytes).map_err(|error| match error {
@@ -264,11 +265,11 @@ fn check<'a>(
         FramingError::ConnectionTooLarge => Refusal::HeadTooLarge,
     })?;
     let target = split_target(request.target.of(bytes)).ok_or(Refusal::BadHead)?;
-    let host_field = only_host(request, bytes)?;
+    let host_field = only_host(request, bytes, client.tls.is_some())?;
     let host_field = match (host_field, request.version) {
         (Some(host), _) => host,
         (None, Version::Http10) => b"",
-        (None, Version::Http11) => return Err(Refusal::BadHost),
+        (None, Version::Http11 | Version::Http2) => return Err(Refusal::BadHost),
     };
     if request.method.of(bytes) == b"CONNECT" {
         return Err(Refusal::MethodRefused);
@@ -316,19 +317,27 @@ fn is_same_authority(scheme: &[u8], a: &[u8], b: &[u8]) -> bool {
     a[..bare(a)].eq_ignore_ascii_case(&b[..bare(b)])
 }
 
-/// The one Host field; two are refused, none is for the caller to judge.
-fn only_host<'a>(request: &RequestHead, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Refusal> {
+/// The one Host field; two are refused, none is for the caller to judge. In HTTP/2 the first of two is
+/// `:authority`, and the other must agree with it (RFC 9113 §8.3.1).
+fn only_host<'a>(request: &RequestHead, bytes: &'a [u8], is_tls: bool) -> Result<Option<&'a [u8]>, Refusal> {
     let mut hosts = request.fields.iter().filter(|field| field.known == Known::Host).map(|field| field.value.of(bytes));
     let first = hosts.next();
-    if hosts.next().is_some() || first.is_some_and(<[u8]>::is_empty) {
-        return Err(Refusal::BadHost);
+    match (first, hosts.next()) {
+        (Some(authority), Some(host)) if request.version == Version::Http2 => {
+            let scheme: &[u8] = if is_tls { b"https" } else { b"http" };
+            if !is_same_authority(scheme, authority, host) {
+                return Err(Refusal::HostMismatch);
+            }
+        }
+        (_, Some(_)) => return Err(Refusal::BadHost),
+        (_, None) => {}
     }
-    Ok(first)
+    if first.is_some_and(<[u8]>::is_empty) { Err(Refusal::BadHost) } else { Ok(first) }
 }
 
 /// RFC 9110 §7.4: the handshake vouched for one certificate's names, the request asks for another's;
 /// or the listener has other clients to let in since the handshake.
-fn is_misdirected(listener: &Listener, client: &Client, host: &[u8]) -> bool {
+fn is_misdirected<S>(listener: &Listener, client: &Client<S>, host: &[u8]) -> bool {
     let (Some(acceptor), Some(facts)) = (&listener.tls, &client.tls) else { return false };
     if acceptor.client_policy() != client.tls_policy {
         return true;
@@ -370,7 +379,7 @@ fn keep_after_local(keep: Persistence, framing: &RequestFraming) -> Persistence 
 }
 
 /// Puts a refusal into the client's output.
-pub fn refuse(worker: &Worker, client: &mut Client, method: &[u8], refusal: Refusal, keep: Persistence) {
+pub fn refuse<S: Side>(worker: &Worker, client: &mut Client<S>, method: &[u8], refusal: Refusal, keep: Persistence) {
     let body = format!("{}\n", refusal.phrase());
     let fields: &[u8] = match refusal {
         // RFC 9110 §15.5.6: a 405 says what is allowed.
@@ -383,8 +392,8 @@ pub fn refuse(worker: &Worker, client: &mut Client, method: &[u8], refusal: Refu
 }
 
 /// Sends an answer of our own and gets past the request's body.
-async fn local(
-    client: &mut Client,
+async fn local<S: Side>(
+    client: &mut Client<S>,
     listener: &Listener,
     framing: &RequestFraming,
     keep: Persistence,
@@ -392,7 +401,7 @@ async fn local(
     body_out: u64,
     refusal: Option<Refusal>,
 ) -> Outcome {
-    let is_sent = flush(client, listener.timeouts.write).await;
+    let is_sent = finish(client, listener.timeouts.write).await;
     let (ending, after) = if is_sent { (Ending::Complete, After::Close) } else { (Ending::ClientGone, After::Abort) };
     let mut outcome = Outcome { status, body_in: 0, body_out, refusal, ending, after, ended: Instant::now(), endpoint: None, attempts: 0 };
     if !is_sent || keep == Persistence::Closed {
@@ -408,15 +417,21 @@ async fn local(
     outcome
 }
 
+/// Sends an answer that is whole in the client's output. `false` if it cannot be sent.
+pub async fn finish<S: Side>(client: &mut Client<S>, timeout: Duration) -> bool {
+    client.link.end(b"");
+    flush(client, timeout).await
+}
+
 /// Sends everything in the client's output. `false` if it cannot be sent.
-pub async fn flush(client: &mut Client, timeout: Duration) -> bool {
+pub async fn flush<S: Side>(client: &mut Client<S>, timeout: Duration) -> bool {
     let mut stall = Stall::default();
     poll_fn(|cx| match client.link.poll_flush(cx) {
         Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
-        Poll::Pending => match stall.deadline(true, client.link.written_total, timeout) {
+        Poll::Pending => match stall.deadline(true, client.link.written_total(), timeout) {
             Some(deadline) => client.timer.poll(cx, deadline).map(|()| {
                 // The kernel would go on holding what this client does not read.
-                client.link.wire.reset_on_close();
+                client.link.cut();
                 false
             }),
             None => Poll::Pending,
@@ -426,7 +441,7 @@ pub async fn flush(client: &mut Client, timeout: Duration) -> bool {
 }
 
 /// Reads `length` body bytes and forgets them. `false` if they do not come.
-async fn discard(client: &mut Client, mut length: u64, timeout: Duration) -> bool {
+async fn discard<S: Side>(client: &mut Client<S>, mut length: u64, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     loop {
         let take = client.link.input().len().min(usize::try_from(length).unwrap_or(usize::MAX));
@@ -475,6 +490,7 @@ fn settle(worker: &Worker, listener: &Listener, generation: &Generation, told: &
         protocol: match told.request.version {
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
+            Version::Http2 => "HTTP/2.0",
         },
         status: outcome.status,
         bytes_in: outcome.body_in,

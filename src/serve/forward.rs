@@ -13,7 +13,8 @@ use super::connection::Client;
 use super::exchange::{self, After, Ending, Outcome};
 use super::link::Link;
 use super::pump::{Decoder, Encoder, Pump, PumpError};
-use super::waits::{Early, Waits, is_gone, poll_deadlines, poll_upload};
+use super::side::Side;
+use super::waits::{Early, Waits, poll_deadlines, poll_upload};
 use super::worker::Worker;
 use crate::dial::{self, DialError, Wire};
 use crate::generation::{Listener, Route};
@@ -25,9 +26,9 @@ use crate::upstream::{Endpoint, Lease, Pool};
 use crate::value::{Address, BodyLimit};
 
 /// One request on its way.
-pub struct Job<'a> {
+pub struct Job<'a, S> {
     pub worker: &'a Rc<Worker>,
-    pub client: &'a mut Client,
+    pub client: &'a mut Client<S>,
     pub listener: &'a Listener,
     pub head: &'a Head<'a>,
     pub route: &'a Route,
@@ -49,7 +50,7 @@ const INTERIM_MAX: u32 = 32;
 /// Endpoints tried when connecting fails: nothing was sent, so any request may go to another.
 const CONNECT_ATTEMPTS: u32 = 3;
 
-pub async fn forward(mut job: Job<'_>, pool: &Pool) -> Outcome {
+pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     let mut attempts = 0;
     let mut connects = 0;
     let mut avoid: Option<Arc<Endpoint>> = None;
@@ -128,7 +129,7 @@ fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker,
     lease.settle(outcome, took);
 }
 
-impl<'a> Job<'a> {
+impl<'a, S: Side> Job<'a, S> {
     async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool, now: Instant) -> Result<(Wire, bool), Refusal> {
         while let Some(wire) = may_reuse.then(|| self.worker.idle.take(endpoint.id, now)).flatten() {
             // What cannot be sent twice goes only where somebody is certain to read it.
@@ -181,12 +182,7 @@ impl<'a> Job<'a> {
             BodyLimit::None => u64::MAX,
             BodyLimit::Bytes(most) => most,
         };
-        let (decoder, encoder) = match self.framing.body {
-            BodyFraming::None | BodyFraming::UntilClose => (Decoder::None, Encoder::Identity),
-            BodyFraming::Length(length) => (Decoder::Length(length), Encoder::Identity),
-            BodyFraming::Chunked => (Decoder::chunked(), Encoder::Chunked),
-        };
-        Pump::new(decoder, encoder, limit, &self.route.request_edits)
+        Pump::new(S::decoder(self.framing.body), Encoder::of(self.framing.body), limit, &self.route.request_edits)
     }
 
     /// RFC 9110 §9.2.2.
@@ -211,7 +207,7 @@ impl<'a> Job<'a> {
                 100..=199 => {
                     let framing = response_framing(self.response, link.input(), false);
                     link.is_doubtful |= !framing.map_err(|_| Early::Broken(Refusal::BrokenResponse))?.keep_alive;
-                    if self.version == Version::Http11 {
+                    if self.version != Version::Http10 {
                         compose::interim(self.response, link.input(), self.client.link.output());
                     }
                     link.consume(self.response.bytes);
@@ -268,13 +264,13 @@ impl<'a> Job<'a> {
         if !is_first {
             poll_upload(cx, client, link, upload, waits)?;
         }
-        if is_gone(cx, client, upload) {
+        if client.link.has_left(cx, upload.is_taken()) {
             return Poll::Ready(Err(Early::ClientGone));
         }
         let waits_for_body = upload.waits_for_source && !upload.is_taken();
-        let body = waits.body.deadline(waits_for_body, client.link.read_total, self.listener.timeouts.body);
+        let body = waits.body.deadline(waits_for_body, client.link.read_total(), self.listener.timeouts.body);
         let answer = waits.endpoint.deadline(!waits_for_body && !is_blocked, link.written_total, pool.timeouts.response);
-        let write = waits.client.deadline(is_blocked, client.link.written_total, self.listener.timeouts.write);
+        let write = waits.client.deadline(is_blocked, client.link.written_total(), self.listener.timeouts.write);
         let deadlines = [
             (write, None),
             (body, Some(Refusal::BodyTimeout)),
@@ -320,14 +316,7 @@ impl<'a> Job<'a> {
             compose::response(&relay, self.client.link.output());
         });
         link.consume(self.response.bytes);
-        let decoder = match framing.body {
-            BodyFraming::None => Decoder::None,
-            BodyFraming::Length(length) => Decoder::Length(length),
-            BodyFraming::Chunked => Decoder::chunked(),
-            BodyFraming::UntilClose => Decoder::UntilClose,
-        };
-        let encoder = if body == BodyFraming::Chunked { Encoder::Chunked } else { Encoder::Identity };
-        let mut download = Pump::new(decoder, encoder, u64::MAX, &self.route.response_edits);
+        let mut download = Pump::new(Decoder::of(framing.body), S::encoder(body), u64::MAX, &self.route.response_edits);
         let mut waits = Waits::default();
         let ending = poll_fn(|cx| self.poll_bodies(cx, &mut link, &mut upload, &mut download, pool, &mut waits)).await;
         let after = match (ending, keep) {
@@ -339,7 +328,7 @@ impl<'a> Job<'a> {
                 exchange::flush(self.client, self.listener.timeouts.write).await;
                 if body == BodyFraming::UntilClose {
                     // Only a reset tells this client that the end is not the end.
-                    self.client.link.wire.reset_on_close();
+                    self.client.link.cut();
                 }
                 After::Abort
             }
@@ -386,21 +375,21 @@ impl<'a> Job<'a> {
             Err(Early::ClientGone) => return Poll::Ready(Ending::ClientGone),
             Err(_) => return Poll::Ready(Ending::Cut),
         }
-        if is_gone(cx, client, upload) {
+        if client.link.has_left(cx, upload.is_taken()) {
             return Poll::Ready(Ending::ClientGone);
         }
         let timeouts = &self.listener.timeouts;
         let waits_for_body = upload.waits_for_source && !upload.is_taken();
         let blocked = client.link.has_unsent() || !download.waits_for_source;
-        let write = waits.client.deadline(blocked, client.link.written_total, timeouts.write);
+        let write = waits.client.deadline(blocked, client.link.written_total(), timeouts.write);
         let silent = waits.endpoint.deadline(download.waits_for_source, link.read_total, pool.timeouts.idle);
-        let body = waits.body.deadline(waits_for_body, client.link.read_total, timeouts.body);
+        let body = waits.body.deadline(waits_for_body, client.link.read_total(), timeouts.body);
         let deadlines = [(write, Ending::ClientGone), (silent, Ending::Cut), (body, Ending::Cut), (self.deadline, Ending::Cut)];
         let ending = std::task::ready!(poll_deadlines(cx, client, deadlines));
         if ending == Ending::ClientGone {
             // Without a reset, a client that takes up reading again could believe it has all there is,
             // and until then the kernel would hold what it does not read.
-            client.link.wire.reset_on_close();
+            client.link.cut();
         }
         Poll::Ready(ending)
     }
@@ -417,7 +406,7 @@ impl<'a> Job<'a> {
         let is_read = body_is_taken && (body_in > 0 || self.framing.body == BodyFraming::None);
         let keep = if is_read { self.keep } else { Persistence::Closed };
         exchange::refuse(self.worker, self.client, self.head.method, refusal, keep);
-        let is_sent = exchange::flush(self.client, self.listener.timeouts.write).await;
+        let is_sent = exchange::finish(self.client, self.listener.timeouts.write).await;
         Outcome {
             status: refusal.status().code(),
             body_in,

@@ -94,7 +94,7 @@ impl Link {
     }
 
     /// Forgets what was not sent, so that another answer can take its place.
-    pub fn discard_output(&mut self) {
+    fn discard_output(&mut self) {
         self.output.clear();
         self.sent = 0;
     }
@@ -163,6 +163,12 @@ impl Link {
         if !self.has_unsent() {
             self.release_output();
         }
+    }
+
+    /// The bare wire, and what was read from it and not used.
+    pub fn into_parts(self) -> (Wire, Vec<u8>) {
+        let unread = self.input().to_vec();
+        (self.wire, unread)
     }
 
     /// The bare wire, if it may carry another message and nothing is left in the buffers.

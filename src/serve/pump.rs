@@ -1,4 +1,4 @@
-//! Moves one body from one link to another, re-framing it on the way.
+//! Moves one body from one side to the other, re-framing it on the way.
 //!
 //! Holds no bytes: they stay in the source's buffer until the sink takes them, so a slow sink
 //! slows its source. Deadlines are the caller's.
@@ -8,9 +8,9 @@ use std::task::{Context, Poll, ready};
 
 use super::buffer::LARGE;
 use super::compose::write_field;
-use super::link::Link;
+use super::side::{Sink, Source};
 use crate::filters::headers::Edits;
-use crate::proto::http1::{ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, TrailerLimits, trailer_fields, write_chunk_header};
+use crate::proto::http1::{BodyFraming, ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, TrailerLimits, trailer_fields, write_chunk_header};
 
 /// How a body ends on the side it comes from.
 pub enum Decoder {
@@ -19,6 +19,8 @@ pub enum Decoder {
     Length(u64),
     Chunked(ChunkedDecoder),
     UntilClose,
+    /// The source knows: HTTP/2 ends a body with a frame, and has checked it against Content-Length.
+    Frames,
 }
 
 /// How a body is delimited on the side it goes to.
@@ -27,14 +29,29 @@ pub enum Encoder {
     /// Content-Length was announced, or the connection's end is the end.
     Identity,
     Chunked,
+    /// The sink is told where the end is.
+    Frames,
 }
 
 /// Trailers longer than this break the message.
-const TRAILERS: TrailerLimits = TrailerLimits { bytes: 16 << 10, fields: 100 };
+pub const TRAILERS: TrailerLimits = TrailerLimits { bytes: 16 << 10, fields: 100 };
 
 impl Decoder {
-    pub fn chunked() -> Self {
-        Self::Chunked(ChunkedDecoder::new(TRAILERS))
+    /// For HTTP/1.
+    pub fn of(framing: BodyFraming) -> Self {
+        match framing {
+            BodyFraming::None => Self::None,
+            BodyFraming::Length(length) => Self::Length(length),
+            BodyFraming::Chunked => Self::Chunked(ChunkedDecoder::new(TRAILERS)),
+            BodyFraming::UntilClose => Self::UntilClose,
+        }
+    }
+}
+
+impl Encoder {
+    /// For HTTP/1.
+    pub fn of(framing: BodyFraming) -> Self {
+        if framing == BodyFraming::Chunked { Self::Chunked } else { Self::Identity }
     }
 }
 
@@ -92,7 +109,7 @@ impl<'a> Pump<'a> {
     }
 
     /// Moves what can be moved. Ready when the body has ended and everything is sent.
-    pub fn poll(&mut self, cx: &mut Context<'_>, from: &mut Link, to: &mut Link) -> Poll<Result<(), PumpError>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, from: &mut impl Source, to: &mut impl Sink) -> Poll<Result<(), PumpError>> {
         self.waits_for_source = false;
         while self.state == State::Moving {
             if self.piece > 0 {
@@ -120,17 +137,20 @@ impl<'a> Pump<'a> {
                 }
                 Step::More => ready!(self.poll_more(cx, from, to))?,
                 Step::End(trailers) => {
-                    if self.encoder == Encoder::Chunked {
-                        let output = to.output();
-                        output.extend_from_slice(LAST_CHUNK);
-                        let section = &from.input()[trailers.start..trailers.end];
-                        for field in trailer_fields(section) {
-                            let name = field.name.of(section);
-                            if !self.edits.drops(field.known, name) {
-                                write_field(name, field.value.of(section), output);
-                            }
+                    let section = &from.input()[trailers.start..trailers.end];
+                    match self.encoder {
+                        Encoder::Identity => {}
+                        Encoder::Chunked => {
+                            let output = to.output();
+                            output.extend_from_slice(LAST_CHUNK);
+                            self.write_trailers(section, output);
+                            output.extend_from_slice(b"\r\n");
                         }
-                        output.extend_from_slice(b"\r\n");
+                        Encoder::Frames => {
+                            let mut lines = Vec::new();
+                            self.write_trailers(section, &mut lines);
+                            to.end(&lines);
+                        }
                     }
                     from.consume(trailers.consumed);
                     self.is_untouched &= trailers.consumed == 0;
@@ -145,17 +165,24 @@ impl<'a> Pump<'a> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_more(&mut self, cx: &mut Context<'_>, from: &mut Link, to: &mut Link) -> Poll<Result<(), PumpError>> {
-        // A body that fills small reads is a long one.
-        if from.filled_up {
-            from.widen_reads();
+    fn write_trailers(&self, section: &[u8], out: &mut Vec<u8>) {
+        for field in trailer_fields(section) {
+            let name = field.name.of(section);
+            if !self.edits.drops(field.known, name) {
+                write_field(name, field.value.of(section), out);
+            }
         }
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>, from: &mut impl Source, to: &mut impl Sink) -> Poll<Result<(), PumpError>> {
+        from.widen_if_full();
         match from.poll_fill(cx, LARGE) {
             Poll::Ready(Ok(0)) => match self.decoder {
                 Decoder::UntilClose => {
                     self.decoder = Decoder::None;
                     Poll::Ready(Ok(()))
                 }
+                Decoder::Frames => Poll::Ready(Ok(())),
                 _ => Poll::Ready(Err(PumpError::Short)),
             },
             Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
@@ -171,17 +198,18 @@ impl<'a> Pump<'a> {
         }
     }
 
-    fn next_step(&mut self, from: &mut Link) -> Result<Step, PumpError> {
+    fn next_step(&mut self, from: &mut impl Source) -> Result<Step, PumpError> {
         let available = from.input().len();
         Ok(match &mut self.decoder {
             Decoder::None | Decoder::Length(0) => Step::End(Trailers::default()),
-            Decoder::Length(_) | Decoder::UntilClose if available == 0 => Step::More,
+            Decoder::Frames if from.is_ended() => Step::End(Trailers { consumed: available, start: 0, end: available }),
+            Decoder::Length(_) | Decoder::UntilClose | Decoder::Frames if available == 0 => Step::More,
             Decoder::Length(left) => {
                 let length = available.min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= length as u64;
                 Step::Piece(length)
             }
-            Decoder::UntilClose => Step::Piece(available),
+            Decoder::UntilClose | Decoder::Frames => Step::Piece(available),
             Decoder::Chunked(decoder) => match decoder.next(from.input()).map_err(PumpError::Chunk)? {
                 ChunkStep::Data { consumed, data } => {
                     from.consume(consumed);

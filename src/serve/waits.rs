@@ -2,14 +2,12 @@
 //!
 //! Polls and judges; what becomes of the exchange then, `forward` decides.
 
-use std::io;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::buffer::SMALL;
 use super::connection::Client;
-use super::link::Link;
 use super::pump::{Pump, PumpError};
+use super::side::{Side, Sink};
 use super::timer::Stall;
 use crate::refusal::Refusal;
 
@@ -36,10 +34,10 @@ pub struct Waits {
 }
 
 /// Moves on with the request's body, unless the endpoint has stopped taking it.
-pub fn poll_upload(
+pub fn poll_upload<S: Side>(
     cx: &mut Context<'_>,
-    client: &mut Client,
-    link: &mut Link,
+    client: &mut Client<S>,
+    link: &mut impl Sink,
     upload: &mut Pump<'_>,
     waits: &mut Waits,
 ) -> Result<(), Early> {
@@ -60,22 +58,8 @@ pub fn poll_upload(
     }
 }
 
-/// Reads ahead while an answer is awaited: pipelined requests, and whether the client is still
-/// there. The end of its sending is no sign of leaving, a reset is.
-pub fn is_gone(cx: &mut Context<'_>, client: &mut Client, upload: &Pump<'_>) -> bool {
-    let link = &mut client.link;
-    while upload.is_taken() && !link.is_ended && link.input().len() < SMALL {
-        match link.poll_fill(cx, SMALL) {
-            Poll::Ready(Err(error)) => return error.kind() != io::ErrorKind::UnexpectedEof,
-            Poll::Ready(Ok(_)) => {}
-            Poll::Pending => break,
-        }
-    }
-    false
-}
-
 /// Ready with what the soonest deadline means, once it has passed.
-pub fn poll_deadlines<T, const N: usize>(cx: &mut Context<'_>, client: &mut Client, deadlines: [(Option<Instant>, T); N]) -> Poll<T> {
+pub fn poll_deadlines<T, S, const N: usize>(cx: &mut Context<'_>, client: &mut Client<S>, deadlines: [(Option<Instant>, T); N]) -> Poll<T> {
     let soonest =
         deadlines.into_iter().filter_map(|(deadline, meaning)| deadline.map(|deadline| (deadline, meaning))).min_by_key(|&(d, _)| d);
     match soonest {

@@ -23,8 +23,8 @@ crate::settings! {
         client_auth: Option<Spanned<ClientAuth>> = None,
         /// Oldest TLS version: `"1.2"` (default) or `"1.3"`.
         min_version: MinVersion = MinVersion::Tls12,
-        /// Application protocols offered, the preferred one first. Default `["http/1.1"]`.
-        alpn: Option<Vec<Spanned<Protocol>>> = None,
+        /// Application protocols offered, the preferred one first. Default `["h2", "http/1.1"]`.
+        alpn: Option<Vec<Protocol>> = None,
         /// Development: makes a certificate for these names and addresses at start. Stands instead of `cert`.
         self_signed: Option<Spanned<Vec<String>>> = None,
     }
@@ -109,22 +109,12 @@ impl Settings {
 impl Decode for Settings {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let written = Written::decode(item, reader)?;
-        let alpn = alpn(written.alpn, reader);
+        let alpn = written.alpn.unwrap_or_else(|| vec![Protocol::Http2, Protocol::Http1]);
         let clients = clients(written.client_ca, written.client_auth, reader);
         let short_form = short_form(written.cert, written.key, reader);
         let identity = identity(item, short_form?, written.certificates, written.self_signed, reader);
-        Some(Self { identity: identity?, clients: clients?, min_version: written.min_version, alpn: alpn? })
+        Some(Self { identity: identity?, clients: clients?, min_version: written.min_version, alpn })
     }
-}
-
-fn alpn(written: Option<Vec<Spanned<Protocol>>>, reader: &mut Reader<'_>) -> Option<Vec<Protocol>> {
-    let Some(written) = written else { return Some(vec![Protocol::Http1]) };
-    // TODO: goes away when `serve` speaks HTTP/2.
-    if let Some(h2) = written.iter().find(|protocol| protocol.value == Protocol::Http2) {
-        reader.error(h2.place, "HTTP/2 is not supported by this version").help("write alpn = [\"http/1.1\"]");
-        return None;
-    }
-    Some(written.into_iter().map(|protocol| protocol.value).collect())
 }
 
 fn clients(ca: Option<Spanned<PathBuf>>, auth: Option<Spanned<ClientAuth>>, reader: &mut Reader<'_>) -> Option<Clients> {

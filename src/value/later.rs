@@ -5,7 +5,6 @@
 /// A key, and a neighbour that tells in which table it stands.
 const LATER: &[(&str, &str)] = &[
     ("max_memory_bodies", "lame_duck"),
-    ("streams", "uri_bytes"),
     // A pool.
     ("discover", "endpoints"),
     ("sticky", "endpoints"),

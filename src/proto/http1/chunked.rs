@@ -235,7 +235,7 @@ fn of_trailer(error: HeadError) -> ChunkError {
 }
 
 /// Whatever frames, routes or is trusted because the proxy sets it.
-const fn is_forbidden(known: Known) -> bool {
+pub(in crate::proto) const fn is_forbidden(known: Known) -> bool {
     match known {
         Known::Other | Known::Date | Known::Server | Known::UserAgent | Known::Referer | Known::Via => false,
         Known::Host

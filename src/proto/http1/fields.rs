@@ -14,7 +14,7 @@ pub struct Span {
 
 impl Span {
     /// Heads are never longer than `u32::MAX`; see `visible` in `head`.
-    pub(super) const fn new(start: usize, end: usize) -> Self {
+    pub(in crate::proto) const fn new(start: usize, end: usize) -> Self {
         Self { start: start as u32, end: end as u32 }
     }
 

@@ -16,6 +16,7 @@ pub enum BodyFraming {
     None,
     /// May be 0, which differs from `None` in that the message says so.
     Length(u64),
+    /// Of a length that only its end tells; so are bodies of HTTP/2 without a Content-Length.
     Chunked,
     /// Up to the end of the connection; responses only.
     UntilClose,
@@ -94,13 +95,14 @@ pub fn request_framing(head: &RequestHead, bytes: &[u8]) -> Result<RequestFramin
     let said = Said::by(&head.fields, bytes)?;
     let body = match said.body(head.version)? {
         Some(body) => body,
+        None if head.body_follows => BodyFraming::Chunked,
         None => BodyFraming::None,
     };
     Ok(RequestFraming {
         body,
         keep_alive: said.keep_alive(head.version),
         // RFC 9110 §10.1.1: a 1.0 client cannot mean it.
-        expect_continue: said.expect_continue && head.version == Version::Http11,
+        expect_continue: said.expect_continue && head.version != Version::Http10,
         expect_unknown: said.expect_unknown,
         has_upgrade: said.upgrade && said.connection_upgrade && head.version == Version::Http11,
         accepts_trailers: said.te_trailers,
@@ -195,7 +197,7 @@ impl<'a> Said<'a> {
     }
 
     fn keep_alive(&self, version: Version) -> bool {
-        !self.close && (version == Version::Http11 || self.connection_keep_alive)
+        !self.close && (version != Version::Http10 || self.connection_keep_alive)
     }
 
     fn body(&self, version: Version) -> Result<Option<BodyFraming>, FramingError> {

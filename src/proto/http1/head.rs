@@ -15,6 +15,8 @@ const METHOD_BYTES_MAX: usize = 32;
 pub enum Version {
     Http10,
     Http11,
+    /// Of requests only, which come as frames and are put together by `proto::http2`.
+    Http2,
 }
 
 /// The most a head may have of each; exactly as much is still accepted.
@@ -107,6 +109,8 @@ pub struct RequestHead {
     pub target: Span,
     pub version: Version,
     pub fields: Vec<Field>,
+    /// HTTP/2 says by a frame and not by a field that a body follows; never set by `parse`.
+    pub body_follows: bool,
     /// Length of the head with the empty line, and with empty lines before it; 0 until complete.
     pub bytes: usize,
     stage: RequestStage,
@@ -149,6 +153,7 @@ impl RequestHead {
             target: Span { start: 0, end: 0 },
             version: Version::Http11,
             fields: Vec::new(),
+            body_follows: false,
             bytes: 0,
             stage: RequestStage::EmptyLines { at: 0, seen: 0 },
         }
@@ -240,6 +245,20 @@ impl RequestHead {
 /// much has arrived, and keeps offsets in 32 bits.
 fn visible<'a>(bytes: &'a [u8], limits: &Limits) -> &'a [u8] {
     bytes.get(..limits.header_bytes.min(u32::MAX as usize)).unwrap_or(bytes)
+}
+
+/// Judges what `parse` would have refused of a request line; for messages that have none. `bytes` holds the
+/// target, at `target`, with a space behind it.
+pub(in crate::proto) fn check_line(method: &[u8], bytes: &[u8], target: Span, uri_bytes_max: usize) -> Result<(), HeadError> {
+    if skip(method, 0, TOKEN) != method.len() || method.is_empty() || method.len() > METHOD_BYTES_MAX {
+        return Err(HeadError::BadMethod);
+    }
+    let start = target.start as usize;
+    let (end, is_whole) = read_target(bytes, start, start, &mut { PATH }, uri_bytes_max)?;
+    if !is_whole || end != target.end as usize {
+        return Err(HeadError::BadTarget);
+    }
+    check_target(method, target.of(bytes))
 }
 
 /// How far the target is known to be well-formed, and whether a space ends it there.

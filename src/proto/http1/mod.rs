@@ -11,6 +11,9 @@ mod head;
 mod host;
 mod path;
 
+pub(super) use chunked::is_forbidden;
+pub(super) use head::check_line;
+
 pub use bytes::{is_field_value, is_token};
 pub use chunked::{
     CHUNK_EXTENSION_BYTES_MAX, ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, TrailerLimits, trailer_fields, write_chunk_header,

@@ -1,0 +1,257 @@
+//! HTTP/2 messages in the form that HTTP/1 has here: one kind of head for everybody who decides.
+//!
+//! Frames, compression and streams are the `h2` crate's. What it lets through and HTTP/1 would not is
+//! refused here, so that nothing gets past by the newer door.
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode};
+
+use super::http1::{
+    Field, HeadError, Known, Limits, RequestHead, ResponseHead, Span, TrailerLimits, Version, check_line, is_field_value, is_forbidden,
+    trailer_fields,
+};
+
+/// What a client with prior knowledge sends first, as far as HTTP/1 reads it (RFC 9113 §3.4).
+pub const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// Writes a request into `bytes` and makes `head` of it. `:authority` becomes the first Host; what else
+/// names the host stands behind it for the caller to compare. Cookie crumbs become one Cookie.
+///
+/// After an error, `head` and `bytes` hold what was read so far.
+pub fn read_request<B>(
+    request: &Request<B>,
+    body_follows: bool,
+    limits: &Limits,
+    head: &mut RequestHead,
+    bytes: &mut Vec<u8>,
+) -> Result<(), HeadError> {
+    let (method, uri, fields) = (request.method().as_str(), request.uri(), request.headers());
+    let authority = uri.authority().map(http::uri::Authority::as_str);
+    let target = match (uri.path_and_query(), authority) {
+        (Some(path), _) => path.as_str(),
+        // CONNECT.
+        (None, Some(authority)) => authority,
+        (None, None) => "",
+    };
+    head.version = Version::Http2;
+    head.body_follows = body_follows;
+    head.method = put(method.as_bytes(), bytes);
+    head.target = put(target.as_bytes(), bytes);
+    bytes.push(b' ');
+    check_line(method.as_bytes(), bytes, head.target, limits.uri_bytes)?;
+    // The forms that only HTTP/1 has: RFC 9113 §8.3.1 gives a scheme and an authority fields of their own.
+    if uri.path_and_query().is_some() && !target.starts_with('/') && target != "*" {
+        return Err(HeadError::BadTarget);
+    }
+    if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(HeadError::BadTarget);
+    }
+    if fields.len() + usize::from(authority.is_some()) > limits.headers {
+        return Err(HeadError::TooManyHeaders);
+    }
+    if let Some(authority) = authority {
+        let name = put(b"host", bytes);
+        head.fields.push(Field { name, value: put(authority.as_bytes(), bytes), known: Known::Host });
+    }
+    let mut hosts = 0;
+    let mut has_cookie = false;
+    for (name, value) in fields {
+        if !is_field_value(value.as_bytes()) {
+            return Err(HeadError::BadValue);
+        }
+        let known = Known::of(name.as_str().as_bytes());
+        match known {
+            // The crate resets streams that have these; this line is for the day it does not.
+            Known::Connection | Known::KeepAlive | Known::ProxyConnection | Known::TransferEncoding | Known::Upgrade => {
+                return Err(HeadError::BadName);
+            }
+            Known::Te if value != "trailers" => return Err(HeadError::BadValue),
+            Known::Host if hosts > 0 => return Err(HeadError::BadName),
+            Known::Host => hosts += 1,
+            Known::Cookie if has_cookie => continue,
+            Known::Cookie => {
+                has_cookie = true;
+                let name = put(b"cookie", bytes);
+                head.fields.push(Field { name, value: put_cookie(fields, bytes)?, known });
+                continue;
+            }
+            _ => {}
+        }
+        let name = put(name.as_str().as_bytes(), bytes);
+        head.fields.push(Field { name, value: put(value.as_bytes(), bytes), known });
+    }
+    head.bytes = bytes.len();
+    Ok(())
+}
+
+fn put(part: &[u8], bytes: &mut Vec<u8>) -> Span {
+    let start = bytes.len();
+    bytes.extend_from_slice(part);
+    Span::new(start, bytes.len())
+}
+
+/// RFC 9113 §8.2.3.
+fn put_cookie(fields: &HeaderMap, bytes: &mut Vec<u8>) -> Result<Span, HeadError> {
+    let start = bytes.len();
+    for (number, crumb) in fields.get_all(http::header::COOKIE).iter().enumerate() {
+        if !is_field_value(crumb.as_bytes()) {
+            return Err(HeadError::BadValue);
+        }
+        if number > 0 {
+            bytes.extend_from_slice(b"; ");
+        }
+        bytes.extend_from_slice(crumb.as_bytes());
+    }
+    Ok(Span::new(start, bytes.len()))
+}
+
+/// An answer's head for HTTP/2, from the HTTP/1 form that all heads are composed in. `None` if it is
+/// not one after all.
+pub fn response(head: &ResponseHead, bytes: &[u8]) -> Option<Response<()>> {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
+    *response.headers_mut() = field_map(head.fields.iter().copied(), bytes, head.fields.len())?;
+    Some(response)
+}
+
+/// Trailers for HTTP/2, from lines as [`trailer_fields`] takes them.
+pub fn trailers(lines: &[u8]) -> Option<HeaderMap> {
+    field_map(trailer_fields(lines), lines, 0)
+}
+
+fn field_map(fields: impl Iterator<Item = Field>, bytes: &[u8], count: usize) -> Option<HeaderMap> {
+    let mut map = HeaderMap::try_with_capacity(count).ok()?;
+    for field in fields {
+        match field.known {
+            // What HTTP/1 says about its connection, HTTP/2 says in frames (RFC 9113 §8.2.2).
+            Known::Connection | Known::KeepAlive | Known::ProxyConnection | Known::TransferEncoding | Known::Upgrade => continue,
+            _ => {}
+        }
+        let name = HeaderName::from_bytes(field.name.of(bytes)).ok()?;
+        map.try_append(name, HeaderValue::from_bytes(field.value.of(bytes)).ok()?).ok()?;
+    }
+    Some(map)
+}
+
+/// Writes trailers that came in a frame as lines, as they stand behind a last chunk, under the rules that hold there.
+pub fn read_trailers(trailers: &HeaderMap, limits: &TrailerLimits, lines: &mut Vec<u8>) -> Result<(), HeadError> {
+    if trailers.len() > limits.fields {
+        return Err(HeadError::TooManyHeaders);
+    }
+    for (name, value) in trailers {
+        if is_forbidden(Known::of(name.as_str().as_bytes())) {
+            return Err(HeadError::BadName);
+        }
+        if !is_field_value(value.as_bytes()) {
+            return Err(HeadError::BadValue);
+        }
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
+    }
+    if lines.len() > limits.bytes { Err(HeadError::HeadTooLarge) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Method;
+
+    const LIMITS: Limits = Limits { header_bytes: 1 << 16, headers: 10, uri_bytes: 20 };
+
+    /// What is made of a request: method, target and fields, one a line.
+    fn read(method: &str, uri: &str, fields: &[(&str, &str)]) -> Result<String, HeadError> {
+        let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let (mut head, mut bytes) = (RequestHead::new(), Vec::new());
+        read_request(&request.body(()).unwrap(), false, &LIMITS, &mut head, &mut bytes)?;
+        assert_eq!(head.version, Version::Http2);
+        let text = |span: Span| String::from_utf8(span.of(&bytes).to_vec()).unwrap();
+        let mut lines = format!("{} {}", text(head.method), text(head.target));
+        for field in &head.fields {
+            assert_eq!(field.known, Known::of(field.name.of(&bytes)));
+            lines.push_str(&format!("\n{}: {}", text(field.name), text(field.value)));
+        }
+        Ok(lines)
+    }
+
+    #[test]
+    fn a_request_reads_as_if_it_had_come_in_lines() {
+        let seen = read("GET", "https://a.example/b?c=d", &[("x-a", "1"), ("x-b", ""), ("x-a", "2")]);
+        assert_eq!(seen.unwrap(), "GET /b?c=d\nhost: a.example\nx-a: 1\nx-a: 2\nx-b: ");
+        assert_eq!(read("GET", "/", &[("host", "a.example")]).unwrap(), "GET /\nhost: a.example");
+        assert_eq!(read("OPTIONS", "*", &[]).unwrap(), "OPTIONS *");
+        assert_eq!(read("CONNECT", "a.example:443", &[]).unwrap(), "CONNECT a.example:443\nhost: a.example:443");
+    }
+
+    #[test]
+    fn crumbs_become_one_cookie() {
+        let crumbs = [("cookie", "a=1"), ("x-a", "1"), ("cookie", "b=2"), ("cookie", "c=3")];
+        assert_eq!(read("GET", "/", &crumbs).unwrap(), "GET /\ncookie: a=1; b=2; c=3\nx-a: 1");
+        assert_eq!(read("GET", "/", &[("cookie", "a=1")]).unwrap(), "GET /\ncookie: a=1");
+    }
+
+    #[test]
+    fn what_lines_could_not_carry_is_refused() {
+        let check = |method: &str, uri: &str, fields: &[(&str, &str)], wanted| {
+            assert_eq!(read(method, uri, fields), Err(wanted), "{method} {uri} {fields:?}");
+        };
+        for value in [" a", "a ", "\ta"] {
+            check("GET", "/", &[("x-a", value)], HeadError::BadValue);
+            check("GET", "/", &[("cookie", "a=1"), ("cookie", value)], HeadError::BadValue);
+        }
+        for name in ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"] {
+            check("GET", "/", &[(name, "a")], HeadError::BadName);
+        }
+        check("GET", "/", &[("te", "gzip")], HeadError::BadValue);
+        check("GET", "/", &[("host", "a"), ("host", "a")], HeadError::BadName);
+        check("GET", "ftp://a.example/", &[], HeadError::BadTarget);
+        check("GET", "/a\"b", &[], HeadError::BadTarget);
+        check("GET", "/%4", &[], HeadError::BadTarget);
+        check("GET", "*", &[], HeadError::MethodTarget);
+        check(&"A".repeat(33), "/", &[], HeadError::BadMethod);
+    }
+
+    #[test]
+    fn limits_hold_on_both_sides() {
+        let path = format!("/{}", "a".repeat(19));
+        assert!(read("GET", &path, &[]).is_ok());
+        assert_eq!(read("GET", &format!("{path}a"), &[]), Err(HeadError::TargetTooLong));
+        let fields: Vec<(String, &str)> = (0..10).map(|number| (format!("x-{number}"), "")).collect();
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        assert!(read("GET", "/", &fields).is_ok());
+        // `:authority` counts, as Host does.
+        assert_eq!(read("GET", "http://a/", &fields), Err(HeadError::TooManyHeaders));
+        assert!(read("GET", "/", &[("cookie", "a=1"); 10]).is_ok());
+        assert_eq!(read("GET", "/", &[("cookie", "a=1"); 11]), Err(HeadError::TooManyHeaders));
+    }
+
+    #[test]
+    fn an_answer_loses_what_is_about_its_connection() {
+        let text = b"HTTP/1.1 200 OK\r\nX-A: b\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nx-a: c\r\n\r\n";
+        let mut head = ResponseHead::new();
+        head.parse(text, &Limits { header_bytes: 1 << 10, headers: 10, uri_bytes: 0 }).unwrap();
+        let response = response(&head, text).unwrap();
+        let fields: Vec<(&str, &[u8])> = response.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!((response.status().as_u16(), fields), (200, vec![("x-a", &b"b"[..]), ("x-a", b"c")]));
+    }
+
+    #[test]
+    fn trailers_go_into_lines_and_back() {
+        let limits = TrailerLimits { bytes: 100, fields: 2 };
+        let check = |fields: &[(&'static str, &'static str)]| {
+            let map: HeaderMap =
+                fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
+            let mut lines = Vec::new();
+            read_trailers(&map, &limits, &mut lines)?;
+            assert_eq!(trailers(&lines).unwrap(), map);
+            Ok(String::from_utf8(lines).unwrap())
+        };
+        assert_eq!(check(&[("x-a", "1"), ("x-b", "")]), Ok("x-a: 1\r\nx-b: \r\n".to_owned()));
+        assert_eq!(check(&[("content-length", "1")]), Err(HeadError::BadName));
+        assert_eq!(check(&[("x-a", " 1")]), Err(HeadError::BadValue));
+        assert_eq!(check(&[("x-a", "1"), ("x-b", "1"), ("x-c", "1")]), Err(HeadError::TooManyHeaders));
+    }
+}

@@ -1,0 +1,318 @@
+//! One stream: a request and its answer, in a task of its own.
+//!
+//! Looks like a link to the exchange, so it does as for HTTP/1: heads are written in HTTP/1's form and read
+//! back here, bodies pass through with the windows of the protocol as back-pressure.
+
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Buf as _, Bytes};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Request};
+
+use super::connection::{Running, Session};
+use crate::proto::http1::{BodyFraming, Limits, Progress, ResponseHead};
+use crate::proto::http2;
+use crate::serve::buffer::SMALL;
+use crate::serve::connection::{Client, refusal_of};
+use crate::serve::exchange::{self, After};
+use crate::serve::pump::{Decoder, Encoder, TRAILERS};
+use crate::serve::side::{Side, Sink, Source};
+use crate::serve::timer::Timer;
+use crate::serve::worker::Worker;
+
+/// Bodies up to this size are copied out of the output, which is used again then.
+const COPIED_MAX: usize = 4 << 10;
+/// The most asked for of a window at once.
+const RESERVED_MAX: usize = SMALL;
+/// For heads that we composed ourselves.
+const OURS: Limits = Limits { header_bytes: usize::MAX, headers: usize::MAX, uri_bytes: 0 };
+
+/// Serves one request from its head to the last of its answer.
+pub async fn serve(
+    worker: Rc<Worker>,
+    session: Rc<Session>,
+    _running: Running,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let started = Instant::now();
+    let _in_flight = worker.begin();
+    let mut scratch = worker.scratch();
+    let (request, body) = {
+        let (parts, body) = request.into_parts();
+        (Request::from_parts(parts, ()), body)
+    };
+    // Whatever the connection began under: the newest generation decides, for each request anew.
+    let generation = worker.pin();
+    let (listener, is_current) = session.bound.listener_for(&generation, session.is_tls);
+    let stream = Stream::new(body, respond, session.is_tls);
+    let mut client = Client {
+        link: stream,
+        timer: Timer::default(),
+        bound: Rc::clone(&session.bound),
+        peer: session.peer,
+        tls: session.tls.clone(),
+        tls_policy: session.tls_policy,
+    };
+    let body_follows = !client.link.body.is_end_stream();
+    let read = http2::read_request(&request, body_follows, &listener.limits, &mut scratch.request, &mut scratch.request_bytes);
+    drop(request);
+    let after = match read {
+        Ok(()) => exchange::run(&worker, &mut client, &listener, &generation, &mut scratch, started, is_current).await,
+        Err(error) => exchange::refuse_unparsed(&worker, &mut client, &listener, &mut scratch, refusal_of(error), started).await,
+    };
+    worker.give_scratch(scratch);
+    if after == After::Abort {
+        // A reset throws away what was not sent yet; the connection's own task gets a turn first.
+        tokio::task::yield_now().await;
+        client.link.reset();
+    }
+}
+
+/// What is still to be said about the end of an answer.
+enum End {
+    /// It is not known to be whole.
+    Open,
+    Bare,
+    Trailers(HeaderMap),
+    Said,
+}
+
+pub struct Stream {
+    body: RecvStream,
+    /// What came of the body and was not consumed; its window is given back as it is.
+    chunk: Bytes,
+    trailers: Vec<u8>,
+    is_ended: bool,
+    read_total: u64,
+    respond: SendResponse<Bytes>,
+    /// Once the head of the final answer is sent.
+    send: Option<SendStream<Bytes>>,
+    /// Heads and body in HTTP/1's form, as they were written.
+    output: Vec<u8>,
+    /// Body that waits for the client's window.
+    pending: Bytes,
+    end: End,
+    written_total: u64,
+    is_tls: bool,
+    /// Why the stream is reset, if it is.
+    reason: Reason,
+}
+
+fn broken(error: h2::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, error)
+}
+
+impl Stream {
+    fn new(body: RecvStream, respond: SendResponse<Bytes>, is_tls: bool) -> Self {
+        Self {
+            body,
+            chunk: Bytes::new(),
+            trailers: Vec::new(),
+            is_ended: false,
+            read_total: 0,
+            respond,
+            send: None,
+            output: Vec::new(),
+            pending: Bytes::new(),
+            end: End::Open,
+            written_total: 0,
+            is_tls,
+            reason: Reason::INTERNAL_ERROR,
+        }
+    }
+
+    fn reset(&mut self) {
+        self.respond.send_reset(self.reason);
+    }
+
+    /// Sends the heads at the front of the output; what is left there is body.
+    fn send_heads(&mut self) -> io::Result<()> {
+        while self.send.is_none() && !self.output.is_empty() {
+            let mut head = ResponseHead::new();
+            let is_whole = matches!(head.parse(&self.output, &OURS), Ok(Progress::Complete));
+            let response = is_whole.then(|| http2::response(&head, &self.output)).flatten();
+            debug_assert!(response.is_some(), "a head that we composed");
+            let response = response.ok_or(io::ErrorKind::InvalidData)?;
+            self.output.drain(..head.bytes);
+            self.written_total += head.bytes as u64;
+            if response.status().is_informational() {
+                self.respond.send_informational(response).map_err(broken)?;
+                continue;
+            }
+            let is_all = self.output.is_empty() && matches!(self.end, End::Bare);
+            self.send = Some(self.respond.send_response(response, is_all).map_err(broken)?);
+            if is_all {
+                self.end = End::Said;
+            }
+        }
+        Ok(())
+    }
+
+    /// The body in the output, to be sent without another copy if it is long.
+    fn take_output(&mut self) -> Bytes {
+        if self.output.len() <= COPIED_MAX {
+            let body = Bytes::copy_from_slice(&self.output);
+            self.output.clear();
+            return body;
+        }
+        Bytes::from(std::mem::take(&mut self.output))
+    }
+}
+
+/// Waits until the client's windows let us send something of `wanted` bytes.
+fn poll_room(send: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+    send.reserve_capacity(wanted.min(RESERVED_MAX));
+    loop {
+        let capacity = send.capacity();
+        if capacity > 0 {
+            return Poll::Ready(Ok(capacity));
+        }
+        match ready!(send.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+            None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+}
+
+impl Source for Stream {
+    fn input(&self) -> &[u8] {
+        if self.is_ended { &self.trailers } else { &self.chunk }
+    }
+
+    fn consume(&mut self, count: usize) {
+        if self.is_ended {
+            self.trailers.drain(..count);
+            return;
+        }
+        self.chunk.advance(count);
+        // Fails only for a stream that is over.
+        let _ = self.body.flow_control().release_capacity(count);
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, _most: usize) -> Poll<io::Result<usize>> {
+        debug_assert!(self.chunk.is_empty(), "a frame follows when the last one is used up");
+        while let Some(chunk) = ready!(self.body.poll_data(cx)) {
+            let chunk = chunk.map_err(broken)?;
+            if !chunk.is_empty() {
+                self.read_total += chunk.len() as u64;
+                self.chunk = chunk;
+                return Poll::Ready(Ok(self.chunk.len()));
+            }
+        }
+        if let Some(trailers) = ready!(self.body.poll_trailers(cx)).map_err(broken)?
+            && http2::read_trailers(&trailers, &TRAILERS, &mut self.trailers).is_err()
+        {
+            // RFC 9113 §8.1.1: malformed.
+            self.reason = Reason::PROTOCOL_ERROR;
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        self.is_ended = true;
+        Poll::Ready(Ok(0))
+    }
+
+    fn widen_if_full(&mut self) {}
+
+    fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    fn read_total(&self) -> u64 {
+        self.read_total
+    }
+}
+
+impl Sink for Stream {
+    fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    fn has_unsent(&self) -> bool {
+        !self.output.is_empty() || !self.pending.is_empty() || matches!(self.end, End::Bare | End::Trailers(_))
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.output.len() >= SMALL {
+            ready!(self.poll_flush(cx))?;
+        }
+        let count = data.len().min(SMALL - self.output.len());
+        self.output.extend_from_slice(&data[..count]);
+        Poll::Ready(Ok(count))
+    }
+
+    /// Hands everything on to the connection, as far as the client's windows allow.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.send_heads()?;
+        loop {
+            if self.pending.is_empty() && !self.output.is_empty() {
+                self.pending = self.take_output();
+            }
+            let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
+            if self.pending.is_empty() {
+                break;
+            }
+            let room = ready!(poll_room(send, cx, self.pending.len()))?;
+            let piece = self.pending.split_to(room.min(self.pending.len()));
+            let is_last = self.pending.is_empty() && self.output.is_empty() && matches!(self.end, End::Bare);
+            self.written_total += piece.len() as u64;
+            send.send_data(piece, is_last).map_err(broken)?;
+            if is_last {
+                self.end = End::Said;
+            }
+        }
+        let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
+        match std::mem::replace(&mut self.end, End::Said) {
+            End::Bare => send.send_data(Bytes::new(), true).map_err(broken)?,
+            End::Trailers(trailers) => send.send_trailers(trailers).map_err(broken)?,
+            End::Open => self.end = End::Open,
+            End::Said => {}
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn end(&mut self, trailers: &[u8]) {
+        self.end = match http2::trailers(trailers) {
+            Some(trailers) if !trailers.is_empty() => End::Trailers(trailers),
+            _ => End::Bare,
+        };
+    }
+
+    fn written_total(&self) -> u64 {
+        self.written_total
+    }
+}
+
+impl Side for Stream {
+    fn is_tls(&self) -> bool {
+        self.is_tls
+    }
+
+    fn decoder(framing: BodyFraming) -> Decoder {
+        if framing == BodyFraming::None { Decoder::None } else { Decoder::Frames }
+    }
+
+    fn encoder(_: BodyFraming) -> Encoder {
+        Encoder::Frames
+    }
+
+    fn has_left(&mut self, cx: &mut Context<'_>, _is_taken: bool) -> bool {
+        match &mut self.send {
+            Some(send) => send.poll_reset(cx).is_ready(),
+            None => self.respond.poll_reset(cx).is_ready(),
+        }
+    }
+
+    fn cut(&mut self) {
+        self.reason = Reason::CANCEL;
+    }
+
+    /// It is a matter of the connection, which outlives this.
+    fn has_said_all(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,145 @@
+//! The two ends of an exchange, whatever is spoken there.
+//!
+//! HTTP/1 speaks through a [`Link`], HTTP/2 through a stream. Generic and not an enum, so that the way
+//! that nearly all requests go is compiled as if there were no other.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use super::buffer::SMALL;
+use super::link::Link;
+use super::pump::{Decoder, Encoder};
+use crate::proto::http1::BodyFraming;
+
+/// Where a body comes from.
+pub trait Source {
+    /// What has come and was not consumed yet.
+    fn input(&self) -> &[u8];
+    fn consume(&mut self, count: usize);
+    /// Waits for more, into at most `most` bytes of buffer. 0 is the end of all that comes.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>>;
+    /// Lets the next reads take in more, if the last one could have.
+    fn widen_if_full(&mut self);
+    /// The end has come; what is left in the input are trailers.
+    fn is_ended(&self) -> bool;
+    /// Grows with each byte that comes.
+    fn read_total(&self) -> u64;
+}
+
+/// Where a message goes.
+pub trait Sink {
+    /// Heads, as HTTP/1 writes them, and what follows them.
+    fn output(&mut self) -> &mut Vec<u8>;
+    fn has_unsent(&self) -> bool;
+    /// Takes some of `data` behind what waits to be sent. At least one byte, or pending.
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>>;
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// The message is whole with these trailers, each a line. Says nothing where the bytes have said it.
+    fn end(&mut self, trailers: &[u8]);
+    /// Grows with each byte that is taken from us.
+    fn written_total(&self) -> u64;
+}
+
+/// The client's end.
+pub trait Side: Source + Sink {
+    fn is_tls(&self) -> bool;
+    /// How the body of a request ends, that its head frames like this.
+    fn decoder(framing: BodyFraming) -> Decoder;
+    /// How the client is told where a body ends, that the head it was sent frames like this.
+    fn encoder(framing: BodyFraming) -> Encoder;
+    /// Whether the client has left. `is_taken`: nothing of its request is still to come.
+    fn has_left(&mut self, cx: &mut Context<'_>, is_taken: bool) -> bool;
+    /// Has the end of this look like no end: for an answer that is not whole, and for a client that takes nothing.
+    fn cut(&mut self);
+    /// Whether nothing more of this client is here, so that closing resets nothing.
+    fn has_said_all(&self) -> bool;
+}
+
+impl Source for Link {
+    fn input(&self) -> &[u8] {
+        self.input()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.consume(count);
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        self.poll_fill(cx, most)
+    }
+
+    fn widen_if_full(&mut self) {
+        // A body that fills small reads is a long one.
+        if self.filled_up {
+            self.widen_reads();
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    fn read_total(&self) -> u64 {
+        self.read_total
+    }
+}
+
+impl Sink for Link {
+    fn output(&mut self) -> &mut Vec<u8> {
+        self.output()
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.has_unsent()
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, data)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+
+    fn end(&mut self, _: &[u8]) {}
+
+    fn written_total(&self) -> u64 {
+        self.written_total
+    }
+}
+
+impl Side for Link {
+    fn is_tls(&self) -> bool {
+        self.wire.is_tls()
+    }
+
+    fn decoder(framing: BodyFraming) -> Decoder {
+        Decoder::of(framing)
+    }
+
+    fn encoder(framing: BodyFraming) -> Encoder {
+        Encoder::of(framing)
+    }
+
+    /// Reads ahead while an answer is awaited: pipelined requests, and whether the client is still
+    /// there. The end of its sending is no sign of leaving, a reset is.
+    fn has_left(&mut self, cx: &mut Context<'_>, is_taken: bool) -> bool {
+        while is_taken && !self.is_ended && self.input().len() < SMALL {
+            match self.poll_fill(cx, SMALL) {
+                Poll::Ready(Err(error)) => return error.kind() != io::ErrorKind::UnexpectedEof,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => break,
+            }
+        }
+        false
+    }
+
+    fn cut(&mut self) {
+        self.wire.reset_on_close();
+    }
+
+    /// Not known of TLS, whose own good-bye is still to come.
+    fn has_said_all(&self) -> bool {
+        self.input().is_empty() && !self.wire.is_tls() && self.wire.is_silent_for_certain()
+    }
+}
