@@ -47,6 +47,7 @@ fn minor(version: Version) -> u8 {
     match version {
         Version::Http10 => 0,
         Version::Http11 => 1,
+        Version::Http2 => unreachable!("these parsers read lines"),
     }
 }
 

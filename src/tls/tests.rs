@@ -205,14 +205,13 @@ fn keys_that_contradict_each_other_are_refused_where_they_stand() {
 fn words_are_checked() {
     check_wrong("self_signed = [\"a\"]\nmin_version = \"1.1\"", "1.1", &["`1.1` is not a TLS version"]);
     check_wrong("self_signed = [\"a\"]\nalpn = [\"http/2\"]", "http/2", &["is not a protocol"]);
-    check_wrong("self_signed = [\"a\"]\nalpn = [\"h2\", \"http/1.1\"]", "h2", &["HTTP/2 is not supported by this version"]);
     check_wrong("certificates = [{ cert = \"a.crt\" }]", "", &["missing key `key`"]);
 }
 
 #[test]
 fn defaults_are_the_documented_ones() {
     let settings = settings("cert = \"a.crt\"\nkey = \"a.key\"\nclient_ca = \"ca.crt\"");
-    assert_eq!((settings.min_version, settings.alpn.as_slice()), (MinVersion::Tls12, [Protocol::Http1].as_slice()));
+    assert_eq!((settings.min_version, settings.alpn.as_slice()), (MinVersion::Tls12, [Protocol::Http2, Protocol::Http1].as_slice()));
     assert!(matches!(settings.clients, Clients::Verified { auth: ClientAuth::Require, .. }));
 }
 

@@ -9,6 +9,8 @@ mod admin; // every endpoint of the admin API, asked well and badly
 mod cli; // every verb, what it prints and how it exits
 mod config; // wrong configurations: every mistake, its place and its remedy
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
+mod http2; // HTTP/2 from clients: translation, windows, limits, the end
+mod http2_attacks; // floods, bombs and resets: the offender is cut off, others are served
 mod memory; // bodies, idle connections, bugs: what they cost
 mod parsers; // what the parsers accept, others read alike
 mod pod; // the pod of deploy/, run for real

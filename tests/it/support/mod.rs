@@ -4,6 +4,7 @@
 
 mod certs;
 mod client;
+pub mod http2;
 mod machine;
 mod origin;
 mod place;
