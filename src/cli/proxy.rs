@@ -14,7 +14,7 @@ pub(super) struct Args {
     /// Where to listen, such as :8443 or 127.0.0.1:8080
     #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     from: Address,
-    /// Who answers, such as 127.0.0.1:3000, app:80, https://app.example or unix:PATH
+    /// Who answers, such as 127.0.0.1:3000, app:80 or unix:PATH; https:// before it is TLS
     #[arg(long, value_name = "ADDR", value_parser = endpoint_address)]
     to: EndpointAddress,
     /// Serve HTTPS with a certificate made on the spot for localhost

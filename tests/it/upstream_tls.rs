@@ -156,6 +156,20 @@ fn a_certificate_for_another_name_is_refused() {
     check_refused(&rig, origin.address, "tls_wrong_name", "not valid for name `app.internal`, it names DnsName(\"other.internal\")");
 }
 
+/// What `openssl req -x509` makes.
+#[test]
+fn a_certificate_of_an_authority_is_no_endpoints_own() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["app.internal".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let pair = Pair { cert: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() };
+    let origin = TlsOrigin::answering(TlsOrigin::config(&pair, None), OK);
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("ca.crt"), &pair.cert).unwrap();
+    let rig = Rig::start_in(directory, &pool(origin.address, BELIEVING));
+    check_refused(&rig, origin.address, "tls_bad_certificate", "make one for the endpoint, with basicConstraints CA:FALSE");
+}
+
 #[test]
 fn a_certificate_out_of_its_time_is_refused() {
     let trust = Trust::new();

@@ -72,6 +72,11 @@ impl Failure {
                 let names = if presented.is_empty() { "nobody".to_owned() } else { presented.join(", ") };
                 (Refusal::TlsWrongName, format!("its certificate is not valid for name `{}`, it names {names}", expected.to_str()))
             }
+            // The usual `openssl req -x509` makes one that says it is an authority, and then it is no endpoint's (RFC 5280).
+            CertificateError::Other(other) if other.to_string() == "CaUsedAsEndEntity" => (
+                Refusal::TlsBadCertificate,
+                "its certificate is an authority's own; make one for the endpoint, with basicConstraints CA:FALSE".to_owned(),
+            ),
             error => (Refusal::TlsBadCertificate, format!("its certificate cannot be used: {error}")),
         };
         Self { refusal, reason }

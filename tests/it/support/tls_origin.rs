@@ -16,6 +16,9 @@ use super::{Next, Origin, PATIENCE, Pair, Request};
 /// One connection after its handshake.
 pub type Talk = StreamOwned<ServerConnection, TcpStream>;
 
+/// Connections in the order of their handshakes, with the requests that came over each.
+type Seen = Vec<(Shake, Vec<Request>)>;
+
 /// What a handshake came to.
 #[derive(Clone, Debug)]
 pub struct Shake {
@@ -29,8 +32,7 @@ pub struct Shake {
 
 pub struct TlsOrigin {
     pub address: SocketAddr,
-    /// Handshakes that ended well, with the requests that came over each connection.
-    seen: Arc<Mutex<Vec<(Shake, Vec<Request>)>>>,
+    seen: Arc<Mutex<Seen>>,
     _origin: Origin,
 }
 
@@ -38,7 +40,7 @@ impl TlsOrigin {
     /// Runs `script` for every request.
     pub fn run(config: ServerConfig, script: impl Fn(&mut Talk, &Request, usize) -> Next + Send + Sync + 'static) -> Self {
         let config = Arc::new(config);
-        let seen: Arc<Mutex<Vec<(Shake, Vec<Request>)>>> = Arc::default();
+        let seen: Arc<Mutex<Seen>> = Arc::default();
         let noted = Arc::clone(&seen);
         let origin = Origin::raw(move |stream, _| {
             let Some((mut talk, shake)) = shake_hands(stream, Arc::clone(&config)) else { return };
