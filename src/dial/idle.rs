@@ -68,5 +68,11 @@ impl Idle {
     }
 }
 
+impl Drop for Idle {
+    fn drop(&mut self) {
+        self.by_endpoint.get_mut().values_mut().flatten().for_each(|parked| parked.wire.say_goodbye());
+    }
+}
+
 /// How often idle connections are looked at.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(5);

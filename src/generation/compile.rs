@@ -1,6 +1,6 @@
 //! File to generation, or every reason why not.
 //!
-//! Reads nothing but what it is given; carries over what did not change.
+//! Reads nothing but what it is given, and once which authorities the machine trusts; carries over what did not change.
 
 use std::collections::HashMap;
 use std::path::Path;
