@@ -724,6 +724,7 @@ mod tests {
             listener.accept_error(worker, AcceptError::Files);
             metrics.route("edge", "a", "app").finished(worker, 200, Duration::from_micros(500));
             metrics.endpoint("app", "10.0.0.1:80").attempt(worker, Outcome::Ok);
+            metrics.endpoint("app", "10.0.0.1:80").handshake(worker, Handshake::Full);
             metrics.service("app").attempted(worker, Duration::from_millis(3));
             metrics.service("app").retried(worker, Retry::Connect);
         }
@@ -750,6 +751,7 @@ mod tests {
         check(&metrics, r#"attache_tls_handshakes_total{listener="edge",outcome="resumed"} 2"#);
         check(&metrics, r#"attache_accept_errors_total{listener="edge",reason="files"} 2"#);
         check(&metrics, r#"attache_upstream_requests_total{service="app",endpoint="10.0.0.1:80",outcome="ok"} 2"#);
+        check(&metrics, r#"attache_upstream_tls_handshakes_total{service="app",endpoint="10.0.0.1:80",outcome="full"} 2"#);
         check(&metrics, r#"attache_upstream_request_duration_seconds_count{service="app"} 2"#);
         check(&metrics, r#"attache_endpoint_up{service="app",endpoint="10.0.0.1:80"} 1"#);
         check(&metrics, r#"attache_retries_total{service="app",reason="connect"} 2"#);

@@ -4,6 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -364,6 +365,39 @@ fn a_renewed_client_certificate_is_noticed_and_shown_by_new_connections() {
     assert_eq!(get(&rig), ok());
     let shown: Vec<_> = origin.shakes().into_iter().filter_map(|shake| shake.client).collect();
     assert_eq!(shown, ["CN=old", "CN=new"]);
+}
+
+#[test]
+fn requests_do_not_notice_that_certificates_are_renewed() {
+    let (trust, clients) = (Trust::new(), Authority::new("clients"));
+    let origin = TlsOrigin::answering(TlsOrigin::config(&trust.pair, Some(&clients.cert)), OK);
+    let directory = trust.directory();
+    clients.sign("me", &["me"]).write(directory.path(), "me");
+    let with = format!("{BELIEVING}, cert = \"{{dir}}/me.crt\", key = \"{{dir}}/me.key\"");
+    let rig = Rig::start_in(directory, &pool(origin.address, &with).replace("workers = 1", "workers = 2"));
+    let is_over = AtomicBool::new(false);
+    let answered = std::thread::scope(|scope| {
+        let asking = || {
+            let mut client = rig.connect("web");
+            let mut answered = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").unwrap();
+                let read = client.read("POST").unwrap();
+                assert!(matches!(&read, Read1::Answer(answer) if answer.status == 200), "{read:?}");
+                answered += 1;
+            }
+            answered
+        };
+        let clients_asking: Vec<_> = (0..4).map(|_| scope.spawn(asking)).collect();
+        for renewal in 0..10 {
+            clients.sign(&format!("me-{renewal}"), &["me"]).write(rig.directory.path(), "me");
+            assert_eq!(rig.admin("POST", "/reload").status, 200);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        clients_asking.into_iter().map(|client| client.join().unwrap()).sum::<usize>()
+    });
+    assert_eq!((get(&rig), answered > 0), (ok(), true));
+    assert!(origin.shakes().iter().any(|shake| shake.client.as_deref() == Some("CN=me-9")));
 }
 
 #[test]
