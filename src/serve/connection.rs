@@ -40,7 +40,7 @@ impl Client {
 
     /// Whether nothing more of this client is here, so that closing resets nothing. Not known of TLS,
     /// whose own good-bye is still to come.
-    pub fn has_said_all(&self) -> bool {
+    pub fn has_said_all(&mut self) -> bool {
         self.link.input().is_empty() && !self.link.wire.is_tls() && self.link.wire.is_silent_for_certain()
     }
 

@@ -10,7 +10,6 @@ const LATER: &[(&str, &str)] = &[
     ("discover", "endpoints"),
     ("sticky", "endpoints"),
     ("protocol", "endpoints"),
-    ("tls", "endpoints"),
     ("health", "endpoints"),
     ("eject", "endpoints"),
     ("retry", "endpoints"),

@@ -23,3 +23,4 @@ mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients
 mod tidy; // the house rules as assertions
 mod upstream; // turns, weights, unix sockets
+mod upstream_tls; // endpoints behind TLS: whom to believe, and what is kept apart

@@ -8,6 +8,7 @@ mod machine;
 mod origin;
 mod place;
 mod rig;
+mod tls_origin;
 mod trusting;
 
 pub use certs::{Authority, Pair};
@@ -16,6 +17,7 @@ pub use machine::{Lateness, alone, raise_open_files};
 pub use origin::{Next, Origin, Request, read_head};
 pub use place::free_address;
 pub use rig::{Rig, binary};
+pub use tls_origin::{Talk, TlsOrigin};
 pub use trusting::{handshake, trusting_config};
 
 use std::time::{Duration, Instant};
