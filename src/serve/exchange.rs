@@ -200,14 +200,8 @@ pub async fn run(
         (After::Close, Some(asked)) if !asked.keep_alive && asked.body == BodyFraming::None && client.has_said_all() => After::Part,
         (after, _) => after,
     };
-    settle(
-        worker,
-        listener,
-        generation,
-        &Told { head: &head, request, walk_route: walk.route, target: request.target.of(bytes) },
-        &outcome,
-        started,
-    );
+    let told = Told { head: &head, request, walk_route: walk.route, target: request.target.of(bytes) };
+    settle(worker, listener, generation, &told, &outcome, started);
     client.tls = tls;
     after
 }
