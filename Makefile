@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test soak fuzz static image clean tools test-tools
+.PHONY: help run test soak bench-hot fuzz static image clean tools test-tools
 
 # rustup puts cargo here before any shell has it on its path.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -39,6 +39,9 @@ test: tools test-tools ## Run every test
 
 soak: tools ## Reload under load for SOAK_SECONDS
 	ATTACHE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --test it -- --nocapture storm
+
+bench-hot: tools ## Measure the pieces of the hot path
+	cargo bench --bench hot_path
 
 fuzz: ## Fuzz each parser for FUZZ_SECONDS (needs nightly and cargo-fuzz)
 	@.ci/fuzz $(FUZZ_SECONDS)

@@ -9,6 +9,7 @@ mod admin; // every endpoint of the admin API, asked well and badly
 mod cli; // every verb, what it prints and how it exits
 mod config; // wrong configurations: every mistake, its place and its remedy
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
+mod instructions; // what an exchange costs in instructions, against what it did
 mod memory; // bodies, idle connections, bugs: what they cost
 mod parsers; // what the parsers accept, others read alike
 mod pod; // the pod of deploy/, run for real

@@ -11,16 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Answer, Client, Pair, Rig, binary, eventually};
-
-/// Whether a program is there; says so if not.
-fn has(program: &str, flag: &str) -> bool {
-    let found = Command::new(program).arg(flag).stdin(Stdio::null()).output().is_ok_and(|output| output.status.success());
-    if !found {
-        eprintln!("skipped: {program} is not installed");
-    }
-    found
-}
+use crate::support::{Answer, Client, Pair, Rig, binary, eventually, has};
 
 #[track_caller]
 fn run(command: &mut Command) -> String {

@@ -5,6 +5,7 @@
 mod certs;
 mod client;
 mod machine;
+mod optimised;
 mod origin;
 mod place;
 mod rig;
@@ -13,7 +14,8 @@ mod trusting;
 
 pub use certs::{Authority, Pair};
 pub use client::{Answer, Client, Read1};
-pub use machine::{Lateness, alone, raise_open_files};
+pub use machine::{Lateness, alone, has, raise_open_files};
+pub use optimised::optimised;
 pub use origin::{Next, Origin, Request, read_head};
 pub use place::free_address;
 pub use rig::{Rig, binary};
