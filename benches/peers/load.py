@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import time
 
-from processes import LOAD_CORE, CannotRun, pin
+from processes import LOAD_CORE, PROXY_CORE, CannotRun, idle_seconds, pin
 from proxies import built
 
 REQUEST = b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -35,16 +35,19 @@ class Meter:
     """What a proxy used between two moments."""
 
     def __init__(self, proxy):
-        self.proxy, self.start, self.cpu = proxy, time.monotonic(), proxy.cpu_ns()
+        self.proxy, self.start, self.cpu, self.idle = proxy, time.monotonic(), proxy.cpu_ns(), idle_seconds(PROXY_CORE)
 
     def figures(self, requests):
         cpu_us = (self.proxy.cpu_ns() - self.cpu) / 1e3
         # The origin itself stands in for a proxy that costs nothing.
         if self.proxy.name == "origin":
             return {}
+        wall = time.monotonic() - self.start
+        busy = cpu_us / 1e6 / wall
         return {
             "cpu_us": cpu_us / max(requests, 1),
-            "busy": cpu_us / 1e6 / (time.monotonic() - self.start),
+            "busy": busy,
+            "others": max(0, 1 - busy - (idle_seconds(PROXY_CORE) - self.idle) / wall),
             "resident": self.proxy.resident_bytes(),
         }
 

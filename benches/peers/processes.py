@@ -17,6 +17,8 @@ CORES = sorted(os.sched_getaffinity(0))
 # The measured proxy has the first core to itself; origin and load share another one.
 PROXY_CORE, LOAD_CORE = CORES[0], CORES[-1]
 FILES_WANTED = 65536
+# Envoy reads 10,000 routes for some seconds.
+START_SECONDS_MAX = 60
 
 
 class CannotRun(RuntimeError):
@@ -42,6 +44,12 @@ def pin(core, *argv):
     return ["taskset", "-c", str(core), *map(str, argv)]
 
 
+def idle_seconds(core):
+    """For how long nobody has used the core, since the machine started."""
+    fields = re.search(rf"^cpu{core} (.*)$", Path("/proc/stat").read_text(), re.M).group(1).split()
+    return (int(fields[3]) + int(fields[4])) / os.sysconf("SC_CLK_TCK")
+
+
 def tree(pid):
     """The process and everything below it."""
     found = [pid]
@@ -59,15 +67,20 @@ class Process:
         self.name, self.port = name, port
         with open(log, "wb") as output:
             self.process = subprocess.Popen(pin(core, *argv), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        # Envoy reads 10,000 routes for some seconds.
-        deadline = time.monotonic() + 60
+        try:
+            self.wait_until_it_listens(log)
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait_until_it_listens(self, log):
+        deadline = time.monotonic() + START_SECONDS_MAX
         while not self.is_listening():
             if self.process.poll() is not None:
                 words = Path(log).read_text(errors="replace").strip().splitlines()
-                raise CannotRun(f"{name} ended with {self.process.returncode}: {words[-1] if words else 'it said nothing'}")
+                raise CannotRun(f"{self.name} ended with {self.process.returncode}: {words[-1] if words else 'it said nothing'}")
             if time.monotonic() > deadline:
-                self.stop()
-                raise CannotRun(f"{name} does not listen")
+                raise CannotRun(f"{self.name} does not listen")
             time.sleep(0.05)
 
     def is_listening(self):

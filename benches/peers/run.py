@@ -11,11 +11,15 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+# Modules beside this file must not leave a directory of bytecode in the tree.
+sys.dont_write_bytecode = True
 
 import cases
 import report
@@ -31,7 +35,7 @@ def options():
     parser.add_argument("--seconds", type=int, default=4, help="length of each run (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="1 round of 1 s and little idling: to see that all works, not to compare")
     parser.add_argument("--json", metavar="FILE", help="write the results there")
-    parser.add_argument("--markdown", metavar="FILE", help="write the tables of the results there")
+    parser.add_argument("--markdown", metavar="FILE", help="write the results there, between the marks if it has them, as README.md does")
     parser.add_argument("--from-json", metavar="FILE", help="measure nothing; show the results of an earlier run")
     args = parser.parse_args()
     args.only = tuple(args.only.split(","))
@@ -52,7 +56,8 @@ def first_match(pattern, *argv):
 
 def machine():
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    return {"cpu": cpu.group(1) if cpu else platform.machine(), "cores": os.cpu_count(), "kernel": platform.release()}
+    return {"cpu": cpu.group(1) if cpu else platform.machine(), "cores": os.cpu_count(), "kernel": re.match(r"[\d.]*", platform.release()).group(),
+            "load_average": os.getloadavg()[0]}
 
 
 def versions():
@@ -75,7 +80,7 @@ def versions():
 
 
 def measure(args):
-    for tool in ("nginx", "wrk", "taskset", "openssl"):
+    for tool in ("taskset", "openssl"):
         if not shutil.which(tool):
             sys.exit(f"the bench needs {tool}; `make bench` installs what is missing")
     if len(CORES) < 2:
@@ -113,6 +118,10 @@ def measure(args):
 
 def main():
     args = options()
+    # What was started is stopped on the way out, however we are asked to go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Debian keeps nginx and HAProxy where only root looks.
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
     try:
         if args.from_json:
             run = json.loads(Path(args.from_json).read_text())
@@ -122,11 +131,11 @@ def main():
             run = measure(args)
     except CannotRun as error:
         sys.exit(str(error))
-    print(report.goals(run["cases"]))
+    print(report.goals(run))
     if args.json:
         Path(args.json).write_text(json.dumps(run, indent=2, ensure_ascii=False) + "\n")
     if args.markdown:
-        Path(args.markdown).write_text(report.markdown(run))
+        report.write_markdown(run, Path(args.markdown))
 
 
 if __name__ == "__main__":
