@@ -91,7 +91,7 @@ fn run(load: &mut Load<'_>, interval: Duration, end: Instant) -> io::Result<()> 
         if next >= end && (load.is_over() || left.is_zero()) {
             return Ok(());
         }
-        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
         poll(&mut fds, Some(&left))?;
         for (at, fd) in fds.iter().enumerate() {
             if !fd.revents().is_empty() {

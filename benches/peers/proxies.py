@@ -155,9 +155,12 @@ backend b
             "codec_type": "HTTP1",
             "use_remote_address": True,
             "via": "1.1 envoy",
-            "route_config": {"virtual_hosts": [
-                {"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": p}, "route": {"cluster": "o"}} for p in prefixes]}]},
-            "http_filters": [{"name": "router", "typed_config": {"@type": extension("filters.http.router.v3.Router")}}],
+            "route_config": {
+                "request_headers_to_add": [{"header": {"key": "x-forwarded-host", "value": "%REQ(:AUTHORITY)%"}}],
+                "virtual_hosts": [
+                    {"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": p}, "route": {"cluster": "o"}} for p in prefixes]}]},
+            "http_filters": [{"name": "router", "typed_config": {
+                "@type": extension("filters.http.router.v3.Router"), "suppress_envoy_headers": True}}],
         }
         if setup.is_logging:
             manager["access_log"] = [{"name": "file", "typed_config": {

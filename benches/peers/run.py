@@ -113,6 +113,7 @@ def measure(args):
             run["cases"][name] = {"title": case.title, "rows": rows, "missing": missing}
             if rows:
                 print(report.table(name, case.title, rows), flush=True)
+    run["goals"] = [dict(zip(("goal", "state", "figure"), line)) for line in report.Goals(run["cases"]).all()]
     return run
 
 
