@@ -53,6 +53,35 @@ fn a_plain_exchange_costs_what_it_did() {
     check(&Exchange { name: "plain", tls: false, request: get(), answer: hundred_bytes() });
 }
 
+/// Sixteen fields, as browsers send them, and an answer with as many as a framework writes.
+#[test]
+fn a_browsers_exchange_costs_what_it_did() {
+    let request = b"GET /some/path?colour=brown&size=43&sort=price HTTP/1.1\r\n\
+        Host: shop.example\r\n\
+        Connection: keep-alive\r\n\
+        sec-ch-ua: \"Chromium\";v=\"131\", \"Not_A Brand\";v=\"24\"\r\n\
+        sec-ch-ua-mobile: ?0\r\n\
+        sec-ch-ua-platform: \"Linux\"\r\n\
+        Upgrade-Insecure-Requests: 1\r\n\
+        User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36\r\n\
+        Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n\
+        Sec-Fetch-Site: same-origin\r\n\
+        Sec-Fetch-Mode: navigate\r\n\
+        Sec-Fetch-User: ?1\r\n\
+        Sec-Fetch-Dest: document\r\n\
+        Referer: https://shop.example/some/other/path\r\n\
+        Accept-Encoding: gzip, deflate, br, zstd\r\n\
+        Accept-Language: en-GB,en;q=0.9,de;q=0.8\r\n\
+        Cookie: session=8f14e45fceea167a5a36dedd4bea2543; theme=dark; consent=yes\r\n\r\n";
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nDate: Sat, 21 Nov 2026 08:00:00 GMT\r\nServer: app\r\nContent-Type: text/html; charset=utf-8\r\n\
+         Content-Length: 100\r\nCache-Control: private, max-age=0\r\nETag: \"5f3c-1a2b3c4d5e6f7\"\r\nVary: Accept-Encoding\r\n\
+         X-Frame-Options: SAMEORIGIN\r\nX-Content-Type-Options: nosniff\r\n\r\n{}",
+        "x".repeat(100)
+    );
+    check(&Exchange { name: "browser", tls: false, request: request.to_vec(), answer: answer.into_bytes() });
+}
+
 #[test]
 fn an_exchange_over_tls_costs_what_it_did() {
     check(&Exchange { name: "tls", tls: true, request: get(), answer: hundred_bytes() });
