@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test soak fuzz static image clean tools test-tools
+.PHONY: help run test soak fuzz bench bench-hot static image clean tools test-tools
 
 # rustup puts cargo here before any shell has it on its path.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -19,6 +19,9 @@ FUZZ_SECONDS ?= 300
 SOAK_SECONDS ?= 300
 # The same for the taste of fuzzing in `make test`.
 FUZZ_TASTE_SECONDS ?= 5
+
+# Options of benches/peers/run.py, such as --quick or --case tls-64.
+BENCH_ARGS ?=
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 MUSL := $(shell uname -m)-unknown-linux-musl
@@ -40,8 +43,16 @@ test: tools test-tools ## Run every test
 soak: tools ## Reload under load for SOAK_SECONDS
 	ATTACHE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --test it -- --nocapture storm
 
+bench-hot: tools ## Measure the pieces of the hot path
+	cargo bench --bench hot_path
+
 fuzz: ## Fuzz each parser for FUZZ_SECONDS (needs nightly and cargo-fuzz)
 	@.ci/fuzz $(FUZZ_SECONDS)
+
+bench: tools ## Compare with nginx, HAProxy and Envoy (BENCH_ARGS=--quick for a first look)
+	@.ci/setup bench $(TARGET)
+	cargo build --release --bin attache --examples
+	@benches/peers/run.py --json $(TARGET)/bench.json $(BENCH_ARGS)
 
 static: tools ## Build the static binary that images are made of
 	@.ci/setup static $(MUSL)

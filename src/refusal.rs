@@ -94,6 +94,18 @@ refusals! {
     Flood => 429 "flood" Client "too many frames",
     HeadTooLarge => 431 "head_too_large" Client "request header fields too large",
     ConnectFailed => 502 "connect_failed" Endpoint "bad gateway",
+    /// The endpoint's certificate comes from no authority that is trusted.
+    TlsUnknownIssuer => 502 "tls_unknown_issuer" Endpoint "bad gateway",
+    /// It expired, or is not valid yet.
+    TlsCertificateExpired => 502 "tls_certificate_expired" Endpoint "bad gateway",
+    /// It is somebody else's.
+    TlsWrongName => 502 "tls_wrong_name" Endpoint "bad gateway",
+    /// It cannot be used for another reason.
+    TlsBadCertificate => 502 "tls_bad_certificate" Endpoint "bad gateway",
+    /// The endpoint asks for a client certificate, or refuses ours.
+    TlsClientCertificate => 502 "tls_client_certificate" Endpoint "bad gateway",
+    /// The TLS handshake failed otherwise.
+    TlsFailed => 502 "tls_failed" Endpoint "bad gateway",
     /// The endpoint closed or reset before it answered.
     EndpointReset => 502 "endpoint_reset" Endpoint "bad gateway",
     /// The endpoint's answer is not HTTP we can trust.

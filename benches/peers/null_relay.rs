@@ -12,6 +12,9 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
+/// Many clients of the bench connect at once.
+const BACKLOG: i32 = 4096;
+
 struct Half {
     stream: TcpStream,
     other: RawFd,
@@ -25,6 +28,7 @@ fn main() -> io::Result<()> {
         return Err(io::Error::other("usage: null_relay LISTEN ENDPOINT"));
     };
     let listener = TcpListener::bind(listen)?;
+    rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
     let poll = epoll::create(CreateFlags::CLOEXEC)?;
     let listening = listener.as_raw_fd();
@@ -34,7 +38,11 @@ fn main() -> io::Result<()> {
     let mut events = Vec::with_capacity(256);
     loop {
         events.clear();
-        epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), None)?;
+        match epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), None) {
+            // A tracer stopped us for a moment.
+            Err(rustix::io::Errno::INTR) => continue,
+            outcome => outcome?,
+        };
         for event in &events {
             let fd = event.data.u64() as RawFd;
             if fd == listening {

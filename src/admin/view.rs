@@ -63,6 +63,7 @@ pub(super) fn services(handle: &Handle) -> Value {
                 json!({
                     "name": member.endpoint.name,
                     "address": member.endpoint.address.to_string(),
+                    "tls": member.endpoint.tls.is_some(),
                     "weight": member.weight,
                     "healthy": true,
                     "in_flight": member.endpoint.in_flight(),

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
-use crate::value::{Address, Diagnostics, Sources, parse_duration};
+use crate::value::{Address, Diagnostics, EndpointAddress, Sources, parse_duration};
 
 /// Wrong configuration or failed start.
 const FAILED: u8 = 1;
@@ -160,5 +160,13 @@ fn dial_address(text: &str) -> Result<Address, String> {
     match text.strip_prefix(':') {
         Some(port) => Address::parse(&format!("127.0.0.1:{port}")),
         None => Address::parse(text.strip_prefix("http://").map_or(text, |rest| rest.trim_end_matches('/'))),
+    }
+}
+
+/// As [`dial_address`], of an endpoint that may speak TLS.
+fn endpoint_address(text: &str) -> Result<EndpointAddress, String> {
+    match text.strip_prefix(':') {
+        Some(port) => EndpointAddress::parse(&format!("127.0.0.1:{port}")),
+        None => EndpointAddress::parse(text),
     }
 }

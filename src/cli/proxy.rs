@@ -5,18 +5,18 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use super::{dial_address, listen_address, run, say};
+use super::{endpoint_address, listen_address, run, say};
 use crate::supervisor::Origin;
-use crate::value::Address;
+use crate::value::{Address, EndpointAddress};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Where to listen, such as :8443 or 127.0.0.1:8080
     #[arg(long, value_name = "ADDR", value_parser = listen_address)]
     from: Address,
-    /// Who answers, such as 127.0.0.1:3000, app:80 or unix:PATH
-    #[arg(long, value_name = "ADDR", value_parser = dial_address)]
-    to: Address,
+    /// Who answers, such as 127.0.0.1:3000, app:80 or unix:PATH; https:// before it is TLS
+    #[arg(long, value_name = "ADDR", value_parser = endpoint_address)]
+    to: EndpointAddress,
     /// Serve HTTPS with a certificate made on the spot for localhost
     #[arg(long)]
     tls: bool,

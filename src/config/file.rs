@@ -2,6 +2,7 @@
 //!
 //! Pure data that can be compared: reading files and compiling are other modules' work.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -78,6 +79,16 @@ pub struct Parsed {
 }
 
 impl File {
+    /// Every file that the configuration names and that is read with it: certificates, keys, authorities.
+    pub fn named_files(&self) -> impl Iterator<Item = &PathBuf> {
+        let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| tls.files());
+        let pools = self.services.values().filter_map(|service| match service {
+            services::Settings::Pool(pool) => Some(pool.tls.files()),
+            services::Settings::Respond(_) | services::Settings::Redirect(_) => None,
+        });
+        listeners.chain(pools.flatten()).map(|path| &path.value)
+    }
+
     /// Reads what can be read; everything that is wrong is in `found` by then.
     ///
     /// A part with a mistake is left out, so that the others can still be looked at.

@@ -1,5 +1,6 @@
 //! Connections to endpoints that wait for their next request, one set per worker.
 //!
+//! An [`EndpointId`] stands for one TLS identity as well, so that what was made under one is never used under another.
 //! Starts no task and no timer: `serve` calls [`Idle::sweep`] while there is something to sweep.
 
 use std::cell::RefCell;
@@ -28,35 +29,48 @@ impl Idle {
     pub fn take(&self, endpoint: EndpointId, now: Instant) -> Option<Wire> {
         let mut by_endpoint = self.by_endpoint.borrow_mut();
         let parked = by_endpoint.get_mut(&endpoint)?;
-        while let Some(candidate) = parked.pop() {
+        while let Some(mut candidate) = parked.pop() {
             if candidate.until > now && candidate.wire.is_silent() {
                 return Some(candidate.wire);
             }
+            candidate.wire.say_goodbye();
         }
         None
     }
 
-    pub fn put(&self, endpoint: EndpointId, wire: Wire, until: Instant) {
+    pub fn put(&self, endpoint: EndpointId, mut wire: Wire, until: Instant) {
         let mut by_endpoint = self.by_endpoint.borrow_mut();
         let parked = by_endpoint.entry(endpoint).or_default();
         if parked.len() < KEPT_MAX {
             parked.push(Parked { wire, until });
+        } else {
+            wire.say_goodbye();
         }
     }
 
     /// Closes what is due, dead, or belongs to an endpoint that is no more.
     pub fn sweep(&self, now: Instant, is_known: impl Fn(EndpointId) -> bool) {
         self.by_endpoint.borrow_mut().retain(|&endpoint, parked| {
-            if !is_known(endpoint) {
-                return false;
-            }
-            parked.retain(|connection| connection.until > now && connection.wire.is_silent());
+            let is_known = is_known(endpoint);
+            parked.retain_mut(|connection| {
+                let stays = is_known && connection.until > now && connection.wire.is_silent();
+                if !stays {
+                    connection.wire.say_goodbye();
+                }
+                stays
+            });
             !parked.is_empty()
         });
     }
 
     pub fn is_empty(&self) -> bool {
         self.by_endpoint.borrow().is_empty()
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        self.by_endpoint.get_mut().values_mut().flatten().for_each(|parked| parked.wire.say_goodbye());
     }
 }
 

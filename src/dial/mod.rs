@@ -9,37 +9,58 @@ use std::io;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
 
 pub use idle::{Idle, SWEEP_EVERY};
 pub use wire::{Socket, Wire};
 
+use crate::tls::{Failure, Peer};
 use crate::value::Address;
 
 /// Why there is no connection.
 #[derive(Debug)]
 pub enum DialError {
-    TimedOut,
+    TimedOut(Step),
     Failed(io::Error),
+    /// There was one, but no TLS over it.
+    Tls(Failure),
 }
 
-/// Opens a connection within `timeout`. A name is resolved each time; every address it has is tried
+/// How far a connection came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Connect,
+    Handshake,
+}
+
+/// Opens a connection within `timeout`, TLS included. A name is resolved each time; every address it has is tried
 /// in the resolver's order.
-pub async fn dial(address: &Address, timeout: Duration) -> Result<Wire, DialError> {
-    let connecting = async {
-        match address {
-            Address::Tcp(address) => tcp(TcpStream::connect(address).await?),
-            Address::Name(host, port) => tcp(TcpStream::connect((host.as_str(), *port)).await?),
-            Address::Unix(path) => Ok(Wire::Plain(Socket::Unix(UnixStream::connect(path).await?))),
-        }
+pub async fn dial(address: &Address, tls: Option<&Peer>, timeout: Duration) -> Result<Wire, DialError> {
+    let deadline = Instant::now() + timeout;
+    let socket = match timeout_at(deadline, connect(address)).await {
+        Ok(connected) => connected.map_err(DialError::Failed)?,
+        Err(_) => return Err(DialError::TimedOut(Step::Connect)),
     };
-    match tokio::time::timeout(timeout, connecting).await {
-        Ok(Ok(wire)) => Ok(wire),
-        Ok(Err(error)) => Err(DialError::Failed(error)),
-        Err(_) => Err(DialError::TimedOut),
+    let Some(peer) = tls else { return Ok(Wire::Plain(socket)) };
+    // On the heap, since it is large and soon over.
+    let handshake = Box::pin(TlsConnector::from(peer.config()).connect(peer.name(), socket));
+    match timeout_at(deadline, handshake).await {
+        Ok(Ok(stream)) => Ok(Wire::Tls(Box::new(stream.into()))),
+        Ok(Err(error)) => Err(DialError::Tls(Failure::of_handshake(&error))),
+        Err(_) => Err(DialError::TimedOut(Step::Handshake)),
     }
 }
 
-fn tcp(stream: TcpStream) -> io::Result<Wire> {
+async fn connect(address: &Address) -> io::Result<Socket> {
+    match address {
+        Address::Tcp(address) => tcp(TcpStream::connect(address).await?),
+        Address::Name(host, port) => tcp(TcpStream::connect((host.as_str(), *port)).await?),
+        Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+    }
+}
+
+fn tcp(stream: TcpStream) -> io::Result<Socket> {
     stream.set_nodelay(true)?;
-    Ok(Wire::Plain(Socket::Tcp(stream)))
+    Ok(Socket::Tcp(stream))
 }

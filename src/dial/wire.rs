@@ -6,9 +6,10 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 
 /// A connected socket.
 pub enum Socket {
@@ -19,7 +20,7 @@ pub enum Socket {
 /// A socket, or TLS over one.
 pub enum Wire {
     Plain(Socket),
-    /// Boxed: TLS state is large and plain connections should not pay for it.
+    /// With a client, or with an endpoint. Boxed: TLS state is large and plain connections should not pay for it.
     Tls(Box<TlsStream<Socket>>),
 }
 
@@ -30,6 +31,23 @@ impl Socket {
             Self::Tcp(stream) => stream.try_read(buffer),
             Self::Unix(stream) => stream.try_read(buffer),
         }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+
+    /// As [`Socket::try_read`], asking the kernel even if nothing was reported since the last read.
+    fn read_now(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
+        let flags = flags | RecvFlags::DONTWAIT;
+        let (_, received) = match self {
+            Self::Tcp(stream) => recv(stream, buffer, flags)?,
+            Self::Unix(stream) => recv(stream, buffer, flags)?,
+        };
+        Ok(received)
     }
 }
 
@@ -44,21 +62,31 @@ impl Wire {
     /// Whether an idle connection to an endpoint may carry another request: silent and open.
     ///
     /// Costs no system call unless the socket was reported readable since it was last read.
-    pub fn is_silent(&self) -> bool {
-        let mut byte = [0];
-        matches!(self.socket().try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    pub fn is_silent(&mut self) -> bool {
+        match self {
+            Self::Plain(socket) => is_waiting(&socket.try_read(&mut [0])),
+            Self::Tls(stream) => is_tls_silent(stream, Socket::try_read),
+        }
     }
 
     /// As [`Wire::is_silent`], asking the kernel in any case: for requests that must not be sent twice.
-    pub fn is_silent_for_certain(&self) -> bool {
-        use rustix::net::{RecvFlags, recv};
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let mut byte = [0u8];
-        let peeked = match self.socket() {
-            Socket::Tcp(stream) => recv(stream, &mut byte, flags),
-            Socket::Unix(stream) => recv(stream, &mut byte, flags),
-        };
-        matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    pub fn is_silent_for_certain(&mut self) -> bool {
+        match self {
+            Self::Plain(socket) => is_waiting(&socket.read_now(&mut [0], RecvFlags::PEEK)),
+            Self::Tls(stream) => is_tls_silent(stream, |socket, buffer| socket.read_now(buffer, RecvFlags::empty())),
+        }
+    }
+
+    /// Tells an endpoint that the end is meant (RFC 8446 §6.1), if that can be sent at once.
+    pub fn say_goodbye(&mut self) {
+        if let Self::Tls(stream) = self
+            && let TlsStream::Client(stream) = stream.as_mut()
+        {
+            let (socket, session) = stream.get_mut();
+            session.send_close_notify();
+            // An endpoint that is gone does not mind.
+            let _ = session.write_tls(&mut AtOnce(socket, Socket::try_read));
+        }
     }
 
     /// Makes closing a reset: for an end that must not be taken for the end of the data, and for a peer
@@ -74,16 +102,63 @@ impl Wire {
         matches!(self, Self::Tls(_))
     }
 
-    pub fn tls(&self) -> Option<&rustls::ServerConnection> {
+    /// Whether TLS resumed an earlier session; `None` without TLS.
+    pub fn is_resumed(&self) -> Option<bool> {
         match self {
             Self::Plain(_) => None,
-            Self::Tls(stream) => Some(stream.get_ref().1),
+            Self::Tls(stream) => Some(stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed)),
         }
     }
 
     /// Whether the handshake agreed on HTTP/2 (ALPN).
     pub fn has_chosen_http2(&self) -> bool {
-        self.tls().is_some_and(|session| session.alpn_protocol() == Some(b"h2"))
+        matches!(self, Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
+}
+
+fn is_waiting(read: &io::Result<usize>) -> bool {
+    matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Reads of an idle TLS connection before it counts as one that talks. An endpoint sends a few tickets, a few hundred bytes
+/// each; rustls reads 4 KiB at once.
+const IDLE_READS_MAX: usize = 16;
+
+/// What makes a TLS connection readable may be no data: session tickets come when the endpoint likes. Takes those in, so
+/// that the next handshake can resume; data or an end is no silence.
+fn is_tls_silent(stream: &mut TlsStream<Socket>, read: fn(&Socket, &mut [u8]) -> io::Result<usize>) -> bool {
+    let TlsStream::Client(stream) = stream else { return false };
+    let (socket, session) = stream.get_mut();
+    for _ in 0..IDLE_READS_MAX {
+        // First of all, what came with the end of the answer before.
+        match session.process_new_packets() {
+            Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+            _ => return false,
+        }
+        match session.read_tls(&mut AtOnce(socket, read)) {
+            Ok(count) if count > 0 => {}
+            read => return is_waiting(&read),
+        }
+    }
+    false
+}
+
+/// A socket for rustls, which reads and writes where nobody can wait.
+struct AtOnce<'a>(&'a Socket, fn(&Socket, &mut [u8]) -> io::Result<usize>);
+
+impl io::Read for AtOnce<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1(self.0, buffer)
+    }
+}
+
+impl io::Write for AtOnce<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! File to generation, or every reason why not.
 //!
-//! Reads nothing but what it is given; carries over what did not change.
+//! Reads nothing but what it is given, and once which authorities the machine trusts; carries over what did not change.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,11 +16,15 @@ use crate::config::{File, Parsed};
 use crate::filters::headers::Edits;
 use crate::proto::http1::Limits;
 use crate::route::Table;
+use crate::services::pool::{self, EndpointSettings, Transport};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Acceptor, Sessions};
+use crate::tls::{Acceptor, Connector, Protocol, Sessions};
 use crate::upstream::{Endpoint, Member, Pool};
 use crate::value::{Address, Diagnostics, Place, ServiceRef, Size, Sources, Spanned};
+
+/// What endpoints are offered inside TLS.
+const ALPN: &[Protocol] = &[Protocol::Http1];
 
 /// What a compilation starts from beside the file.
 pub struct Inputs<'a> {
@@ -78,13 +82,15 @@ pub fn compile(parsed: Parsed, inputs: &Inputs<'_>, found: &mut Diagnostics) -> 
 /// Every service by name, compiled once; addresses used as services join them as they turn up.
 struct Services<'a> {
     named: IndexMap<String, Entry>,
-    addressed: HashMap<Address, Arc<Service>>,
+    /// By the address as it is shown.
+    addressed: HashMap<String, Arc<Service>>,
     pools: Vec<NamedPool>,
     inputs: &'a Inputs<'a>,
 }
 
 struct Entry {
-    service: Arc<Service>,
+    /// `None` where something that is wrong keeps it from serving.
+    service: Option<Arc<Service>>,
     place: Place,
     is_used: bool,
 }
@@ -98,45 +104,65 @@ impl<'a> Services<'a> {
                     .error(name.place, format!("`{}` is not a name for a service", name.value))
                     .help("use letters, digits, `-`, `_` and `.`");
             }
-            let service = services.build(&name.value, settings);
+            let service = services.build(&name.value, settings, found);
             services.named.insert(name.value.clone(), Entry { service, place: name.place, is_used: false });
         }
         services
     }
 
-    fn build(&mut self, name: &str, settings: &services::Settings) -> Arc<Service> {
-        Arc::new(match settings {
-            services::Settings::Pool(settings) => Service::Pool(self.pool(name, settings)),
+    fn build(&mut self, name: &str, settings: &services::Settings, found: &mut Diagnostics) -> Option<Arc<Service>> {
+        Some(Arc::new(match settings {
+            services::Settings::Pool(settings) => Service::Pool(self.pool(name, settings, found)?),
             services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings)),
             services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings)),
-        })
+        }))
     }
 
     /// The previous generation's pool if nothing about it changed; else a new one that shares the
     /// endpoints that stayed, with their connections and counts.
-    fn pool(&mut self, name: &str, settings: &services::pool::Settings) -> Arc<Pool> {
+    fn pool(&mut self, name: &str, settings: &pool::Settings, found: &mut Diagnostics) -> Option<Arc<Pool>> {
+        let connector = self.connector(settings, found)?;
         let previous = self.inputs.previous.and_then(|g| g.pools.iter().find(|named| named.pool.name == name));
+        let is_same = |named: &NamedPool| {
+            let endpoints = named.pool.members().iter().map(|member| &*member.endpoint);
+            named.settings == *settings
+                && endpoints.zip(&settings.endpoints).all(|(endpoint, settings)| is_as(endpoint, settings, connector.as_ref()))
+        };
         let pool = match previous {
-            Some(named) if named.settings == *settings => Arc::clone(&named.pool),
-            _ => Arc::new(self.new_pool(name, settings, previous)),
+            Some(named) if is_same(named) => Arc::clone(&named.pool),
+            _ => Arc::new(self.new_pool(name, settings, connector.as_ref(), previous)),
         };
         self.pools.push(NamedPool { settings: settings.clone(), pool: Arc::clone(&pool) });
-        pool
+        Some(pool)
     }
 
-    fn new_pool(&self, name: &str, settings: &services::pool::Settings, previous: Option<&NamedPool>) -> Pool {
+    /// Inner `None`: no endpoint speaks TLS.
+    #[expect(clippy::option_option, reason = "absent and wrong are two different answers")]
+    fn connector(&self, settings: &pool::Settings, found: &mut Diagnostics) -> Option<Option<Connector>> {
+        if !settings.speaks_tls() {
+            return Some(None);
+        }
+        let Inputs { read, sessions, now, .. } = self.inputs;
+        Connector::compile(&settings.tls, settings.tls.place, ALPN, read, sessions, found, *now).map(Some)
+    }
+
+    fn new_pool(&self, name: &str, settings: &pool::Settings, connector: Option<&Connector>, previous: Option<&NamedPool>) -> Pool {
         let metrics = self.inputs.metrics;
-        let carried = |address: &Address, label: &str| {
+        let carried = |settings: &EndpointSettings| {
             let members = previous.map_or(&[][..], |named| named.pool.members());
-            members.iter().map(|member| &member.endpoint).find(|e| e.address == *address && e.name == label).cloned()
+            members.iter().map(|member| &member.endpoint).find(|endpoint| is_as(endpoint, settings, connector)).cloned()
         };
         let members = settings.endpoints.iter().map(|settings| {
-            let (address, label) = (&settings.address.value, settings.label());
             let fresh = || {
+                let label = settings.label();
+                let tls = match (&settings.transport, connector) {
+                    (Transport::Tls(server_name), Some(connector)) => Some(connector.peer(server_name.clone())),
+                    _ => None,
+                };
                 let endpoint = metrics.endpoint(name, &label);
-                Arc::new(Endpoint::new(address.clone(), label.clone(), endpoint))
+                Arc::new(Endpoint::new(settings.address.address.clone(), tls, label, endpoint))
             };
-            Member { endpoint: carried(address, &label).unwrap_or_else(fresh), weight: settings.weight }
+            Member { endpoint: carried(settings).unwrap_or_else(fresh), weight: settings.weight }
         });
         Pool::new(name.to_owned(), members.collect(), settings.timeouts, metrics.service(name), self.inputs.workers)
     }
@@ -147,24 +173,19 @@ impl<'a> Services<'a> {
             ServiceRef::Name(name) => {
                 if let Some(entry) = self.named.get_mut(name) {
                     entry.is_used = true;
-                    return Some((name.clone(), Arc::clone(&entry.service)));
+                    return Some((name.clone(), Arc::clone(entry.service.as_ref()?)));
                 }
                 // Reported while the file was parsed, or its own settings are.
                 None
             }
             ServiceRef::Address(address) => {
                 let name = address.to_string();
-                if let Some(service) = self.addressed.get(address) {
+                if let Some(service) = self.addressed.get(&name) {
                     return Some((name, Arc::clone(service)));
                 }
-                let port_is_zero = matches!(address, Address::Tcp(a) if a.port() == 0) || matches!(address, Address::Name(_, 0));
-                if port_is_zero {
-                    found.error(reference.place, "nothing answers on port 0").help("write the port that the endpoint listens on");
-                    return None;
-                }
-                let settings = services::pool::Settings::of_address(Spanned::new(address.clone(), reference.place));
-                let service = Arc::new(Service::Pool(self.pool(&name, &settings)));
-                self.addressed.insert(address.clone(), Arc::clone(&service));
+                let settings = pool::Settings::of_address(Spanned::new(address.clone(), reference.place), found)?;
+                let service = Arc::new(Service::Pool(self.pool(&name, &settings, found)?));
+                self.addressed.insert(name.clone(), Arc::clone(&service));
                 Some((name, service))
             }
         }
@@ -175,6 +196,16 @@ impl<'a> Services<'a> {
             found.warn(entry.place, format!("nobody uses the service `{name}`")).help("name it in a route or a listener, or remove it");
         }
     }
+}
+
+/// Whether an endpoint is what these settings ask for, TLS included: its connections may be used then.
+fn is_as(endpoint: &Endpoint, settings: &EndpointSettings, connector: Option<&Connector>) -> bool {
+    let is_same_tls = match (&endpoint.tls, &settings.transport, connector) {
+        (None, Transport::Plain, _) => true,
+        (Some(peer), Transport::Tls(server_name), Some(connector)) => peer.is_as(connector, server_name),
+        _ => false,
+    };
+    is_same_tls && endpoint.address == settings.address.address && endpoint.name == settings.label()
 }
 
 fn is_service_name(name: &str) -> bool {
@@ -344,7 +375,7 @@ fn compile_route(
                 services::Settings::Respond(_) => "respond",
                 services::Settings::Redirect(_) => "redirect",
             };
-            Some((kind.to_owned(), services.build(kind, settings)))
+            services.build(kind, settings, found).map(|service| (kind.to_owned(), service))
         }
     };
     let edits = |settings: &Option<_>| settings.as_ref().map_or_else(Edits::default, Edits::compile);

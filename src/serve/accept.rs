@@ -361,7 +361,7 @@ async fn handshake(worker: &Rc<Worker>, bound: Rc<Bound>, socket: Socket, peer: 
         version: version_name(session),
         subject: tls::client_identity(session).map(|identity| identity.subject),
     };
-    let link = Link::new(Wire::Tls(Box::new(stream)), Rc::clone(&worker.stock));
+    let link = Link::new(Wire::Tls(Box::new(stream.into())), Rc::clone(&worker.stock));
     Some(Box::new(Client { link, timer, bound, peer, tls: Some(Rc::new(facts)), tls_policy: acceptor.client_policy() }))
 }
 

@@ -2,10 +2,11 @@
 //!
 //! Reads heads; what a request means and where it goes is `exchange`'s.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::accept::Bound;
@@ -14,7 +15,7 @@ use super::h2;
 use super::link::Link;
 use super::side::Side;
 use super::timer::Timer;
-use super::worker::{LINGER, Scratch, Worker};
+use super::worker::{LINGER, Scratch, Waiting, Worker};
 use crate::generation::Listener;
 use crate::proto::http1::{HeadError, Progress};
 use crate::proto::http2::PREFACE_LINE;
@@ -70,7 +71,7 @@ pub async fn serve(worker: &Rc<Worker>, mut client: Box<Client>) {
         return Box::pin(h2::serve(worker, client)).await;
     }
     let after = loop {
-        match wait(worker, &mut client, None).await {
+        match wait(worker, &mut client, Until::Over).await {
             Waited::Request => {}
             Waited::Lull | Waited::Over => return Box::pin(end(&mut client)).await,
             Waited::Gone => return,
@@ -101,7 +102,7 @@ async fn requests(worker: &Rc<Worker>, client: &mut Client) -> After {
         }
         client.link.release_buffers();
         let Some(_warm) = worker.stay_warm() else { return After::Keep };
-        match wait(worker, client, Some(LULL)).await {
+        match wait(worker, client, Until::Lull).await {
             Waited::Request => {}
             Waited::Lull => return After::Keep,
             Waited::Over => {
@@ -115,7 +116,7 @@ async fn requests(worker: &Rc<Worker>, client: &mut Client) -> After {
 
 enum Waited {
     Request,
-    /// Nothing came for so long as was asked for.
+    /// Nothing came for [`LULL`], which was asked for.
     Lull,
     /// Nothing came for so long as the connection may be idle.
     Over,
@@ -123,35 +124,61 @@ enum Waited {
     Gone,
 }
 
+/// How long to wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// As long as the connection may be idle.
+    Over,
+    /// For [`LULL`].
+    Lull,
+}
+
 /// Waits until a request begins.
-async fn wait(worker: &Rc<Worker>, client: &mut Client, lull: Option<Duration>) -> Waited {
-    if !client.link.input().is_empty() {
-        return Waited::Request;
-    }
+fn wait<'a>(worker: &'a Rc<Worker>, client: &'a mut Client, until: Until) -> Wait<'a> {
     let since = Instant::now();
-    let (listener, _) = client.bound.listener_for(&worker.pin(), client.link.wire.is_tls());
-    let idle_until = since + listener.timeouts.idle;
     // An idle connection must not keep a generation in memory.
-    drop(listener);
-    let mut waiting = None;
-    poll_fn(|cx| {
+    let idle = client.bound.listener_for(&worker.pin(), client.link.wire.is_tls()).0.timeouts.idle;
+    Wait { worker, client, since, idle, until, waiting: None }
+}
+
+/// What an idle connection is, beside its socket and timer. Written out, since an async function would
+/// hold most of this twice.
+struct Wait<'a> {
+    worker: &'a Rc<Worker>,
+    client: &'a mut Client,
+    since: Instant,
+    idle: Duration,
+    until: Until,
+    waiting: Option<Waiting>,
+}
+
+impl Future for Wait<'_> {
+    type Output = Waited;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Waited> {
+        let Self { worker, client, since, idle, until: wanted, waiting } = self.get_mut();
+        if !client.link.input().is_empty() {
+            return Poll::Ready(Waited::Request);
+        }
         match client.link.poll_fill(cx, super::buffer::SMALL) {
             Poll::Ready(Ok(count)) if count > 0 => return Poll::Ready(Waited::Request),
             Poll::Ready(Ok(_) | Err(_)) => return Poll::Ready(Waited::Gone),
             Poll::Pending => {}
         }
         if waiting.is_none() {
-            waiting = Some(worker.wait(cx.waker()));
+            *waiting = Some(worker.wait(cx.waker()));
         }
-        let mut until = idle_until;
+        let mut until = *since + *idle;
         if let Some((left, idle)) = left_since(worker, &client.bound, client.link.is_tls()) {
             // Counted from the last answer, if that came later: who got it may be about to ask again.
-            until = until.min(left.max(since) + idle);
+            until = until.min(left.max(*since) + idle);
         }
-        let lull = lull.map(|lull| since + lull).filter(|&lull| lull < until);
-        client.timer.poll(cx, lull.unwrap_or(until)).map(|()| if lull.is_some() { Waited::Lull } else { Waited::Over })
-    })
-    .await
+        let lull = *since + LULL;
+        if *wanted == Until::Lull && lull < until {
+            return client.timer.poll(cx, lull).map(|()| Waited::Lull);
+        }
+        client.timer.poll(cx, until).map(|()| Waited::Over)
+    }
 }
 
 /// A polite end: the peer reads it as "no more requests", TLS peers as no truncation.

@@ -203,14 +203,8 @@ pub async fn run<S: Side>(
         (After::Close, Some(asked)) if !asked.keep_alive && asked.body == BodyFraming::None && client.link.has_said_all() => After::Part,
         (after, _) => after,
     };
-    settle(
-        worker,
-        listener,
-        generation,
-        &Told { head: &head, request, walk_route: walk.route, target: request.target.of(bytes) },
-        &outcome,
-        started,
-    );
+    let told = Told { head: &head, request, walk_route: walk.route, target: request.target.of(bytes) };
+    settle(worker, listener, generation, &told, &outcome, started);
     client.tls = tls;
     after
 }

@@ -16,12 +16,13 @@ use super::pump::{Decoder, Encoder, Pump, PumpError};
 use super::side::Side;
 use super::waits::{Early, Waits, poll_deadlines, poll_upload};
 use super::worker::Worker;
-use crate::dial::{self, DialError, Wire};
+use crate::dial::{self, DialError, Step, Wire};
 use crate::generation::{Listener, Route};
 use crate::proto::http1::{BodyFraming, Known, Limits, Progress, RequestFraming, ResponseHead, Version, response_framing};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup};
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Handshake};
+use crate::tls::Failure;
 use crate::upstream::{Endpoint, Lease, Pool};
 use crate::value::{Address, BodyLimit};
 
@@ -65,8 +66,11 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         let (wire, is_reused) = match job.connect(&endpoint, pool, may_reuse, started).await {
             Ok(connected) => connected,
             Err(refusal) => {
-                let outcome =
-                    if refusal == Refusal::ConnectFailed { metrics::Outcome::ConnectFailed } else { metrics::Outcome::ConnectTimeout };
+                let outcome = match refusal {
+                    Refusal::ConnectFailed => metrics::Outcome::ConnectFailed,
+                    Refusal::ConnectTimeout | Refusal::RouteTimeout => metrics::Outcome::ConnectTimeout,
+                    _ => metrics::Outcome::TlsFailed,
+                };
                 settle(lease, outcome, pool, job.worker, started.elapsed());
                 connects += 1;
                 let is_another = avoid.as_ref().is_none_or(|avoid| avoid.id != endpoint.id) && pool.members().len() > 1;
@@ -98,7 +102,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         let endpoint_for_log = Some(Arc::clone(&endpoint));
         let body_is_taken = upload.is_taken();
         return match early {
-            Early::Dead if is_reused && job.may_send_again(&link, &upload) => {
+            Early::Dead | Early::Unwelcome(_) if is_reused && job.may_send_again(&link, &upload) => {
                 // The connection died while it was idle: the endpoint never saw this request.
                 settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
                 pool.metrics.retried(job.worker.index, metrics::Retry::Reset);
@@ -108,6 +112,11 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
             Early::Dead => {
                 settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
                 job.refuse(Refusal::EndpointReset, body_in, endpoint_for_log, attempts, body_is_taken).await
+            }
+            Early::Unwelcome(failure) => {
+                settle(lease, metrics::Outcome::TlsFailed, pool, job.worker, started.elapsed());
+                job.complain(&failure, pool, &endpoint);
+                job.refuse(failure.refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
             }
             Early::Broken(refusal) => {
                 settle(lease, metrics::Outcome::Broken, pool, job.worker, started.elapsed());
@@ -131,7 +140,7 @@ fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker,
 
 impl<'a, S: Side> Job<'a, S> {
     async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool, now: Instant) -> Result<(Wire, bool), Refusal> {
-        while let Some(wire) = may_reuse.then(|| self.worker.idle.take(endpoint.id, now)).flatten() {
+        while let Some(mut wire) = may_reuse.then(|| self.worker.idle.take(endpoint.id, now)).flatten() {
             // What cannot be sent twice goes only where somebody is certain to read it.
             let is_safe = self.is_idempotent() && self.framing.body == BodyFraming::None;
             if is_safe || wire.is_silent_for_certain() {
@@ -146,13 +155,39 @@ impl<'a, S: Side> Job<'a, S> {
                 (timeout, timed_out) = (left, Refusal::RouteTimeout);
             }
         }
-        match dial::dial(&endpoint.address, timeout).await {
-            Ok(wire) => Ok((wire, false)),
-            Err(DialError::TimedOut) => Err(timed_out),
+        let shook_hands = |outcome| endpoint.metrics.handshake(self.worker.index, outcome);
+        match dial::dial(&endpoint.address, endpoint.tls.as_ref(), timeout).await {
+            Ok(wire) => {
+                if let Some(is_resumed) = wire.is_resumed() {
+                    shook_hands(if is_resumed { Handshake::Resumed } else { Handshake::Full });
+                }
+                Ok((wire, false))
+            }
+            Err(DialError::TimedOut(step)) => {
+                if step == Step::Handshake {
+                    shook_hands(Handshake::Timeout);
+                }
+                Err(timed_out)
+            }
+            Err(DialError::Tls(failure)) => {
+                shook_hands(Handshake::Failed);
+                self.complain(&failure, pool, endpoint);
+                Err(failure.refusal)
+            }
             Err(DialError::Failed(error)) => {
                 tracing::debug!(service = pool.name, endpoint = endpoint.name, %error, "cannot connect");
                 Err(Refusal::ConnectFailed)
             }
+        }
+    }
+
+    /// Says why there is no TLS with an endpoint: a mistake in the configuration, or soon in somebody's calendar.
+    fn complain(&self, failure: &Failure, pool: &Pool, endpoint: &Endpoint) {
+        let (service, endpoint, reason) = (&pool.name, &endpoint.name, &failure.reason);
+        if self.worker.may_complain() {
+            tracing::warn!(service, endpoint, "no TLS with the endpoint: {reason}");
+        } else {
+            tracing::debug!(service, endpoint, "no TLS with the endpoint: {reason}");
         }
     }
 
@@ -256,7 +291,10 @@ impl<'a, S: Side> Job<'a, S> {
             }
             match link.poll_fill(cx, RESPONSE_LIMITS.header_bytes + 1) {
                 Poll::Ready(Ok(count)) if count > 0 => {}
-                Poll::Ready(_) if link.input().is_empty() => return Poll::Ready(Err(Early::Dead)),
+                Poll::Ready(read) if link.input().is_empty() => {
+                    let unwelcome = read.err().and_then(|error| Failure::of_first_read(&error));
+                    return Poll::Ready(Err(unwelcome.map_or(Early::Dead, Early::Unwelcome)));
+                }
                 Poll::Ready(_) => return Poll::Ready(Err(Early::Broken(Refusal::EndpointReset))),
                 Poll::Pending => break,
             }
@@ -334,7 +372,9 @@ impl<'a, S: Side> Job<'a, S> {
             }
         };
         let is_clean = ending == Ending::Complete && upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
-        if is_clean && let Some(wire) = link.into_wire() {
+        if ending == Ending::Complete && !is_clean {
+            link.wire.say_goodbye();
+        } else if is_clean && let Some(wire) = link.into_wire() {
             self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
             self.worker.sweep_later();
         }

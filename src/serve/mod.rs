@@ -5,7 +5,7 @@
 
 pub mod accept;
 mod buffer;
-mod compose;
+pub mod compose;
 mod connection;
 mod exchange;
 mod forward;

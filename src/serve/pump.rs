@@ -10,7 +10,9 @@ use super::buffer::LARGE;
 use super::compose::write_field;
 use super::side::{Sink, Source};
 use crate::filters::headers::Edits;
-use crate::proto::http1::{BodyFraming, ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, TrailerLimits, trailer_fields, write_chunk_header};
+use crate::proto::http1::{
+    BodyFraming, ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, TrailerLimits, trailer_fields, write_chunk_header,
+};
 
 /// How a body ends on the side it comes from.
 pub enum Decoder {

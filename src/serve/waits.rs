@@ -10,6 +10,7 @@ use super::pump::{Pump, PumpError};
 use super::side::{Side, Sink};
 use super::timer::Stall;
 use crate::refusal::Refusal;
+use crate::tls::Failure;
 
 /// Why there is no head of an answer.
 pub enum Early {
@@ -17,6 +18,8 @@ pub enum Early {
     Refused(Refusal),
     /// Closed or reset before the first byte of an answer.
     Dead,
+    /// The endpoint refuses us by TLS, which it can do after the handshake.
+    Unwelcome(Failure),
     /// Closed, reset or nonsense in the middle of a head.
     Broken(Refusal),
     TimedOut(Refusal),

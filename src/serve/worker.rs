@@ -160,7 +160,7 @@ impl Worker {
 
     /// Runs `use_date` with today's `Date`.
     pub fn with_date<T>(&self, use_date: impl FnOnce(&[u8]) -> T) -> T {
-        use_date(self.date.borrow_mut().refresh(clock::unix_second()))
+        use_date(self.date.borrow_mut().refresh(clock::unix_now().as_secs()))
     }
 
     pub fn draining_since(&self) -> Option<Instant> {

@@ -95,9 +95,7 @@ type Named = HashMap<PathBuf, io::Result<Arc<[u8]>>>;
 const NAMED_FILE_MAX: u64 = 4 << 20;
 
 fn read_named(file: &File) -> Named {
-    let settings = file.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-    let paths = settings.flat_map(|tls| tls.value.files()).map(|path| path.value.clone());
-    paths.map(|path| (path.clone(), read_bounded(&path))).collect()
+    file.named_files().map(|path| (path.clone(), read_bounded(path))).collect()
 }
 
 fn read_bounded(path: &Path) -> io::Result<Arc<[u8]>> {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::sockets::{AdminChange, Staged};
 use super::{Assembled, Failed, Supervisor, assemble};
 use crate::config::{self, Change};
-use crate::generation::{Generation, Listener};
+use crate::generation::{Generation, Listener, NamedPool};
 use crate::telemetry::metrics::CertificateExpiry;
 use crate::telemetry::{Access, Metrics, Settings, Sink};
 
@@ -169,9 +169,7 @@ impl Supervisor {
 
     fn follow(&mut self, watched: &[std::path::PathBuf], previous: &Generation) {
         let Some(watch) = &self.watch else { return };
-        let tls = previous.file.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-        let named = tls.flat_map(|tls| tls.value.files()).map(|path| path.value.clone());
-        let all: Vec<_> = watched.iter().cloned().chain(named).collect();
+        let all: Vec<_> = watched.iter().chain(previous.file.named_files()).cloned().collect();
         watch.follow(&all);
     }
 }
@@ -189,7 +187,11 @@ fn renewed_certificates(old: &Generation, new: &Generation) -> Vec<Change> {
         (Some((old_tls, old)), Some((new_tls, new))) => old_tls == new_tls && old != new,
         _ => false,
     });
-    renewed.map(|name| Change { what: format!("certificates of listener {name}"), kind: "changed", effect: "in place" }).collect()
+    let listeners = renewed.map(|name| format!("certificates of listener {name}"));
+    let same = |new: &NamedPool| old.pools.iter().find(|old| old.pool.name == new.pool.name && old.settings == new.settings);
+    let pools = new.pools.iter().filter(|new| same(new).is_some_and(|old| !Arc::ptr_eq(&old.pool, &new.pool)));
+    let services = pools.map(|named| format!("certificates of service {}", named.pool.name));
+    listeners.chain(services).map(|what| Change { what, kind: "changed", effect: "in place" }).collect()
 }
 
 /// The access log's sink; none while nothing is logged.

@@ -56,6 +56,7 @@ metrics! {
     UPSTREAM_SECONDS = Histogram "upstream_request_duration_seconds" ["service"] "One attempt, from choosing an endpoint to the end of its answer.";
     ENDPOINT_UP = Gauge "endpoint_up" ["service", "endpoint"] "Whether an endpoint is given requests.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
+    UPSTREAM_HANDSHAKES = Counter "upstream_tls_handshakes_total" ["service", "endpoint", "outcome"] "TLS handshakes with endpoints: full, resumed, failed, timeout.";
     HANDSHAKES = Counter "tls_handshakes_total" ["listener", "outcome"] "TLS handshakes with clients: full, resumed, failed, timeout.";
     CERTIFICATE_SECONDS = Gauge "certificate_expiry_timestamp_seconds" ["listener", "name"] "When a certificate expires, in seconds since 1970.";
     LOG_DROPPED = Counter "log_dropped_total" [] "Log records thrown away since their sink was slow or full.";
@@ -108,6 +109,8 @@ outcomes! {
         Status5xx = "status_5xx",
         ConnectFailed = "connect_failed",
         ConnectTimeout = "connect_timeout",
+        /// Connected, and then no TLS: the refusal tells why.
+        TlsFailed = "tls_failed",
         /// Closed or reset before its answer began.
         Reset = "reset",
         /// No answer in time.
@@ -131,7 +134,7 @@ outcomes! {
 }
 
 outcomes! {
-    /// How a TLS handshake with a client ended.
+    /// How a TLS handshake with a client or an endpoint ended.
     pub enum Handshake {
         Full = "full",
         Resumed = "resumed",
@@ -320,6 +323,7 @@ impl ListenerMetrics {
 #[derive(Debug, Default)]
 struct EndpointShard {
     outcomes: [Cell; Outcome::COUNT],
+    handshakes: [Cell; Handshake::COUNT],
 }
 
 /// Attempts at one endpoint, and whether it is up.
@@ -332,6 +336,10 @@ pub struct EndpointMetrics {
 impl EndpointMetrics {
     pub fn attempt(&self, worker: usize, outcome: Outcome) {
         self.shards.with(worker, EndpointShard::default, |shard| shard.outcomes[outcome as usize].add(1));
+    }
+
+    pub fn handshake(&self, worker: usize, outcome: Handshake) {
+        self.shards.with(worker, EndpointShard::default, |shard| shard.handshakes[outcome as usize].add(1));
     }
 
     /// True until said otherwise: without health checks an endpoint is up.
@@ -552,6 +560,10 @@ impl Metrics {
                 let count = metrics.shards.sum(|shard| &shard.outcomes[index]);
                 page.add_if_any(&UPSTREAM_REQUESTS, &[&service, &endpoint, outcome], count);
             }
+            for (index, outcome) in Handshake::WORDS.iter().enumerate() {
+                let count = metrics.shards.sum(|shard| &shard.handshakes[index]);
+                page.add_if_any(&UPSTREAM_HANDSHAKES, &[&service, &endpoint, outcome], count);
+            }
         }
         for (service, metrics) in sorted(&self.services) {
             let mut total = Total::default();
@@ -712,6 +724,7 @@ mod tests {
             listener.accept_error(worker, AcceptError::Files);
             metrics.route("edge", "a", "app").finished(worker, 200, Duration::from_micros(500));
             metrics.endpoint("app", "10.0.0.1:80").attempt(worker, Outcome::Ok);
+            metrics.endpoint("app", "10.0.0.1:80").handshake(worker, Handshake::Full);
             metrics.service("app").attempted(worker, Duration::from_millis(3));
             metrics.service("app").retried(worker, Retry::Connect);
         }
@@ -738,6 +751,7 @@ mod tests {
         check(&metrics, r#"attache_tls_handshakes_total{listener="edge",outcome="resumed"} 2"#);
         check(&metrics, r#"attache_accept_errors_total{listener="edge",reason="files"} 2"#);
         check(&metrics, r#"attache_upstream_requests_total{service="app",endpoint="10.0.0.1:80",outcome="ok"} 2"#);
+        check(&metrics, r#"attache_upstream_tls_handshakes_total{service="app",endpoint="10.0.0.1:80",outcome="full"} 2"#);
         check(&metrics, r#"attache_upstream_request_duration_seconds_count{service="app"} 2"#);
         check(&metrics, r#"attache_endpoint_up{service="app",endpoint="10.0.0.1:80"} 1"#);
         check(&metrics, r#"attache_retries_total{service="app",reason="connect"} 2"#);

@@ -1,9 +1,12 @@
-//! TLS towards clients: certificates, client verification, and what lets a client resume across reloads.
+//! TLS towards clients: certificates, client verification, and what lets a client resume across reloads. TLS towards
+//! endpoints is in [`connector`].
 //!
-//! Moves no bytes: `serve` does the handshake with the [`rustls::ServerConfig`] made here. Watches no files either; a
+//! Moves no bytes: `serve` does the handshake with the [`ServerConfig`] made here. Watches no files either; a
 //! reload compiles everything anew.
 
+mod authority;
 mod client;
+pub mod connector;
 mod pem;
 mod sessions;
 mod settings;
@@ -19,18 +22,16 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, RootCertStore, ServerConfig, SupportedProtocolVersion};
-use x509_parser::certificate::X509Certificate;
-use x509_parser::prelude::FromDer as _;
-use x509_parser::x509::X509Version;
+use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
 
 pub use client::{ClientIdentity, client_identity};
+pub use connector::{Connector, Failure, Peer};
 pub use pem::Read;
 pub use sessions::Sessions;
 pub use settings::{ClientAuth, Clients, Identity, KeyPair, MinVersion, Protocol, Settings};
 pub use store::{CertStore, Certificate};
 
-use crate::value::{Diagnostics, Place};
+use crate::value::Diagnostics;
 use sessions::{ClientPolicy, Policy, Resumption};
 use store::Served;
 
@@ -183,22 +184,8 @@ fn clients(
     let Clients::Verified { ca, auth } = clients else { return Some((ClientPolicy::Anonymous, None)) };
     // Read once: what is verified against and what sessions are bound to must be the same bytes.
     let bytes = pem::bytes(ca, read, found)?;
-    let authorities = pem::certificates(ca, &bytes, found)?;
-    let count = authorities.len();
-    let mut roots = RootCertStore::empty();
-    for (index, der) in authorities.into_iter().enumerate() {
-        let which = pem::ordinal(index, count);
-        if !is_usable_authority(&which, &der, ca.place, found, now) || roots.add(der).is_err() {
-            found.warn(ca.place, format!("{which} in `{}` cannot be used as an authority", ca.display()));
-        }
-    }
-    if roots.is_empty() {
-        found
-            .error(ca.place, format!("no usable authority in `{}`", ca.display()))
-            .help("name the certificate of the authority that signs clients' certificates");
-        return None;
-    }
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    let roots = authority::load(ca, &bytes, authority::Signs::Clients, found, now)?;
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
     let builder = match auth {
         ClientAuth::Require => builder,
         ClientAuth::Request => builder.allow_unauthenticated(),
@@ -209,18 +196,5 @@ fn clients(
             found.error(ca.place, format!("clients cannot be verified: {error}"));
             None
         }
-    }
-}
-
-/// A server's or a client's certificate must not become an authority by a copying mistake: whoever holds its key could
-/// then name themselves anything. webpki does not look at this for the roots it is given.
-fn is_usable_authority(which: &str, der: &[u8], place: Place, found: &mut Diagnostics, now: i64) -> bool {
-    let Ok((_, parsed)) = X509Certificate::from_der(der) else { return false };
-    pem::check_dates(which, parsed.validity(), now, place, found);
-    match parsed.basic_constraints() {
-        Ok(Some(constraints)) => constraints.value.ca,
-        // Roots older than version 3 had no extensions; a later one without it is no authority (RFC 5280, 4.2.1.9).
-        Ok(None) => parsed.version() != X509Version::V3,
-        Err(_) => false,
     }
 }

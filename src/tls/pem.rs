@@ -161,7 +161,7 @@ pub(super) fn check_dates(what: &str, validity: &x509_parser::certificate::Valid
     if not_after < now {
         found
             .warn(place, format!("{what} expired {}", in_days((now - not_after) / DAY, " ago", "today")))
-            .help("renew it; clients refuse it");
+            .help("renew it; whoever verifies it refuses it");
     } else if not_after - now <= SOON {
         let left = not_after.saturating_sub(now) / DAY;
         found
@@ -170,7 +170,7 @@ pub(super) fn check_dates(what: &str, validity: &x509_parser::certificate::Valid
     }
 }
 
-fn in_days(days: i64, direction: &str, today: &str) -> String {
+pub(super) fn in_days(days: i64, direction: &str, today: &str) -> String {
     match days {
         0 => today.to_owned(),
         1 => format!("1 day{direction}"),

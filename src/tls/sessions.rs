@@ -1,21 +1,23 @@
-//! What TLS keeps from one generation to the next: keys of session tickets, stored sessions, self-signed certificates.
+//! What TLS keeps from one generation to the next: keys of session tickets, stored sessions, self-signed certificates,
+//! and the authorities that the machine trusts.
 //!
 //! Sessions never cross policies: a client that was let in under one listener's rules must prove itself anew under
 //! another's (CVE-2025-23419). rustls itself binds a session to the server name it was made for.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use rustls::Error;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
 use rustls::sign::CertifiedKey;
+use rustls::{Error, RootCertStore};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
+use super::connector::load_system_roots;
 use super::settings::ClientAuth;
 use super::store::{Served, describe};
 
@@ -36,6 +38,7 @@ pub struct Sessions {
     /// Weak, so that it is bounded by what is served: the keys of a policy die with its last acceptor.
     policies: Mutex<HashMap<Policy, Weak<Resumption>>>,
     self_signed: Mutex<Vec<(Vec<String>, Served)>>,
+    system_roots: OnceLock<Arc<RootCertStore>>,
 }
 
 /// Whose sessions may be resumed by whom. Compared whole: a hash would only add a way to be wrong.
@@ -84,6 +87,16 @@ impl Sessions {
         let fresh = Arc::new(Resumption { ticketer: Ticketer::new()?, storage: ServerSessionMemoryCache::new(STORED_SESSIONS_MAX) });
         policies.insert(policy, Arc::downgrade(&fresh));
         Ok(fresh)
+    }
+
+    /// Read when first asked for, and never again: a change of the machine's authorities needs a restart. The error says
+    /// why there are none, and is looked at anew by the next reload.
+    pub(super) fn system_roots(&self) -> Result<Arc<RootCertStore>, String> {
+        if let Some(roots) = self.system_roots.get() {
+            return Ok(Arc::clone(roots));
+        }
+        let loaded = load_system_roots()?;
+        Ok(Arc::clone(self.system_roots.get_or_init(|| loaded)))
     }
 
     /// The same certificate for the same names as long as it is good, so that a reload does not ask people to trust another one.

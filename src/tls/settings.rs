@@ -131,7 +131,11 @@ fn clients(ca: Option<Spanned<PathBuf>>, auth: Option<Spanned<ClientAuth>>, read
 }
 
 #[expect(clippy::option_option, reason = "absent and wrong are two different answers")]
-fn short_form(cert: Option<Spanned<PathBuf>>, key: Option<Spanned<PathBuf>>, reader: &mut Reader<'_>) -> Option<Option<KeyPair>> {
+pub(super) fn short_form(
+    cert: Option<Spanned<PathBuf>>,
+    key: Option<Spanned<PathBuf>>,
+    reader: &mut Reader<'_>,
+) -> Option<Option<KeyPair>> {
     match (cert, key) {
         (Some(cert), Some(key)) => Some(Some(KeyPair { cert, key })),
         (None, None) => Some(None),

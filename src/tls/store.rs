@@ -128,7 +128,7 @@ pub(super) fn load_all(
     Some(served)
 }
 
-fn load(pair: &KeyPair, provider: &CryptoProvider, read: &Read<'_>, found: &mut Diagnostics, now: i64) -> Option<Served> {
+pub(super) fn load(pair: &KeyPair, provider: &CryptoProvider, read: &Read<'_>, found: &mut Diagnostics, now: i64) -> Option<Served> {
     let chain = pem::bytes(&pair.cert, read, found).and_then(|bytes| pem::certificates(&pair.cert, &bytes, found));
     let key = pem::bytes(&pair.key, read, found).and_then(|bytes| pem::private_key(&pair.key, &bytes, found));
     let chain = chain?;
@@ -205,7 +205,7 @@ fn report_mismatch(key: &CertifiedKey, pair: &KeyPair, found: &mut Diagnostics) 
     let shown = pair.cert.display();
     if let Some(index) = owner {
         let message = format!("the chain in `{shown}` is out of order: its certificate {} belongs to the key", index + 1);
-        found.error(pair.cert.place, message).help("write the server's own certificate first, then the one that signed it, and so on");
+        found.error(pair.cert.place, message).help("write the key's own certificate first, then the one that signed it, and so on");
         return;
     }
     found
@@ -220,7 +220,7 @@ fn warn_of_disorder(parsed: &[X509Certificate<'_>], place: Place, found: &mut Di
         let (this, next) = (index + 1, index + 2);
         found
             .warn(place, format!("the chain is out of order: certificate {this} is not issued by certificate {next}"))
-            .help("write the server's own certificate first, then the one that signed it, and so on; leave out what does not belong");
+            .help("write the key's own certificate first, then the one that signed it, and so on; leave out what does not belong");
     }
 }
 

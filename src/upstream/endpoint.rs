@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::telemetry::metrics::{EndpointMetrics, Outcome};
+use crate::tls::Peer;
 use crate::value::Address;
 
-/// Identity of an endpoint for as long as the process lives; idle connections are kept under it.
+/// Identity of an endpoint for as long as the process lives; idle connections are kept under it. TLS is part of it: an
+/// endpoint that is to be believed or spoken to differently is another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointId(u64);
 
@@ -19,6 +21,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub struct Endpoint {
     pub id: EndpointId,
     pub address: Address,
+    /// `None` speaks without TLS.
+    pub tls: Option<Peer>,
     /// Name in logs and metrics; the address as written unless the operator gave another.
     pub name: String,
     pub metrics: Arc<EndpointMetrics>,
@@ -26,9 +30,9 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub fn new(address: Address, name: String, metrics: Arc<EndpointMetrics>) -> Self {
+    pub fn new(address: Address, tls: Option<Peer>, name: String, metrics: Arc<EndpointMetrics>) -> Self {
         let id = EndpointId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
-        Self { id, address, name, metrics, in_flight: AtomicU32::new(0) }
+        Self { id, address, tls, name, metrics, in_flight: AtomicU32::new(0) }
     }
 
     pub fn in_flight(&self) -> u32 {

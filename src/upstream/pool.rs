@@ -15,7 +15,7 @@ settings! {
     /// How long a pool waits for its endpoints.
     #[derive(Copy, Eq)]
     pub struct Timeouts as "timeouts" {
-        /// Until a connection stands. Beyond: 504.
+        /// Until a connection stands, TLS included. Beyond: 504.
         connect: Duration = Duration::from_secs(3),
         /// From the whole request sent (or the last of it moved) to the head of the answer. Beyond: 504.
         response: Duration = Duration::from_secs(60),

@@ -90,37 +90,70 @@ impl fmt::Display for Address {
     }
 }
 
-/// An endpoint's address.
-impl Decode for Address {
-    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        let text = String::decode(item, reader)?;
-        reader.accept(decode_text(&text), item.place, "write \"10.0.0.1:8080\", \"app:8080\" or \"unix:/run/app.sock\"")
+/// What was written before an endpoint's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Nothing: the pool's settings say how the endpoint is spoken to.
+    None,
+    Http,
+    Https,
+}
+
+/// Where an endpoint answers, as it is written: an address, perhaps with a scheme.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointAddress {
+    pub scheme: Scheme,
+    pub address: Address,
+}
+
+impl EndpointAddress {
+    /// The error says what was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Address::parse(text).map(|address| Self { scheme: Scheme::None, address });
+        };
+        let (scheme, port) = match scheme {
+            "http" => (Scheme::Http, 80),
+            "https" => (Scheme::Https, 443),
+            "h2c" => return Err("`h2c://` endpoints are not supported by this version".to_owned()),
+            _ => return Err(format!("`{scheme}://` is not a scheme of an endpoint")),
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains('/') {
+            return Err(format!("`{text}` has a path; an address is a host and a port"));
+        }
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let address = Address::parse(&if has_port { authority.to_owned() } else { format!("{authority}:{port}") })?;
+        match address {
+            Address::Unix(_) => Err(format!("`{text}` has a scheme; a unix socket has none")),
+            address => Ok(Self { scheme, address }),
+        }
     }
 }
 
-fn decode_text(text: &str) -> Result<Address, String> {
-    if let Some((scheme, rest)) = text.split_once("://") {
-        return match scheme {
-            "http" => {
-                let authority = rest.strip_suffix('/').unwrap_or(rest);
-                if authority.contains('/') {
-                    return Err(format!("`{text}` has a path; an address is a host and a port"));
-                }
-                let with_port = authority.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
-                Address::parse(&if with_port { authority.to_owned() } else { format!("{authority}:80") })
-            }
-            "https" | "h2c" => Err(format!("`{scheme}://` endpoints are not supported by this version")),
-            _ => Err(format!("`{scheme}://` is not a scheme of an endpoint")),
-        };
+/// With `https://`, which tells two endpoints apart; `http://` says what is meant anyway.
+impl fmt::Display for EndpointAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.scheme == Scheme::Https {
+            f.write_str("https://")?;
+        }
+        self.address.fmt(f)
     }
-    Address::parse(text)
+}
+
+impl Decode for EndpointAddress {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = String::decode(item, reader)?;
+        let help = "write \"10.0.0.1:8080\", \"app:8080\", \"https://app.example\" or \"unix:/run/app.sock\"";
+        reader.accept(Self::parse(&text), item.place, help)
+    }
 }
 
 /// Wherever a service is expected: the name of one, or an address that stands for a pool of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceRef {
     Name(String),
-    Address(Address),
+    Address(EndpointAddress),
 }
 
 impl Decode for ServiceRef {
@@ -128,7 +161,7 @@ impl Decode for ServiceRef {
         let text = String::decode(item, reader)?;
         // Service names hold no colon and every address has one.
         if text.contains(':') {
-            return Address::decode(item, reader).map(Self::Address);
+            return EndpointAddress::decode(item, reader).map(Self::Address);
         }
         if text.is_empty() {
             reader
@@ -148,15 +181,34 @@ mod tests {
     #[test]
     fn addresses_print_as_they_parse() {
         for text in ["10.0.0.1:80", "[::1]:8080", "unix:/run/app.sock", "app.default.svc:8080"] {
-            assert_eq!(decode_text(text).map(|a| a.to_string()).as_deref(), Ok(text));
+            assert_eq!(EndpointAddress::parse(text).map(|a| a.to_string()).as_deref(), Ok(text));
         }
-        assert_eq!(decode_text("http://app").map(|a| a.to_string()).as_deref(), Ok("app:80"));
+        for (text, printed) in [
+            ("http://app", "app:80"),
+            ("https://app/", "https://app:443"),
+            ("https://App:8443", "https://app:8443"),
+            ("https://[::1]", "https://[::1]:443"),
+        ] {
+            assert_eq!(EndpointAddress::parse(text).map(|a| a.to_string()).as_deref(), Ok(printed));
+        }
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in ["", "10.0.0.1", "10.0.0.1:", "10.0.0.1:99999", "unix:", "a b:80", "10.0.0.999:80", "https://a:1", "http://a/b"] {
-            assert!(decode_text(text).is_err(), "{text}");
+        for text in [
+            "",
+            "10.0.0.1",
+            "10.0.0.1:",
+            "10.0.0.1:99999",
+            "unix:",
+            "a b:80",
+            "10.0.0.999:80",
+            "h2c://a:1",
+            "http://a/b",
+            "https://unix:/a",
+            "https://",
+        ] {
+            assert!(EndpointAddress::parse(text).is_err(), "{text}");
         }
     }
 

@@ -9,7 +9,6 @@ const LATER: &[(&str, &str)] = &[
     ("discover", "endpoints"),
     ("sticky", "endpoints"),
     ("protocol", "endpoints"),
-    ("tls", "endpoints"),
     ("health", "endpoints"),
     ("eject", "endpoints"),
     ("retry", "endpoints"),

@@ -15,7 +15,7 @@ mod size;
 mod template;
 mod toggle;
 
-pub use address::{Address, ServiceRef};
+pub use address::{Address, EndpointAddress, Scheme, ServiceRef};
 pub use decode::{Decode, Fields, Key, Reader, Whole, nearest};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use document::{Entry, Item, Table, Text, Value};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Client, Next, Origin, Rig, binary, eventually};
+use crate::support::{Client, Next, Origin, Rig, TlsOrigin, binary, eventually};
 
 fn config(directory: &Path, name: &str, text: &str) -> String {
     let path = directory.join(name);
@@ -112,6 +112,7 @@ fn wrong_usage_exits_2() {
     check_exit(&["proxy", "--from", ":8443"], 2, "--to");
     check_exit(&["proxy", "--from", "app:80", "--to", ":1"], 2, "listen on an IP address");
     check_exit(&["proxy", "--from", ":0", "--to", "127.0.0.1"], 2, "no port");
+    check_exit(&["proxy", "--from", ":0", "--to", "https://app.example/path"], 2, "has a path");
     check_exit(&["origin", "--listen", "127.0.0.1:port"], 2, "not a port");
     check_exit(&["wait", "--timeout", "30"], 2, "30s");
     check_exit(&["reload", "--admin", "nowhere"], 2, "no port");
@@ -252,6 +253,19 @@ fn proxy_tls_is_a_laptops_whole_set_up() {
     assert_eq!(origin.seen()[0].header("x-forwarded-proto"), Some("https"));
     proxy.signal("TERM");
     assert_eq!(proxy.ended(), Some(0));
+}
+
+#[test]
+fn proxy_believes_an_https_endpoint_as_far_as_this_machine_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let pair = crate::support::Pair::of(&["localhost"]);
+    let (cert, _) = pair.write(directory.path(), "tls");
+    let origin = TlsOrigin::answering(TlsOrigin::config(&pair, None), "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    let mut command = binary();
+    command.env("SSL_CERT_FILE", cert).env_remove("SSL_CERT_DIR");
+    command.args(["proxy", "--from", "127.0.0.1:0", "--to", &format!("https://localhost:{}", origin.address.port())]);
+    let proxy = Running::start(command, "address=\"");
+    assert_eq!(Client::tcp(proxy.address).unwrap().ask("GET", "/").unwrap().text(), "ok");
 }
 
 #[test]

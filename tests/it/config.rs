@@ -96,7 +96,7 @@ fn no_timeout_is_zero_but_a_wait_at_the_end_may_be() {
 
 #[test]
 fn keys_of_later_versions_are_told_from_misspelt_ones() {
-    for key in ["discover", "sticky", "protocol", "tls", "health", "eject", "retry", "limits", "slow_start", "leader"] {
+    for key in ["discover", "sticky", "protocol", "health", "eject", "retry", "limits", "slow_start", "leader"] {
         let expected = format!("6:1: `{key}` is not supported by this version -> remove it");
         check_pool(&format!("endpoints = [\"a:1\"]\n{key} = {{}}\n"), &[&expected]);
     }
@@ -205,4 +205,71 @@ fn the_path_of_a_unix_socket_fits_the_system() {
         &path(108),
         &["3:10: a unix socket's path has at most 107 bytes, this has 108 -> choose a shorter one, such as \"unix:/run/attache/web.sock\""],
     );
+}
+
+#[test]
+fn tls_to_endpoints_says_what_it_needs() {
+    const NAME: &str = "write the name in its certificate: server_name = \"app.internal\"; an IP address, if that is what it names";
+    let required =
+        |address: &str| format!("6:7: `server_name` is required: `{address}` is no name that a certificate could be verified by -> {NAME}");
+    for address in ["10.0.0.1:443", "https://10.0.0.1", "[::1]:443", "unix:/run/app.sock"] {
+        let shown = address.replace("https://10.0.0.1", "10.0.0.1:443");
+        check_pool(&format!("endpoints = [\"a:1\", \"{address}\"]\ntls = {{}}\n"), &[&required(&shown)]);
+    }
+    for name in ["app.internal:443", "", "*.internal", "a b"] {
+        let expected = format!(
+            "6:23: `{name}` is neither a host name nor an IP address -> write one name in the endpoint's certificate, such as \"app.internal\""
+        );
+        check_pool(&format!("endpoints = [\"10.0.0.1:1\"]\ntls = {{ server_name = \"{name}\" }}\n"), &[&expected]);
+    }
+    check_pool(
+        "endpoints = [\"a:1\"]\ntls = { cert = \"c.crt\" }\n",
+        &["6:16: `cert` without `key` -> name the certificate's private key: key = \"tls.key\""],
+    );
+    check_pool(
+        "endpoints = [\"a:1\"]\ntls = { key = \"c.key\", sni = \"a\" }\n",
+        &["6:24: unknown key `sni` -> known keys here: `ca`, `server_name`, `cert`, `key`, `insecure`"],
+    );
+    check_pool(
+        "endpoints = [\"a:1\"]\ntls = { ca = \"ca.crt\", insecure = true }\n",
+        &["6:35: `insecure = true` beside `ca`: nothing would be verified -> keep one of the two"],
+    );
+    check_pool(
+        "endpoints = [\"a:1\"]\ntls = { ca = \"ca.crt\" }\n",
+        &["6:14: cannot read `ca.crt`: No such file or directory (os error 2) -> \
+           relative paths start from the directory of the file that names them"],
+    );
+}
+
+#[test]
+fn a_scheme_is_not_forgotten_beside_https() {
+    check_pool(
+        "endpoints = [\"https://a:1\", \"b:1\", \"http://c:1\"]\n",
+        &["5:29: is TLS meant for `b:1`? Another endpoint has `https://` -> write https:// or http:// before it"],
+    );
+    check_pool(
+        "endpoints = [\"http://a:1\"]\ntls = {}\n",
+        &["5:14: `http://` in a pool with `tls` -> write https://, or give endpoints without TLS a pool of their own"],
+    );
+    check_pool(
+        "endpoints = [\"http://a:1\", \"b\"]\n",
+        &["5:28: `b` has no port -> write \"10.0.0.1:8080\", \"app:8080\", \"https://app.example\" or \"unix:/run/app.sock\""],
+    );
+    check_listener("service = \"https://a:0\"\n", &["3:11: nothing answers on port 0 -> write the port that the endpoint listens on"]);
+}
+
+/// Mistakes in files are found by what reads listeners' certificates too.
+#[test]
+fn a_client_certificate_belongs_to_its_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, other) = (crate::support::Pair::of(&["one"]), crate::support::Pair::of(&["other"]));
+    one.write(directory.path(), "one");
+    other.write(directory.path(), "other");
+    let text = "[[listener]]\nlisten = \"127.0.0.1:0\"\nservice = \"app\"\n[service.app]\nendpoints = [\"a:1\"]\n\
+                tls = { ca = \"one.key\", cert = \"one.crt\", key = \"other.key\" }\n";
+    std::fs::write(directory.path().join("a.toml"), text).unwrap();
+    let output = binary().current_dir(directory.path()).args(["check", "a.toml"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("a.toml:6:14: error: `one.key` holds a private key where a certificate is expected"), "{said}");
+    assert!(said.contains("a.toml:6:49: error: the private key in `other.key` does not belong to the certificate in `one.crt`"), "{said}");
 }

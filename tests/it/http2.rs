@@ -113,7 +113,8 @@ fn answers_without_a_body_end_with_their_head() {
 
 #[test]
 fn trailers_pass_both_ways() {
-    let origin = Origin::answering("HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n");
+    let origin =
+        Origin::answering("HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n");
     let rig = before(origin.address, "");
     run(async {
         let mut client = Http2::plain(rig.address("web")).await;
@@ -495,7 +496,10 @@ fn with<'a>(fields: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
 
 /// A good request's pseudo-header fields, but for one.
 fn instead<'a>(name: &'a str, value: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
-    with(&[]).into_iter().filter_map(|(have, was)| if have == name { value.map(|value| (name, value)) } else { Some((have, was)) }).collect()
+    with(&[])
+        .into_iter()
+        .filter_map(|(have, was)| if have == name { value.map(|value| (name, value)) } else { Some((have, was)) })
+        .collect()
 }
 
 #[test]
@@ -519,7 +523,8 @@ fn malformed_requests_are_refused() {
     ] {
         assert_eq!(verdict(&rig, &with(&[(name, value)])), malformed, "{name}: {value}");
     }
-    for (name, value) in [("x-a", " b"), ("x-a", "b "), ("x-a", "\tb"), ("cookie", "a=b "), ("host", "b.example"), ("host", "a.example:81")] {
+    for (name, value) in [("x-a", " b"), ("x-a", "b "), ("x-a", "\tb"), ("cookie", "a=b "), ("host", "b.example"), ("host", "a.example:81")]
+    {
         assert_eq!(verdict(&rig, &with(&[(name, value)])), bad, "{name}: {value:?}");
     }
     for name in [":method", ":scheme", ":path"] {
@@ -655,7 +660,9 @@ fn both_versions_are_told_apart_however_their_bytes_arrive() {
     }
     assert_eq!(raw.answer(1).unwrap().kind, HEADERS);
     // What is neither.
-    for (sent, status) in [("PRI * HTTP/2.1\r\n\r\nSM\r\n\r\n", "505"), ("PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n", "505"), ("PRI", "408"), ("PRI * HT", "408")] {
+    for (sent, status) in
+        [("PRI * HTTP/2.1\r\n\r\nSM\r\n\r\n", "505"), ("PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n", "505"), ("PRI", "408"), ("PRI * HT", "408")]
+    {
         let mut client = rig.connect("web");
         client.send(sent).unwrap();
         let crate::support::Read1::Answer(answer) = client.read("GET").unwrap() else { panic!("{sent:?}") };
@@ -716,7 +723,9 @@ fn a_process_that_ends_says_so_and_loses_no_request() {
 
 #[test]
 fn a_listener_that_goes_away_tells_its_clients() {
-    let config = |rest: &str| format!("[[listener]]\nname = \"one\"\nlisten = \"127.0.0.1:0\"\n[[listener.route]]\nrespond = {{ body = \"ok\" }}\n{rest}");
+    let config = |rest: &str| {
+        format!("[[listener]]\nname = \"one\"\nlisten = \"127.0.0.1:0\"\n[[listener.route]]\nrespond = {{ body = \"ok\" }}\n{rest}")
+    };
     let other = "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.2:0\"\n[[listener.route]]\nrespond = { body = \"ok\" }\n";
     let rig = Rig::start(&config(other));
     let mut raw = Raw::connect(rig.address("web"));
@@ -728,7 +737,9 @@ fn a_listener_that_goes_away_tells_its_clients() {
 
 #[test]
 fn the_newest_generation_decides_on_old_connections() {
-    let saying = |body: &str| format!("[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"a\"\n[service.a.respond]\nbody = \"{body}\"\n");
+    let saying = |body: &str| {
+        format!("[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"a\"\n[service.a.respond]\nbody = \"{body}\"\n")
+    };
     let rig = Rig::start(&saying("one"));
     run(async {
         let mut client = Http2::plain(rig.address("web")).await;
@@ -806,7 +817,10 @@ fn idle_connections_are_ended_politely() {
 #[test]
 fn slow_bodies_are_refused_and_slow_readers_reset() {
     let origin = echo();
-    let rig = before(origin.address, "[listener.timeouts]\nbody = \"200ms\"\nwrite = \"200ms\"\n[[listener.route]]\npath = \"/long\"\nrespond = { body = \"hello\" }");
+    let rig = before(
+        origin.address,
+        "[listener.timeouts]\nbody = \"200ms\"\nwrite = \"200ms\"\n[[listener.route]]\npath = \"/long\"\nrespond = { body = \"hello\" }",
+    );
     run(async {
         let client = Http2::plain(rig.address("web")).await;
         let (answer, mut stream) = client.send.clone().ready().await.unwrap().send_request(request("POST", "/"), false).unwrap();

@@ -11,6 +11,7 @@ mod config; // wrong configurations: every mistake, its place and its remedy
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
 mod http2; // HTTP/2 from clients: translation, windows, limits, the end
 mod http2_attacks; // floods, bombs and resets: the offender is cut off, others are served
+mod instructions; // what an exchange costs in instructions, against what it did
 mod memory; // bodies, idle connections, bugs: what they cost
 mod parsers; // what the parsers accept, others read alike
 mod pod; // the pod of deploy/, run for real
@@ -25,3 +26,4 @@ mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients
 mod tidy; // the house rules as assertions
 mod upstream; // turns, weights, unix sockets
+mod upstream_tls; // endpoints behind TLS: whom to believe, and what is kept apart

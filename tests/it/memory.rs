@@ -6,7 +6,6 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -14,19 +13,14 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::{Client, Rig, alone, binary, eventually, raise_open_files, trusting_config};
+use crate::support::{Client, Rig, alone, binary, eventually, optimised, raise_open_files, trusting_config};
 
 /// The binary that figures are of, and whether it is optimised.
 fn measured() -> (Command, bool) {
-    let ours = Path::new(env!("CARGO_BIN_EXE_attache"));
-    let age = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
-    let profiles =
-        ours.parent().and_then(Path::parent).into_iter().flat_map(|target| ["release", "quick"].map(|profile| target.join(profile)));
-    let found: Option<PathBuf> = profiles.map(|profile| profile.join("attache")).find(|path| age(path) >= age(ours));
-    if let Some(path) = found {
+    if let Some(path) = optimised(&["release", "quick"]) {
         return (Command::new(path), true);
     }
-    println!("no optimised binary as new as this test's: figures are of a debug build");
+    println!("no optimised binary as new as its sources: figures are of a debug build");
     (binary(), !cfg!(debug_assertions))
 }
 

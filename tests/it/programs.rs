@@ -11,16 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Answer, Client, Pair, Rig, binary, eventually};
-
-/// Whether a program is there; says so if not.
-fn has(program: &str, flag: &str) -> bool {
-    let found = Command::new(program).arg(flag).stdin(Stdio::null()).output().is_ok_and(|output| output.status.success());
-    if !found {
-        eprintln!("skipped: {program} is not installed");
-    }
-    found
-}
+use crate::support::{Answer, Client, Pair, Rig, binary, eventually, has};
 
 #[track_caller]
 fn run(command: &mut Command) -> String {
@@ -300,8 +291,80 @@ const check = (fact, what) => { if (!fact) { console.error(what); process.exit(1
     assert_eq!(run(node.env("NODE_OPTIONS", "--dns-result-order=ipv4first")), "ok\n");
 }
 
+/// One listener before an endpoint with TLS and a certificate of `tls.crt`.
+fn before_tls(directory: TempDir, address: SocketAddr, more: &str) -> Rig {
+    Rig::start_in(
+        directory,
+        &format!(
+            "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"app\"\n[service.app]\nendpoints = [\"{address}\"]\n\
+             tls = {{ ca = \"tls.crt\", server_name = \"localhost\"{more} }}\n"
+        ),
+    )
+}
+
+#[test]
+fn openssl_s_server_gets_along() {
+    if !has("openssl", "version") {
+        return;
+    }
+    for version in ["-tls1_2", "-tls1_3"] {
+        for asks in [false, true] {
+            let directory = TempDir::new().unwrap();
+            let (cert, key) = Pair::of(&["localhost"]).write(directory.path(), "tls");
+            let server = Served::start(|address| {
+                let mut command = Command::new("openssl");
+                command.args(["s_server", "-www", version, "-accept", &address.to_string(), "-cert"]).arg(&cert).arg("-key").arg(&key);
+                if asks {
+                    command.args(["-Verify", "1", "-verify_return_error", "-CAfile"]).arg(&cert);
+                }
+                command
+            });
+            let more = if asks { ", cert = \"tls.crt\", key = \"tls.key\"" } else { "" };
+            let rig = before_tls(directory, server.address, more);
+            for round in 0..3 {
+                let answer = rig.connect("web").ask("GET", "/").unwrap();
+                assert!(answer.status == 200 && answer.text().contains("Cipher"), "{version} {asks} {round}: {}", answer.text());
+            }
+            // It ends each connection, and without a certificate it ends the first before an answer.
+            let series =
+                format!("attache_upstream_tls_handshakes_total{{service=\"app\",endpoint=\"{}\",outcome=\"resumed\"}}", server.address);
+            assert!(rig.metric(&series) >= 1.0, "{version} {asks}: nothing was resumed");
+        }
+    }
+}
+
+#[test]
+fn nginx_may_be_an_origin_behind_tls() {
+    let directory = TempDir::new().unwrap();
+    let (cert, key) = Pair::of(&["localhost"]).write(directory.path(), "tls");
+    let tls = format!("ssl_certificate {}; ssl_certificate_key {};", cert.display(), key.display());
+    let Some(nginx) = nginx_with(directory.path(), " ssl", &tls) else { return };
+    let rig = before_tls(directory, nginx.address, "");
+    let mut client = rig.connect("web");
+    let large = "0123456789".repeat(300_000);
+    // More requests than it answers on one connection.
+    for _ in 0..12 {
+        check_body(&client.request("GET", "/large").unwrap(), &large);
+    }
+    assert_eq!(client.request("GET", "/ssi/index.html").unwrap().text(), "from a part and whole");
+    // Without a length: whole, since nginx ends TLS before the connection.
+    client.send("GET /old HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n").unwrap();
+    assert!(matches!(client.read("GET").unwrap(), crate::support::Read1::Answer(answer) if answer.status == 200));
+    let handshakes = |outcome: &str| {
+        let series =
+            format!("attache_upstream_tls_handshakes_total{{service=\"app\",endpoint=\"{}\",outcome=\"{outcome}\"}}", nginx.address);
+        rig.metric(&series)
+    };
+    assert!(handshakes("resumed") >= 1.0 && handshakes("failed") == 0.0);
+}
+
 /// nginx as somebody's old origin: static files, chunked answers and connections that it closes when it likes.
 fn nginx(directory: &Path) -> Option<Served> {
+    nginx_with(directory, "", "")
+}
+
+/// As [`nginx`], with more behind `listen` and in its server.
+fn nginx_with(directory: &Path, listen: &str, server: &str) -> Option<Served> {
     if !has("nginx", "-v") {
         return None;
     }
@@ -318,7 +381,7 @@ fn nginx(directory: &Path) -> Option<Served> {
                client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;\n\
                uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
                gzip on; gzip_min_length 1; gzip_types text/plain; gzip_http_version 1.0; gzip_proxied any;\n\
-               server {{ listen {address}; root {root};\n\
+               server {{ listen {address}{listen}; root {root}; {server}\n\
                  keepalive_timeout 1s; keepalive_requests 5;\n\
                  location /ssi/ {{ ssi on; }}\n\
                  location /close/ {{ keepalive_timeout 0; alias {root}/; }}\n\

@@ -46,10 +46,12 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("src/supervisor/watch.rs", "one mechanism; most of it is tests of what editors and mounts do"),
     ("src/telemetry/metrics.rs", "every metric is declared once, beside the cells that count it"),
     ("tests/it/engine.rs", "one claim after another about one engine"),
+    ("tests/it/programs.rs", "one program after another"),
     ("tests/it/reload.rs", "one claim after another about one act"),
     ("tests/it/routing.rs", "one claim after another about one table"),
     ("tests/it/storm.rs", "one storm, its clients and the ends it may have"),
     ("tests/it/strictness.rs", "one table for each clause of one section"),
+    ("tests/it/upstream_tls.rs", "one claim after another about one transport"),
     ("src/tls/tests.rs", "one table of handshakes against one acceptor"),
 ];
 

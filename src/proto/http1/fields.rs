@@ -74,9 +74,14 @@ impl Known {
     #[inline]
     pub fn of(name: &[u8]) -> Self {
         match Self::exactly(name) {
-            Self::Other if name.contains(&b'_') && Self::has_alias(name) => Self::Alias,
+            Self::Other if Self::may_be_alias(name) && name.contains(&b'_') && Self::has_alias(name) => Self::Alias,
             known => known,
         }
+    }
+
+    /// Whether a name with a hyphen that we set or frame by begins like this one.
+    fn may_be_alias(name: &[u8]) -> bool {
+        name.first().is_some_and(|first| matches!(first.to_ascii_lowercase(), b'c' | b'h' | b'k' | b'p' | b't' | b'x'))
     }
 
     fn exactly(name: &[u8]) -> Self {

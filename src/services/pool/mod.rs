@@ -7,7 +7,7 @@ mod settings;
 use std::sync::Arc;
 
 pub use crate::upstream::Pool as Live;
-pub use settings::{EndpointSettings, Settings};
+pub use settings::{EndpointSettings, Settings, Transport};
 
 /// Shared by every route that names the service, and by generations in which it did not change.
 pub type Pool = Arc<Live>;

@@ -2,8 +2,13 @@
 //!
 //! Checks what can be seen in one pool; names of other services are not its business.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use rustls::pki_types::ServerName;
+
+use crate::tls::connector::{self, Name, Trust};
 use crate::upstream::Timeouts;
-use crate::value::{Address, Decode, Fields, Item, LabelText, Reader, Spanned, Value, Whole};
+use crate::value::{Address, Decode, Diagnostics, EndpointAddress, Fields, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole};
 use crate::words;
 
 /// The endpoints and how long to wait for them.
@@ -13,6 +18,9 @@ pub struct Settings {
     pub endpoints: Vec<EndpointSettings>,
     /// Whose turn it is. Only `"round-robin"`, smooth and weighted.
     pub balance: Balance,
+    /// How to speak TLS, for the endpoints that are spoken to with it: all of them if this is written, else those
+    /// with `https://`.
+    pub tls: Spanned<connector::Settings>,
     pub timeouts: Timeouts,
 }
 
@@ -26,17 +34,33 @@ words! {
 /// One endpoint as it is written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointSettings {
-    pub address: Spanned<Address>,
+    pub address: Spanned<EndpointAddress>,
+    pub transport: Transport,
     /// Name in logs and metrics.
     pub name: Option<String>,
     /// Share of the requests relative to the others, 0 to 1000; 0 takes none.
     pub weight: u32,
 }
 
+/// How an endpoint is spoken to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Transport {
+    Plain,
+    /// With TLS, by the name that the endpoint must prove.
+    Tls(ServerName<'static>),
+}
+
+/// One endpoint before it is known what its pool says of TLS.
+struct Written {
+    address: Spanned<EndpointAddress>,
+    name: Option<String>,
+    weight: u32,
+}
+
 /// 0 takes no requests.
 type Weight = Whole<0, 1000>;
 
-impl Decode for EndpointSettings {
+impl Decode for Written {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         if matches!(item.value, Value::String(_)) {
             let address = Spanned::decode(item, reader)?;
@@ -52,17 +76,20 @@ impl Decode for EndpointSettings {
     }
 }
 
-fn check_port(endpoint: EndpointSettings, reader: &mut Reader<'_>) -> Option<EndpointSettings> {
-    let port = match &endpoint.address.value {
-        Address::Tcp(address) => address.port(),
-        Address::Name(_, port) => *port,
-        Address::Unix(_) => return Some(endpoint),
+fn check_port(endpoint: Written, reader: &mut Reader<'_>) -> Option<Written> {
+    has_port(&endpoint.address, reader.found).then_some(endpoint)
+}
+
+fn has_port(address: &Spanned<EndpointAddress>, found: &mut Diagnostics) -> bool {
+    let is_zero = match &address.address {
+        Address::Tcp(address) => address.port() == 0,
+        Address::Name(_, port) => *port == 0,
+        Address::Unix(_) => false,
     };
-    if port == 0 {
-        reader.error(endpoint.address.place, "nothing answers on port 0").help("write the port that the endpoint listens on");
-        return None;
+    if is_zero {
+        found.error(address.place, "nothing answers on port 0").help("write the port that the endpoint listens on");
     }
-    Some(endpoint)
+    !is_zero
 }
 
 impl EndpointSettings {
@@ -73,39 +100,125 @@ impl EndpointSettings {
 
 impl Settings {
     /// The pool that a bare address stands for.
-    pub fn of_address(address: Spanned<Address>) -> Self {
-        Self {
-            endpoints: vec![EndpointSettings { address, name: None, weight: 1 }],
-            balance: Balance::RoundRobin,
-            timeouts: Timeouts::default(),
+    pub fn of_address(address: Spanned<EndpointAddress>, found: &mut Diagnostics) -> Option<Self> {
+        if !has_port(&address, found) {
+            return None;
         }
+        let transport = match address.scheme {
+            Scheme::None | Scheme::Http => Transport::Plain,
+            Scheme::Https => Transport::Tls(own_name(&address, found)?),
+        };
+        let tls = Spanned::new(connector::Settings::default(), address.place);
+        let endpoints = vec![EndpointSettings { address, transport, name: None, weight: 1 }];
+        Some(Self { endpoints, balance: Balance::RoundRobin, tls, timeouts: Timeouts::default() })
+    }
+
+    pub fn speaks_tls(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.transport != Transport::Plain)
     }
 }
 
 impl Decode for Settings {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let mut fields = Fields::of(item, "a pool", reader)?;
-        let endpoints = fields.required::<Spanned<Vec<EndpointSettings>>>("endpoints", reader);
+        let endpoints = fields.required::<Spanned<Vec<Written>>>("endpoints", reader);
         let balance = fields.or("balance", Balance::RoundRobin, reader);
+        let tls = fields.optional::<Spanned<connector::Settings>>("tls", reader);
         let timeouts = fields.or("timeouts", Timeouts::default(), reader);
         let unknown = fields.finish(reader);
-        let endpoints = endpoints?;
-        let clean = check_endpoints(&endpoints, reader);
+        let (endpoints, tls) = (endpoints?, tls?);
+        let transports = match &tls {
+            Some(tls) => with_tls(&endpoints, tls, reader.found),
+            None => without_tls(&endpoints, reader.found),
+        };
+        let place = endpoints.place;
+        let endpoints: Vec<EndpointSettings> = endpoints
+            .value
+            .into_iter()
+            .zip(transports?)
+            .map(|(Written { address, name, weight }, transport)| EndpointSettings { address, transport, name, weight })
+            .collect();
+        let clean = check_endpoints(&endpoints, place, reader);
         unknown.and(clean)?;
-        Some(Self { endpoints: endpoints.value, balance: balance?, timeouts: timeouts? })
+        let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
+        Some(Self { endpoints, balance: balance?, tls, timeouts: timeouts? })
     }
 }
 
-fn check_endpoints(endpoints: &Spanned<Vec<EndpointSettings>>, reader: &mut Reader<'_>) -> Option<()> {
-    let mut clean = Some(());
-    if endpoints.value.is_empty() {
-        reader.error(endpoints.place, "a pool needs an endpoint").help("write endpoints = [\"10.0.0.1:8080\"]");
-        clean = None;
-    } else if endpoints.value.iter().all(|endpoint| endpoint.weight == 0) {
-        reader.warn(endpoints.place, "every endpoint has weight 0, so every request is refused with 503");
+/// With `tls`, every endpoint is spoken to with TLS.
+fn with_tls(endpoints: &[Written], tls: &Spanned<connector::Settings>, found: &mut Diagnostics) -> Option<Vec<Transport>> {
+    let name = |endpoint: &Written| {
+        if endpoint.address.scheme == Scheme::Http {
+            found
+                .error(endpoint.address.place, "`http://` in a pool with `tls`")
+                .related(tls.place, "TLS for every endpoint")
+                .help("write https://, or give endpoints without TLS a pool of their own");
+            return None;
+        }
+        match (&tls.server_name, &endpoint.address.address) {
+            (Some(Name(name)), _) => Some(name.clone()),
+            (None, Address::Name(..)) => own_name(&endpoint.address, found),
+            // Nobody is verified, and no name is asked for.
+            (None, Address::Tcp(address)) if tls.trust == Trust::Anyone => Some(ServerName::from(address.ip())),
+            (None, Address::Unix(_)) if tls.trust == Trust::Anyone => Some(ServerName::from(IpAddr::from(Ipv4Addr::LOCALHOST))),
+            (None, address) => {
+                found
+                    .error(tls.place, format!("`server_name` is required: `{address}` is no name that a certificate could be verified by"))
+                    .related(endpoint.address.place, "the endpoint")
+                    .help("write the name in its certificate: server_name = \"app.internal\"; an IP address, if that is what it names");
+                None
+            }
+        }
+    };
+    let names: Vec<Option<ServerName<'static>>> = endpoints.iter().map(name).collect();
+    names.into_iter().map(|name| name.map(Transport::Tls)).collect()
+}
+
+/// Without `tls`, each address says for itself. Where some say `https://`, the others must say that they do not mean it:
+/// a forgotten scheme would send in the clear what its neighbours protect.
+fn without_tls(endpoints: &[Written], found: &mut Diagnostics) -> Option<Vec<Transport>> {
+    let protected = endpoints.iter().find(|endpoint| endpoint.address.scheme == Scheme::Https);
+    let transport = |endpoint: &Written| match (endpoint.address.scheme, protected) {
+        (Scheme::Https, _) => own_name(&endpoint.address, found).map(Transport::Tls),
+        (Scheme::None, Some(protected)) if !matches!(endpoint.address.address, Address::Unix(_)) => {
+            found
+                .error(endpoint.address.place, format!("is TLS meant for `{}`? Another endpoint has `https://`", endpoint.address.value))
+                .related(protected.address.place, "the other endpoint")
+                .help("write https:// or http:// before it");
+            None
+        }
+        (Scheme::None | Scheme::Http, _) => Some(Transport::Plain),
+    };
+    let transports: Vec<Option<Transport>> = endpoints.iter().map(transport).collect();
+    transports.into_iter().collect()
+}
+
+/// What stands in the address: its name; or its IP address, which few certificates name.
+fn own_name(address: &Spanned<EndpointAddress>, found: &mut Diagnostics) -> Option<ServerName<'static>> {
+    let parsed = match &address.address {
+        Address::Tcp(tcp) => Ok(Name(ServerName::from(tcp.ip()))),
+        Address::Name(host, _) => Name::parse(host),
+        Address::Unix(_) => Err(format!("`{}` has no name that a certificate could be verified by", address.value)),
+    };
+    match parsed {
+        Ok(name) => Some(name.0),
+        Err(reason) => {
+            found.error(address.place, reason).help("name it in the pool: tls = { server_name = \"app.internal\" }");
+            None
+        }
     }
-    for (index, endpoint) in endpoints.value.iter().enumerate() {
-        let twin = endpoints.value[..index].iter().find(|earlier| earlier.label() == endpoint.label());
+}
+
+fn check_endpoints(endpoints: &[EndpointSettings], place: Place, reader: &mut Reader<'_>) -> Option<()> {
+    let mut clean = Some(());
+    if endpoints.is_empty() {
+        reader.error(place, "a pool needs an endpoint").help("write endpoints = [\"10.0.0.1:8080\"]");
+        clean = None;
+    } else if endpoints.iter().all(|endpoint| endpoint.weight == 0) {
+        reader.warn(place, "every endpoint has weight 0, so every request is refused with 503");
+    }
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let twin = endpoints[..index].iter().find(|earlier| earlier.label() == endpoint.label());
         if let Some(twin) = twin {
             reader
                 .error(endpoint.address.place, format!("endpoint `{}` is there twice", endpoint.label()))

@@ -1,5 +1,6 @@
 //! Certificates made on the spot.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -44,9 +45,16 @@ impl Authority {
     }
 
     pub fn sign(&self, common_name: &str, names: &[&str]) -> Pair {
+        self.sign_between(common_name, names, 1975..4096)
+    }
+
+    /// Valid from the beginning of the first year to that of the last.
+    pub fn sign_between(&self, common_name: &str, names: &[&str], years: Range<i32>) -> Pair {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);
+        params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
         Pair { cert: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -15,6 +16,15 @@ pub fn alone() -> File {
     let file = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("alone.lock")).unwrap();
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
     file
+}
+
+/// Whether a program is there; says so if not.
+pub fn has(program: &str, flag: &str) -> bool {
+    let found = Command::new(program).arg(flag).stdin(Stdio::null()).output().is_ok_and(|output| output.status.success());
+    if !found {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
 }
 
 /// Watches how late this machine wakes a thread, which no program on it can better.

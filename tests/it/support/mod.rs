@@ -6,17 +6,21 @@ mod certs;
 mod client;
 pub mod http2;
 mod machine;
+mod optimised;
 mod origin;
 mod place;
 mod rig;
+mod tls_origin;
 mod trusting;
 
 pub use certs::{Authority, Pair};
 pub use client::{Answer, Client, Read1};
-pub use machine::{Lateness, alone, raise_open_files};
+pub use machine::{Lateness, alone, has, raise_open_files};
+pub use optimised::optimised;
 pub use origin::{Next, Origin, Request, read_head};
 pub use place::free_address;
 pub use rig::{Rig, binary};
+pub use tls_origin::{Talk, TlsOrigin};
 pub use trusting::{handshake, trusting_config};
 
 use std::time::{Duration, Instant};

@@ -131,7 +131,7 @@ fn connection(mut stream: TcpStream, script: &Script, seen: &Mutex<Vec<Request>>
 }
 
 /// `None` at the end of the connection, or if the request is cut.
-fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<Request> {
+pub(super) fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<Request> {
     let mut request = Request { head: read_head(stream, buffer)?, ..Request::default() };
     // An origin that waits for no 100 reads the body as soon as it comes.
     if request.header("transfer-encoding").is_some() {
