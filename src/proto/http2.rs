@@ -14,18 +14,45 @@ use super::http1::{
 /// What a client with prior knowledge sends first, as far as HTTP/1 reads it (RFC 9113 §3.4).
 pub const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
+/// A request for a WebSocket (RFC 8441), and the key for the handshake that HTTP/1 wants in its place.
+pub struct WebSocket {
+    key: [u8; 24],
+}
+
+impl WebSocket {
+    /// The protocol's name in `:protocol` and in Upgrade.
+    pub const PROTOCOL: &str = "websocket";
+
+    /// 16 random bytes make the key (RFC 6455 §4.1).
+    pub fn new(random: [u64; 2]) -> Self {
+        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut bits = u128::from(random[0]) << 64 | u128::from(random[1]);
+        let mut key = [b'='; 24];
+        // 128 bits are 21 digits and a third of one.
+        for digit in &mut key[..21] {
+            *digit = DIGITS[(bits & 63) as usize];
+            bits >>= 6;
+        }
+        key[21] = DIGITS[((bits & 3) << 4) as usize];
+        Self { key }
+    }
+}
+
 /// Writes a request into `bytes` and makes `head` of it. `:authority` becomes the first Host; what else
-/// names the host stands behind it for the caller to compare. Cookie crumbs become one Cookie.
+/// names the host stands behind it for the caller to compare. Cookie crumbs become one Cookie. A CONNECT
+/// for a WebSocket becomes the GET that asks for one.
 ///
 /// After an error, `head` and `bytes` hold what was read so far.
 pub fn read_request<B>(
     request: &Request<B>,
     body_follows: bool,
+    socket: Option<&WebSocket>,
     limits: &Limits,
     head: &mut RequestHead,
     bytes: &mut Vec<u8>,
 ) -> Result<(), HeadError> {
     let (method, uri, fields) = (request.method().as_str(), request.uri(), request.headers());
+    let method = if socket.is_some() { "GET" } else { method };
     let authority = uri.authority().map(http::uri::Authority::as_str);
     let target = match (uri.path_and_query(), authority) {
         (Some(path), _) => path.as_str(),
@@ -34,7 +61,8 @@ pub fn read_request<B>(
         (None, None) => "",
     };
     head.version = Version::Http2;
-    head.body_follows = body_follows;
+    // What follows is no body, and goes to whoever opens the socket.
+    head.body_follows = body_follows && socket.is_none();
     head.method = put(method.as_bytes(), bytes);
     head.target = put(target.as_bytes(), bytes);
     bytes.push(b' ');
@@ -65,6 +93,8 @@ pub fn read_request<B>(
             Known::Connection | Known::KeepAlive | Known::ProxyConnection | Known::TransferEncoding | Known::Upgrade => {
                 return Err(HeadError::BadName);
             }
+            // Of the handshake that HTTP/2 does not have.
+            Known::ContentLength if socket.is_some() => return Err(HeadError::BadName),
             Known::Te if value != "trailers" => return Err(HeadError::BadValue),
             Known::Host if hosts > 0 => return Err(HeadError::BadName),
             Known::Host => hosts += 1,
@@ -79,6 +109,15 @@ pub fn read_request<B>(
         }
         let name = put(name.as_str().as_bytes(), bytes);
         head.fields.push(Field { name, value: put(value.as_bytes(), bytes), known });
+    }
+    if let Some(socket) = socket {
+        let ours: [(&[u8], &[u8]); 3] =
+            [(b"connection", b"upgrade"), (b"upgrade", WebSocket::PROTOCOL.as_bytes()), (b"sec-websocket-key", &socket.key)];
+        for (name, value) in ours {
+            let known = Known::of(name);
+            let name = put(name, bytes);
+            head.fields.push(Field { name, value: put(value, bytes), known });
+        }
     }
     head.bytes = bytes.len();
     Ok(())
@@ -105,12 +144,16 @@ fn put_cookie(fields: &HeaderMap, bytes: &mut Vec<u8>) -> Result<Span, HeadError
     Ok(Span::new(start, bytes.len()))
 }
 
-/// An answer's head for HTTP/2, from the HTTP/1 form that all heads are composed in. `None` if it is
-/// not one after all.
+/// An answer's head for HTTP/2, from the HTTP/1 form that all heads are composed in: a 101 is a 200 there
+/// (RFC 8441 §5). `None` if it is not one after all.
 pub fn response(head: &ResponseHead, bytes: &[u8]) -> Option<Response<()>> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
     *response.headers_mut() = field_map(head.fields.iter().copied(), bytes, head.fields.len())?;
+    if head.status == 101 {
+        *response.status_mut() = StatusCode::OK;
+        response.headers_mut().remove(http::header::SEC_WEBSOCKET_ACCEPT);
+    }
     Some(response)
 }
 
@@ -166,7 +209,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (mut head, mut bytes) = (RequestHead::new(), Vec::new());
-        read_request(&request.body(()).unwrap(), false, &LIMITS, &mut head, &mut bytes)?;
+        read_request(&request.body(()).unwrap(), false, None, &LIMITS, &mut head, &mut bytes)?;
         assert_eq!(head.version, Version::Http2);
         let text = |span: Span| String::from_utf8(span.of(&bytes).to_vec()).unwrap();
         let mut lines = format!("{} {}", text(head.method), text(head.target));

@@ -31,6 +31,8 @@ pub struct Forwarding<'a> {
     pub captures: &'a Captures<'a>,
     pub body: BodyFraming,
     pub expects_continue: bool,
+    /// What the connection is to go on with.
+    pub upgrade: Option<&'a [u8]>,
     /// What the client spoke.
     pub version: Version,
     /// The address of the peer itself, which may be a trusted proxy.
@@ -73,8 +75,10 @@ pub fn request(forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
     if forwarding.expects_continue {
         out.extend_from_slice(b"Expect: 100-continue\r\n");
     }
-    if seen.te_trailers {
-        out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
+    match (forwarding.upgrade, seen.te_trailers) {
+        (Some(upgrade), _) => write_upgrade(upgrade, out),
+        (None, true) => out.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n"),
+        (None, false) => {}
     }
     out.extend_from_slice(CRLF);
 }
@@ -260,23 +264,49 @@ pub fn interim(response: &ResponseHead, bytes: &[u8], out: &mut Vec<u8>) {
     let nominations = Nominations::of(bytes, &response.fields);
     for field in &response.fields {
         let name = field.name.of(bytes);
-        let is_hop = matches!(
-            field.known,
-            Known::TransferEncoding
-                | Known::ContentLength
-                | Known::Connection
-                | Known::KeepAlive
-                | Known::Upgrade
-                | Known::ProxyConnection
-                | Known::Http2Settings
-                | Known::Te
-                | Known::Trailer
-        );
-        if !is_hop && !nominations.names(name) {
+        if !is_hop(field.known) && !nominations.names(name) {
             write_field(name, field.value.of(bytes), out);
         }
     }
     out.extend_from_slice(CRLF);
+}
+
+/// The head of a 101, whose end is the beginning of something else.
+pub fn switching(response: &ResponseHead, bytes: &[u8], edits: &Edits, lookup: &HeadLookup<'_, '_>, out: &mut Vec<u8>) {
+    status_line(response, bytes, out);
+    let nominations = Nominations::of(bytes, &response.fields);
+    for field in &response.fields {
+        let name = field.name.of(bytes);
+        if !is_hop(field.known) && !nominations.names(name) && !edits.drops(field.known, name) {
+            write_field(name, field.value.of(bytes), out);
+        }
+    }
+    edits.write(lookup, out);
+    for field in response.fields.iter().filter(|field| field.known == Known::Upgrade) {
+        write_upgrade(field.value.of(bytes), out);
+    }
+    out.extend_from_slice(CRLF);
+}
+
+fn write_upgrade(protocols: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Connection: Upgrade\r\n");
+    write_field(b"Upgrade", protocols, out);
+}
+
+/// What an answer without a body says about its connection only.
+fn is_hop(known: Known) -> bool {
+    matches!(
+        known,
+        Known::TransferEncoding
+            | Known::ContentLength
+            | Known::Connection
+            | Known::KeepAlive
+            | Known::Upgrade
+            | Known::ProxyConnection
+            | Known::Http2Settings
+            | Known::Te
+            | Known::Trailer
+    )
 }
 
 fn status_line(response: &ResponseHead, bytes: &[u8], out: &mut Vec<u8>) {

@@ -18,7 +18,8 @@ use super::worker::{Scratch, Worker};
 use crate::config::listener::Paths;
 use crate::generation::{Generation, Listener, Route, Walk};
 use crate::proto::http1::{
-    BodyFraming, FramingError, Known, RequestFraming, RequestHead, Target, Version, check_host, compare_form, request_framing, split_target,
+    BodyFraming, FramingError, Known, RequestFraming, RequestHead, Target, Version, check_host, compare_form, request_framing,
+    split_target, upgrade,
 };
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers};
@@ -35,7 +36,7 @@ pub enum After {
     Close,
     /// As [`After::Close`], for a client whose slowness is why: it has had its time.
     Dismiss,
-    /// As [`After::Close`], but the client wanted it and has said all it had to say.
+    /// As [`After::Close`], but the client has said all it had to say, and knows.
     Part,
     /// What came is no request: the client speaks HTTP/2 without having asked (RFC 9113 §3.3).
     SpeakHttp2,
@@ -159,6 +160,11 @@ pub async fn run<S: Side>(
                 captures: &walk.captures,
                 framing,
                 version: request.version,
+                upgrade: if framing.has_upgrade && framing.body == BodyFraming::None {
+                    upgrade::wanted(&request.fields, bytes)
+                } else {
+                    None
+                },
                 peer_is_trusted,
                 keep,
                 response,

@@ -14,11 +14,12 @@ use super::exchange::{self, After, Ending, Outcome};
 use super::link::Link;
 use super::pump::{Decoder, Encoder, Pump, PumpError};
 use super::side::Side;
+use super::tunnel;
 use super::waits::{Early, Waits, poll_deadlines, poll_upload};
 use super::worker::Worker;
 use crate::dial::{self, DialError, Step, Wire};
 use crate::generation::{Listener, Route};
-use crate::proto::http1::{BodyFraming, Known, Limits, Progress, RequestFraming, ResponseHead, Version, response_framing};
+use crate::proto::http1::{BodyFraming, Known, Limits, Progress, RequestFraming, ResponseHead, Version, response_framing, upgrade};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup};
 use crate::telemetry::metrics::{self, Handshake};
@@ -36,6 +37,8 @@ pub struct Job<'a, S> {
     pub captures: &'a Captures<'a>,
     pub framing: &'a RequestFraming,
     pub version: Version,
+    /// What the connection is to go on with, if the endpoint agrees.
+    pub upgrade: Option<&'a [u8]>,
     pub peer_is_trusted: bool,
     /// What becomes of the client's connection if nothing goes wrong.
     pub keep: Persistence,
@@ -86,7 +89,11 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         let mut upload = job.begin(&endpoint, link.output());
         let early = match job.until_final_head(&mut link, &mut upload, pool).await {
             Ok(()) => {
-                let outcome = job.relay(link, upload, pool, &endpoint, attempts).await;
+                let outcome = if job.response.status == 101 {
+                    job.switch(link, pool, &endpoint, attempts).await
+                } else {
+                    job.relay(link, upload, pool, &endpoint, attempts).await
+                };
                 let reported = match outcome.ending {
                     Ending::Cut => metrics::Outcome::Reset,
                     _ if outcome.refusal.is_some() => metrics::Outcome::Broken,
@@ -206,6 +213,7 @@ impl<'a, S: Side> Job<'a, S> {
                 body: self.framing.body,
                 // RFC 9110 §10.1.1: not without a body.
                 expects_continue: self.framing.expect_continue && self.framing.body != BodyFraming::None,
+                upgrade: self.upgrade,
                 version: self.version,
                 peer: self.client.peer,
                 peer_is_trusted: self.peer_is_trusted,
@@ -237,8 +245,7 @@ impl<'a, S: Side> Job<'a, S> {
             self.response.clear();
             poll_fn(|cx| self.poll_head(cx, link, upload, pool, &mut waits)).await?;
             match self.response.status {
-                // Nobody asked to switch protocols (RFC 9110 §15.2.2).
-                101 => return Err(Early::Broken(Refusal::BrokenResponse)),
+                101 => return if self.is_granted(link) { Ok(()) } else { Err(Early::Broken(Refusal::BrokenResponse)) },
                 100..=199 => {
                     let framing = response_framing(self.response, link.input(), false);
                     link.is_doubtful |= !framing.map_err(|_| Early::Broken(Refusal::BrokenResponse))?.keep_alive;
@@ -247,10 +254,40 @@ impl<'a, S: Side> Job<'a, S> {
                     }
                     link.consume(self.response.bytes);
                 }
+                // HTTP/2 would take it for a 101 (RFC 8441 §5).
+                200..=299 if self.upgrade.is_some() && self.version == Version::Http2 => {
+                    return Err(Early::Broken(Refusal::BrokenResponse));
+                }
                 _ => return Ok(()),
             }
         }
         Err(Early::Broken(Refusal::BrokenResponse))
+    }
+
+    /// RFC 9110 §15.2.2: a 101 is an answer to who asked for it, and for that.
+    fn is_granted(&self, link: &Link) -> bool {
+        let is_whole = response_framing(self.response, link.input(), false).is_ok();
+        is_whole && self.upgrade.is_some_and(|wanted| upgrade::is_granted(&self.response.fields, link.input(), wanted))
+    }
+
+    /// Lets client and endpoint speak whatever they agreed on, for as long as they do.
+    async fn switch(&mut self, mut link: Link, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
+        let lookup = HeadLookup { head: self.head, route: &self.route.name };
+        compose::switching(self.response, link.input(), &self.route.response_edits, &lookup, self.client.link.output());
+        link.consume(self.response.bytes);
+        let timeouts = tunnel::Timeouts { idle: pool.timeouts.idle, write: self.listener.timeouts.write };
+        let tunnel = tunnel::run(self.worker, self.client, link, &timeouts).await;
+        Outcome {
+            status: 101,
+            body_in: tunnel.up,
+            body_out: tunnel.down,
+            refusal: None,
+            ending: tunnel.ending,
+            after: if tunnel.ending == Ending::Complete { After::Part } else { After::Abort },
+            ended: Instant::now(),
+            endpoint: Some(Arc::clone(endpoint)),
+            attempts,
+        }
     }
 
     fn poll_head(

@@ -14,6 +14,7 @@ mod link;
 mod pump;
 mod side;
 mod timer;
+mod tunnel;
 mod waits;
 mod worker;
 

@@ -36,6 +36,8 @@ pub trait Sink {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// The message is whole with these trailers, each a line. Says nothing where the bytes have said it.
     fn end(&mut self, trailers: &[u8]);
+    /// Says that nothing more will be sent, once all is.
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Grows with each byte that is taken from us.
     fn written_total(&self) -> u64;
 }
@@ -102,6 +104,10 @@ impl Sink for Link {
     }
 
     fn end(&mut self, _: &[u8]) {}
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_shutdown(cx)
+    }
 
     fn written_total(&self) -> u64 {
         self.written_total

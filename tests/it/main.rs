@@ -25,5 +25,6 @@ mod storm; // reloads and the end under load: nobody notices
 mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients
 mod tidy; // the house rules as assertions
+mod upgrades; // what follows a 101: WebSockets and other protocols
 mod upstream; // turns, weights, unix sockets
 mod upstream_tls; // endpoints behind TLS: whom to believe, and what is kept apart

@@ -74,7 +74,7 @@ pub struct RequestFraming {
     pub expect_continue: bool,
     /// An expectation that is not ours to meet: 417 (RFC 9110 §10.1.1).
     pub expect_unknown: bool,
-    /// HTTP/1.1 with an Upgrade field that Connection names.
+    /// An Upgrade field that Connection names, not in HTTP/1.0.
     pub has_upgrade: bool,
     /// `TE: trailers`.
     pub accepts_trailers: bool,
@@ -104,7 +104,7 @@ pub fn request_framing(head: &RequestHead, bytes: &[u8]) -> Result<RequestFramin
         // RFC 9110 §10.1.1: a 1.0 client cannot mean it.
         expect_continue: said.expect_continue && head.version != Version::Http10,
         expect_unknown: said.expect_unknown,
-        has_upgrade: said.upgrade && said.connection_upgrade && head.version == Version::Http11,
+        has_upgrade: said.upgrade && said.connection_upgrade && head.version != Version::Http10,
         accepts_trailers: said.te_trailers,
         nominates: said.nominates,
     })

@@ -10,6 +10,7 @@ mod framing;
 mod head;
 mod host;
 mod path;
+pub mod upgrade;
 
 pub(super) use chunked::is_forbidden;
 pub(super) use head::check_line;

@@ -148,7 +148,9 @@ fn builder(listener: &Listener) -> Builder {
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-        .data_frame_budget(SMALL_FRAMES_BUDGET);
+        .data_frame_budget(SMALL_FRAMES_BUDGET)
+        // WebSockets (RFC 8441).
+        .enable_connect_protocol();
     builder
 }
 

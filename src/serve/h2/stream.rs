@@ -9,20 +9,21 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Buf as _, Bytes};
+use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request};
 
 use super::connection::{Running, Session};
 use crate::proto::http1::{BodyFraming, Limits, Progress, ResponseHead};
-use crate::proto::http2;
+use crate::proto::http2::{self, WebSocket};
 use crate::serve::buffer::SMALL;
 use crate::serve::connection::{Client, refusal_of};
 use crate::serve::exchange::{self, After};
 use crate::serve::pump::{Decoder, Encoder, TRAILERS};
 use crate::serve::side::{Side, Sink, Source};
 use crate::serve::timer::Timer;
-use crate::serve::worker::Worker;
+use crate::serve::worker::{Scratch, Worker};
 
 /// Bodies up to this size are copied out of the output, which is used again then.
 const COPIED_MAX: usize = 4 << 10;
@@ -59,7 +60,10 @@ pub async fn serve(
         tls_policy: session.tls_policy,
     };
     let body_follows = !client.link.body.is_end_stream();
-    let read = http2::read_request(&request, body_follows, &listener.limits, &mut scratch.request, &mut scratch.request_bytes);
+    let is_socket = request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == WebSocket::PROTOCOL);
+    let socket = is_socket.then(|| WebSocket::new([worker.roll(), worker.roll()]));
+    let Scratch { request: head, request_bytes, .. } = &mut *scratch;
+    let read = http2::read_request(&request, body_follows, socket.as_ref(), &listener.limits, head, request_bytes);
     drop(request);
     let after = match read {
         Ok(()) => exchange::run(&worker, &mut client, &listener, &generation, &mut scratch, started, is_current).await,
@@ -280,6 +284,11 @@ impl Sink for Stream {
             Some(trailers) if !trailers.is_empty() => End::Trailers(trailers),
             _ => End::Bare,
         };
+    }
+
+    /// The last frame has said it.
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
     }
 
     fn written_total(&self) -> u64 {
