@@ -45,12 +45,14 @@ class Case:
     setup: Setup = Setup()
     rows: Callable = None
     with_direct: bool = False
+    is_grpc: bool = False
 
     def wanted(self, options):
         if self.rows:
             return self.rows(options.peers)
-        # The null relay copies bytes, and knows nothing of TLS.
-        return [Row(peer, peer, self.setup, "attache") for peer in options.peers if peer != "null" or self.setup == Setup()]
+        # The null relay copies bytes, and knows nothing of TLS or HTTP/2.
+        knows = self.setup in (Setup(), Setup(is_tcp=True), Setup(is_tunnel=True))
+        return [Row(peer, peer, self.setup, "attache") for peer in options.peers if peer != "null" or knows]
 
 
 def say(text):
@@ -61,7 +63,7 @@ def run(case, workshop, options):
     """Rows by name, and what could not be measured."""
     missing = []
     with contextlib.ExitStack() as stack:
-        origin = workshop.origin()
+        origin = workshop.grpc_origin() if case.is_grpc else workshop.origin()
         stack.callback(origin.stop)
         running = {DIRECT: origin} if case.with_direct else {}
         bases = {DIRECT: "attache"}
@@ -135,6 +137,14 @@ def wrk(**how):
     return interleaved(lambda proxy, seconds, directory: load.wrk(proxy, seconds, script_in=directory, **how))
 
 
+def h2load(**how):
+    return interleaved(lambda proxy, seconds, _: load.h2load(proxy, seconds, **how))
+
+
+def grpc(proxy, seconds, directory):
+    return load.h2load(proxy, seconds, streams=10, grpc_in=directory)
+
+
 def handshakes(kind):
     return interleaved(lambda proxy, seconds, _: load.handshakes(proxy, seconds, kind=kind))
 
@@ -187,6 +197,12 @@ CASES = {
     "upload": Case("64 KiB uploads, 64 connections", wrk(path="/upload", body_bytes=64 << 10)),
     "connect": Case("100 B, a new connection per request, 64 at a time", wrk(closing=True)),
     "tls-64": Case("100 B, TLS keep-alive, 64 connections", wrk(tls=True), ECDSA),
+    "h2-1": Case("100 B, HTTP/2, 8 connections of 1 stream", h2load(streams=1), Setup(is_http2=True)),
+    "h2-100": Case("100 B, HTTP/2, 8 connections of 100 streams", h2load(streams=100), Setup(is_http2=True)),
+    "grpc": Case("gRPC, unary calls of 100 B, 8 connections of 10 streams", interleaved(grpc), Setup(is_http2=True, is_http2_upstream=True), is_grpc=True),
+    "websocket": Case("WebSocket messages of 100 B echoed, 64 connections", interleaved(lambda p, s, _: load.websockets(p, s)), Setup(is_tunnel=True)),
+    "tcp-1m": Case("1 MiB answers through a TCP stream, 16 connections", wrk(path="/bytes/1048576", connections=16), Setup(is_tcp=True)),
+    "tcp-64": Case("100 B through TCP streams, 64 connections", wrk(), Setup(is_tcp=True)),
     "handshake-ecdsa": Case("Full TLS handshakes, ECDSA P-256", handshakes("full"), ECDSA),
     "handshake-rsa": Case("Full TLS handshakes, RSA-2048", handshakes("full"), RSA),
     "resumed-ecdsa": Case("Resumed TLS handshakes, ECDSA P-256", handshakes("resumed"), ECDSA),

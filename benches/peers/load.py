@@ -73,6 +73,35 @@ def wrk(proxy, seconds, *, path="/small", connections=64, tls=False, closing=Fal
     return figures | {"rate": seen["requests"] / (seen["us"] / 1e6), **{key: seen[key] for key in ("requests", "p50_us", "p99_us", "p999_us", "errors")}}
 
 
+def h2load(proxy, seconds, *, streams, connections=8, grpc_in=None):
+    argv = ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}"]
+    if grpc_in:
+        body = grpc_in / "message"
+        # A message is five bytes of framing and its own.
+        body.write_bytes(b"\0\0\0\0\x64" + b"x" * 100)
+        argv += ["-d", body, "-H", "content-type: application/grpc", "-H", "te: trailers"]
+    meter = Meter(proxy)
+    done = subprocess.run(pin(LOAD_CORE, *argv, f"http://127.0.0.1:{proxy.port}/small"), capture_output=True, text=True)
+    seen = re.search(r"requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed", done.stdout)
+    rate = re.search(r"([\d.]+) req/s", done.stdout)
+    if not seen or not rate:
+        raise CannotRun(f"h2load: {done.stderr.strip() or done.stdout.strip()}")
+    requests, succeeded, failed = map(int, seen.groups())
+    # What is still unanswered when the time is over counts as failed, at most one for each stream.
+    errors = max(0, requests - succeeded, failed - streams * connections)
+    return meter.figures(succeeded) | {"requests": succeeded, "rate": float(rate.group(1)), "errors": errors}
+
+
+def websockets(proxy, seconds, *, connections=64):
+    argv = pin(LOAD_CORE, built("examples/websockets"), f"127.0.0.1:{proxy.port}", connections, seconds)
+    meter = Meter(proxy)
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode:
+        raise CannotRun(f"websockets with {proxy.name}: {done.stderr.strip()}")
+    seen = json.loads(done.stdout)
+    return meter.figures(seen["messages"]) | {"rate": seen["messages"] / seen["seconds"], "errors": seen["errors"]}
+
+
 def handshakes(proxy, seconds, *, kind, connections=16):
     argv = pin(LOAD_CORE, built("examples/handshakes"), f"127.0.0.1:{proxy.port}", kind, connections, seconds)
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as load:

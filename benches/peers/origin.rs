@@ -1,7 +1,7 @@
 //! The program behind every proxy: answers at once, and costs so little that the proxies are what limits a run.
 //!
-//! One thread. `/bytes/N` answers N bytes, every other path 100; a request's body is read and forgotten. Trusts its clients:
-//! it knows no chunks, no pipelining and no bad requests.
+//! One thread. `/bytes/N` answers N bytes, every other path 100; a request's body is read and forgotten. A request to upgrade is
+//! granted, and what follows is sent back as it came. Trusts its clients: it knows no chunks, no pipelining and no bad requests.
 //!
 //! `origin LISTEN`, such as `origin 127.0.0.1:8000`.
 
@@ -23,6 +23,8 @@ struct Connection {
     /// Bytes of the request's body still to come.
     body_left: usize,
     answer: Option<Answer>,
+    /// After a 101.
+    is_echo: bool,
 }
 
 /// What is being written.
@@ -34,6 +36,11 @@ struct Answer {
 }
 
 impl Answer {
+    fn switching() -> Self {
+        let head = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec();
+        Self { head, body: 0, written: 0, is_last: false }
+    }
+
     fn to(head: &[u8]) -> Self {
         let head = String::from_utf8_lossy(head);
         let path = head.split(' ').nth(1).unwrap_or_default();
@@ -98,7 +105,7 @@ fn accept(poll: impl AsFd, connections: &mut HashMap<RawFd, Connection>, stream:
     stream.set_nodelay(true)?;
     let fd = stream.as_raw_fd();
     epoll::add(poll, &stream, EventData::new_u64(fd as u64), EventFlags::IN | EventFlags::OUT | EventFlags::ET)?;
-    connections.insert(fd, Connection { stream, head: Vec::new(), body_left: 0, answer: None });
+    connections.insert(fd, Connection { stream, head: Vec::new(), body_left: 0, answer: None, is_echo: false });
     Ok(())
 }
 
@@ -117,7 +124,12 @@ impl Connection {
             if count == 0 {
                 return Ok(false);
             }
-            self.take(&buffer[..count])?;
+            if self.is_echo {
+                // Small messages fit into any socket's empty buffer.
+                self.stream.write_all(&buffer[..count])?;
+            } else {
+                self.take(&buffer[..count])?;
+            }
             // Edge-triggered epoll says when there is more.
             is_emptied = count < buffer.len();
         }
@@ -133,7 +145,8 @@ impl Connection {
             self.head.truncate(end);
             let text = String::from_utf8_lossy(&self.head);
             self.body_left = field(&text, "content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
-            self.answer = Some(Answer::to(&self.head));
+            self.is_echo = field(&text, "upgrade").is_some();
+            self.answer = Some(if self.is_echo { Answer::switching() } else { Answer::to(&self.head) });
             self.head.clear();
         }
         self.body_left = self.body_left.checked_sub(received.len()).ok_or_else(|| io::Error::other("more than one request at once"))?;

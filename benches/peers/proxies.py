@@ -25,6 +25,10 @@ class Setup:
     key: str | None = None  # the kind of certificate; none speaks plain HTTP
     routes: int = 0  # prefixes /r0/, /r1/ ...; none forwards everything
     is_logging: bool = False
+    is_http2: bool = False  # clients speak HTTP/2 without TLS
+    is_http2_upstream: bool = False  # so does the origin
+    is_tcp: bool = False  # bytes are passed on, not understood
+    is_tunnel: bool = False  # upgrades are passed on
 
 
 def built(name):
@@ -72,12 +76,21 @@ class Workshop:
         port = free_port()
         return Process("origin", [built("examples/origin"), f"127.0.0.1:{port}"], port, self.place("origin") / "out", LOAD_CORE)
 
+    def grpc_origin(self):
+        port = free_port()
+        return Process("origin", [built("examples/grpc_origin"), f"127.0.0.1:{port}"], port, self.place("origin") / "out", LOAD_CORE)
+
     def attache(self, setup, origin):
         place, port = self.place("attache"), free_port()
         lines = ["[process]", "workers = 1", "[admin]", f'listen = "127.0.0.1:{free_port()}"']
         if setup.is_logging:
             lines += ["[log]", 'access = "json"', f'to = "{place}/access.log"']
-        lines += ["[service.o]", f'endpoints = ["127.0.0.1:{origin}"]', "[[listener]]", f'listen = "127.0.0.1:{port}"']
+        lines += ["[service.o]", f'endpoints = ["127.0.0.1:{origin}"]']
+        if setup.is_http2_upstream:
+            lines.append('protocol = "h2"')
+        lines += ["[[listener]]", f'listen = "127.0.0.1:{port}"']
+        if setup.is_tcp:
+            lines.append('protocol = "tcp"')
         if setup.key:
             cert, key = self.pair(setup.key)
             lines.append(f'tls = {{ cert = "{cert}", key = "{key}" }}')
@@ -93,23 +106,37 @@ class Workshop:
         cert, key = self.pair(setup.key) if setup.key else (None, None)
         # 1.22 speaks TLS 1.3 only when asked to.
         tls = f"ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;" if setup.key else ""
+        if setup.is_tcp:
+            return self.nginx_stream(place, port, origin)
         temporary = " ".join(f"{kind}_temp_path {place}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         # Lines are gathered before they are written, as attache does.
         log = f"access_log {place}/access.log j buffer=64k flush=1s;" if setup.is_logging else "access_log off;"
         prefixes = [f"/r{n}/" for n in range(setup.routes)] or ["/"]
-        locations = "\n".join(f"    location {prefix} {{ proxy_pass http://o; }}" for prefix in prefixes)
+        to = "grpc_pass grpc://o" if setup.is_http2_upstream else "proxy_pass http://o"
+        locations = "\n".join(f"    location {prefix} {{ {to}; }}" for prefix in prefixes)
+        connection = 'proxy_set_header Connection "upgrade"; proxy_set_header Upgrade $http_upgrade;' if setup.is_tunnel else 'proxy_set_header Connection "";'
+        listen = f"127.0.0.1:{port}{' ssl' if tls else ''}{' http2' if setup.is_http2 else ''} backlog=4096"
         # Without temporary files: a proxy that writes 1 MiB answers to disk would be measured for that.
         (place / "conf").write_text(f"""
 worker_processes 1; daemon off; pid {place}/pid; error_log {place}/error.log; events {{ worker_connections 15000; }}
 http {{ {temporary} keepalive_requests 1000000000; client_max_body_size 0; proxy_request_buffering off; proxy_max_temp_file_size 0;
   log_format j escape=json '{json.dumps(NGINX_LINE)}'; {log}
   upstream o {{ server 127.0.0.1:{origin}; keepalive 512; keepalive_requests 1000000000; }}
-  server {{ listen 127.0.0.1:{port} {'ssl' if tls else ''} backlog=4096; {tls}
-    proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $http_host;
+  server {{ listen {listen}; {tls}
+    proxy_http_version 1.1; {connection} proxy_set_header Host $http_host;
     proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Host $http_host;
     proxy_set_header X-Request-Id $request_id; proxy_set_header Via "1.1 nginx";
 {locations}
   }} }}""")
+        return Process("nginx", ["nginx", "-c", place / "conf"], port, place / "out")
+
+    def nginx_stream(self, place, port, origin):
+        module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+        if not module.exists():
+            raise CannotRun("nginx has no stream module here (Debian: libnginx-mod-stream)")
+        (place / "conf").write_text(f"""
+load_module {module}; worker_processes 1; daemon off; pid {place}/pid; error_log {place}/error.log; events {{ worker_connections 15000; }}
+stream {{ server {{ listen 127.0.0.1:{port} backlog=4096; proxy_pass 127.0.0.1:{origin}; }} }}""")
         return Process("nginx", ["nginx", "-c", place / "conf"], port, place / "out")
 
     def haproxy(self, setup, origin):
@@ -121,28 +148,31 @@ http {{ {temporary} keepalive_requests 1000000000; client_max_body_size 0; proxy
             # A map is a tree: the way that scales.
             (place / "map").write_text("".join(f"/r{n}/ b\n" for n in range(setup.routes)))
             use = f"use_backend %[path,map_beg({place}/map)]"
-        (place / "cfg").write_text(f"""
-global
-  nbthread 1
-  maxconn {min(9000, self.files_max // 2 - 100)}
-defaults
-  mode http
-  timeout connect 3s
-  timeout client 75s
-  timeout server 60s
-  http-reuse always
-frontend f
-  bind 127.0.0.1:{port} {tls}
+        mode = "tcp" if setup.is_tcp else "http"
+        edits = "" if setup.is_tcp else f"""
   option forwardfor
   unique-id-format %[uuid()]
   unique-id-header X-Request-Id
   http-request set-header X-Forwarded-Proto {'https' if tls else 'http'}
   http-request set-header X-Forwarded-Host %[req.hdr(host)]
   http-request set-header Via "1.1 haproxy"
-  {log}
+  {log}"""
+        (place / "cfg").write_text(f"""
+global
+  nbthread 1
+  maxconn {min(9000, self.files_max // 2 - 100)}
+defaults
+  mode {mode}
+  timeout connect 3s
+  timeout client 75s
+  timeout server 60s
+  timeout tunnel 1h
+  {'' if setup.is_tcp else 'http-reuse always'}
+frontend f
+  bind 127.0.0.1:{port} {tls} {'proto h2' if setup.is_http2 else ''}{edits}
   {use}
 backend b
-  server o 127.0.0.1:{origin}
+  server o 127.0.0.1:{origin} {'proto h2' if setup.is_http2_upstream else ''}
 """)
         return Process("haproxy", ["haproxy", "-db", "-f", place / "cfg"], port, place / "out")
 
@@ -152,7 +182,7 @@ backend b
         manager = {
             "@type": extension("filters.network.http_connection_manager.v3.HttpConnectionManager"),
             "stat_prefix": "h",
-            "codec_type": "HTTP1",
+            "codec_type": "HTTP2" if setup.is_http2 else "HTTP1",
             "use_remote_address": True,
             "via": "1.1 envoy",
             "route_config": {
@@ -162,28 +192,34 @@ backend b
             "http_filters": [{"name": "router", "typed_config": {
                 "@type": extension("filters.http.router.v3.Router"), "suppress_envoy_headers": True}}],
         }
+        if setup.is_tunnel:
+            manager["upgrade_configs"] = [{"upgrade_type": "websocket"}]
         if setup.is_logging:
             manager["access_log"] = [{"name": "file", "typed_config": {
                 "@type": extension("access_loggers.file.v3.FileAccessLog"), "path": f"{place}/access.log",
                 "log_format": {"json_format": ENVOY_LINE}}}]
         chain = {"filters": [{"name": "http", "typed_config": manager}]}
+        if setup.is_tcp:
+            relay = {"@type": extension("filters.network.tcp_proxy.v3.TcpProxy"), "stat_prefix": "t", "cluster": "o"}
+            chain = {"filters": [{"name": "tcp", "typed_config": relay}]}
         if setup.key:
             cert, key = self.pair(setup.key)
             chain["transport_socket"] = {"name": "tls", "typed_config": {
                 "@type": extension("transport_sockets.tls.v3.DownstreamTlsContext"),
                 "common_tls_context": {"tls_certificates": [
                     {"certificate_chain": {"filename": str(cert)}, "private_key": {"filename": str(key)}}]}}}
-        text = {"static_resources": {
-            "listeners": [{"address": address(port), "filter_chains": [chain]}],
-            "clusters": [{"name": "o", "type": "STATIC", "connect_timeout": "3s", "load_assignment": {
-                "cluster_name": "o", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(origin)}}]}]}}],
-        }}
+        cluster = {"name": "o", "type": "STATIC", "connect_timeout": "3s", "load_assignment": {
+            "cluster_name": "o", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(origin)}}]}]}}
+        if setup.is_http2_upstream:
+            cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": extension("upstreams.http.v3.HttpProtocolOptions"), "explicit_http_config": {"http2_protocol_options": {}}}}
+        text = {"static_resources": {"listeners": [{"address": address(port), "filter_chains": [chain]}], "clusters": [cluster]}}
         (place / "config.json").write_text(json.dumps(text))
         argv = [envoy_binary(), "--concurrency", 1, "--disable-hot-restart", "-l", "error", "-c", place / "config.json"]
         return Process("envoy", argv, port, place / "out")
 
     def null(self, setup, origin):
-        if setup != Setup():
+        if setup not in (Setup(), Setup(is_tcp=True), Setup(is_tunnel=True)):
             raise CannotRun("the null relay copies bytes and knows nothing of this")
         port = free_port()
         argv = [built("examples/null_relay"), f"127.0.0.1:{port}", f"127.0.0.1:{origin}"]

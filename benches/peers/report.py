@@ -86,7 +86,7 @@ def doubts(run):
 
 
 class Goals:
-    """The goals of issue 3, asked of one run. What a run did not measure is said to be so."""
+    """The goals that attache has set itself, asked of one run. What a run did not measure is said to be so."""
 
     def __init__(self, cases):
         self.cases = cases
@@ -145,6 +145,9 @@ class Goals:
         self.ask("10,000 routes ≤ 1.10 × 10 routes", many / few, 1.10, spelling="{:.2f} ×")
         # One wait serves whatever is ready, so it belongs to no request; the table shows it.
         self.ask("system calls per request, but waiting ≤ 4", self.figure("system-calls", "calls_but_waiting"), 4.05)
+        for case, what in (("h2-1", "1 stream"), ("h2-100", "100 streams")):
+            self.against(f"HTTP/2, {what} a connection, CPU/request", case, "cpu_us", dict.fromkeys(peers, 1.0))
+        self.against("TCP stream, CPU/byte", "tcp-1m", "cpu_us", {"null": 1.05})
         return self.lines
 
 

@@ -70,6 +70,7 @@ def versions():
         "HAProxy": first_match(number, "haproxy", "-v"),
         "OpenSSL": first_match(number, "openssl", "version"),
         "wrk": first_match(number, "wrk", "-v"),
+        "h2load": first_match(number, "h2load", "--version"),
         "strace": first_match(number, "strace", "-V"),
     }
     try:
