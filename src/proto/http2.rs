@@ -172,7 +172,7 @@ mod tests {
         let mut lines = format!("{} {}", text(head.method), text(head.target));
         for field in &head.fields {
             assert_eq!(field.known, Known::of(field.name.of(&bytes)));
-            lines.push_str(&format!("\n{}: {}", text(field.name), text(field.value)));
+            lines.extend(["\n", &text(field.name), ": ", &text(field.value)]);
         }
         Ok(lines)
     }

@@ -10,7 +10,9 @@ use super::buffer::LARGE;
 use super::compose::write_field;
 use super::side::{Sink, Source};
 use crate::filters::headers::Edits;
-use crate::proto::http1::{BodyFraming, ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, TrailerLimits, trailer_fields, write_chunk_header};
+use crate::proto::http1::{
+    BodyFraming, ChunkError, ChunkStep, ChunkedDecoder, LAST_CHUNK, TrailerLimits, trailer_fields, write_chunk_header,
+};
 
 /// How a body ends on the side it comes from.
 pub enum Decoder {
@@ -175,7 +177,10 @@ impl<'a> Pump<'a> {
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>, from: &mut impl Source, to: &mut impl Sink) -> Poll<Result<(), PumpError>> {
-        from.widen_if_full();
+        // A stream is sent in frames, and there may be a hundred of them for one client that takes nothing.
+        if self.encoder != Encoder::Frames {
+            from.widen_if_full();
+        }
         match from.poll_fill(cx, LARGE) {
             Poll::Ready(Ok(0)) => match self.decoder {
                 Decoder::UntilClose => {

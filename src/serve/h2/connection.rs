@@ -31,7 +31,7 @@ const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 const FRAME_BYTES: u32 = 16 << 10;
 /// What one stream may have waiting to be written.
-const SEND_BUFFER_BYTES: usize = 64 << 10;
+const SEND_BUFFER_BYTES: usize = 32 << 10;
 /// Streams that a client had us reset by breaking rules (CVE-2025-8671), in the life of a connection.
 const LOCAL_RESETS_MAX: usize = 200;
 /// Requests taken back before we came to them (CVE-2023-44487).
