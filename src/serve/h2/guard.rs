@@ -300,6 +300,6 @@ mod tests {
         assert_eq!(passes(&frame(RST_STREAM, 0, 4), 100, Duration::from_millis(10), 0), 5000);
         assert_eq!(passes(&frame(RST_STREAM, 0, 4), 100, Duration::from_millis(9), 0), 500);
         assert_eq!(passes(&frame(WINDOW_UPDATE, 0, 4), 100, Duration::ZERO, BYTES_PER_WINDOW_UPDATE), 5000);
-        assert_eq!(passes(&frame(WINDOW_UPDATE, 0, 4), 100, Duration::ZERO, BYTES_PER_WINDOW_UPDATE / 2), 4000);
+        assert_eq!(passes(&frame(WINDOW_UPDATE, 0, 4), 100, Duration::ZERO, BYTES_PER_WINDOW_UPDATE / 2), 3999);
     }
 }
