@@ -212,6 +212,20 @@ fn a_request_taken_back_ends_at_the_endpoint_too() {
 }
 
 #[test]
+fn a_request_taken_back_at_once_reaches_no_endpoint() {
+    let origin = echo();
+    let rig = before(origin.address, "");
+    let mut raw = Raw::connect(rig.address("web"));
+    assert_eq!(raw.next().unwrap().unwrap().kind, SETTINGS);
+    let reset = |stream| frame(RST_STREAM, 0, stream, &u32::from(Reason::CANCEL).to_be_bytes());
+    let one = |stream| [frame(HEADERS, END_HEADERS | END_STREAM, stream, &http2::head("/")), reset(stream)].concat();
+    raw.send(&(0..20).flat_map(|number| one(2 * number + 1)).collect::<Vec<u8>>()).unwrap();
+    eventually("every record is written", || rig.out().lines().count() == 20);
+    assert!(rig.out().lines().all(|line| line.contains("client_gone")), "{}", rig.out());
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
 fn an_answer_cut_short_is_reset_and_never_completed() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel",
