@@ -93,11 +93,15 @@ fn put(part: &[u8], bytes: &mut Vec<u8>) -> Span {
 /// RFC 9113 §8.2.3.
 fn put_cookie(fields: &HeaderMap, bytes: &mut Vec<u8>) -> Result<Span, HeadError> {
     let start = bytes.len();
-    for (number, crumb) in fields.get_all(http::header::COOKIE).iter().enumerate() {
+    for crumb in fields.get_all(http::header::COOKIE) {
         if !is_field_value(crumb.as_bytes()) {
             return Err(HeadError::BadValue);
         }
-        if number > 0 {
+        // An empty one would leave white space at an end of the value.
+        if crumb.is_empty() {
+            continue;
+        }
+        if bytes.len() > start {
             bytes.extend_from_slice(b"; ");
         }
         bytes.extend_from_slice(crumb.as_bytes());
@@ -195,6 +199,9 @@ mod tests {
         let crumbs = [("cookie", "a=1"), ("x-a", "1"), ("cookie", "b=2"), ("cookie", "c=3")];
         assert_eq!(read("GET", "/", &crumbs).unwrap(), "GET /\ncookie: a=1; b=2; c=3\nx-a: 1");
         assert_eq!(read("GET", "/", &[("cookie", "a=1")]).unwrap(), "GET /\ncookie: a=1");
+        let empty = [("cookie", ""), ("cookie", "a=1"), ("cookie", ""), ("cookie", "b=2"), ("cookie", "")];
+        assert_eq!(read("GET", "/", &empty).unwrap(), "GET /\ncookie: a=1; b=2");
+        assert_eq!(read("GET", "/", &[("cookie", ""), ("cookie", "")]).unwrap(), "GET /\ncookie: ");
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub trait Side: Source + Sink {
     /// Has the end of this look like no end: for an answer that is not whole, and for a client that takes nothing.
     fn cut(&mut self);
     /// Whether nothing more of this client is here, so that closing resets nothing.
-    fn has_said_all(&self) -> bool;
+    fn has_said_all(&mut self) -> bool;
 }
 
 impl Source for Link {
@@ -139,7 +139,7 @@ impl Side for Link {
     }
 
     /// Not known of TLS, whose own good-bye is still to come.
-    fn has_said_all(&self) -> bool {
+    fn has_said_all(&mut self) -> bool {
         self.input().is_empty() && !self.wire.is_tls() && self.wire.is_silent_for_certain()
     }
 }

@@ -312,7 +312,7 @@ impl Side for Stream {
     }
 
     /// It is a matter of the connection, which outlives this.
-    fn has_said_all(&self) -> bool {
+    fn has_said_all(&mut self) -> bool {
         false
     }
 }
