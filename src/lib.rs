@@ -10,7 +10,8 @@
 //! supervisor stage → publish → retire         binds what is new, swaps one pointer, drains what went
 //!
 //! serve/accept      accept, PROXY header, TLS              → Client
-//! serve/connection  wait, read one head, keep or close
+//! serve/connection  wait, read one head, keep or close; or
+//! serve/h2            take in streams, a task for each        the same exchanges, in other words
 //! serve/exchange    check it; walk: route → service → Decision (no await); answer, or
 //! serve/forward       lease an endpoint, dial or reuse, pump both bodies, settle
 //! serve/exchange    count and log

@@ -9,24 +9,20 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::check::check;
 use super::compose::{self, Own, Persistence};
 use super::connection::Client;
 use super::forward::{self, Job};
 use super::side::Side;
 use super::timer::Stall;
 use super::worker::{Scratch, Worker};
-use crate::config::listener::Paths;
 use crate::generation::{Generation, Listener, Route, Walk};
-use crate::proto::http1::{
-    BodyFraming, FramingError, Known, RequestFraming, RequestHead, Target, Version, check_host, compare_form, request_framing,
-    split_target, upgrade,
-};
+use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Version, upgrade};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers};
 use crate::services::Decision;
 use crate::telemetry::{access, clock};
 use crate::upstream::Endpoint;
-use crate::value::BodyLimit;
 
 /// What becomes of the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,15 +88,6 @@ impl Outcome {
 
 /// A request body this long is read and thrown away to keep the connection; a longer one costs it.
 const DISCARDED_MAX: u64 = 64 << 10;
-
-/// What is known of a request once its head has passed every check.
-struct Checked<'a> {
-    framing: RequestFraming,
-    authority: &'a [u8],
-    host: &'a [u8],
-    path: &'a [u8],
-    query: Option<&'a [u8]>,
-}
 
 pub async fn run<S: Side>(
     worker: &Rc<Worker>,
@@ -246,107 +233,6 @@ pub async fn refuse_unparsed<S: Side>(
     let told = Told { head: &head, request, walk_route: None, target: request.target.of(bytes) };
     settle(worker, listener, &generation, &told, &outcome, started);
     outcome.after()
-}
-
-/// Everything about a head that its grammar does not say (CONFIG "HTTP strictness").
-fn check<'a, S>(
-    request: &RequestHead,
-    bytes: &'a [u8],
-    listener: &Listener,
-    client: &Client<S>,
-    compare_path: &mut Vec<u8>,
-) -> Result<Checked<'a>, Refusal> {
-    let framing = request_framing(request, bytes).map_err(|error| match error {
-        FramingError::EncodingInHttp10
-        | FramingError::LengthAndEncoding
-        | FramingError::DifferentLengths
-        | FramingError::BadLength
-        | FramingError::BadEncoding => Refusal::BadFraming,
-        FramingError::ConnectionTooLarge => Refusal::HeadTooLarge,
-    })?;
-    let target = split_target(request.target.of(bytes)).ok_or(Refusal::BadHead)?;
-    let host_field = only_host(request, bytes, client.tls.is_some())?;
-    let host_field = match (host_field, request.version) {
-        (Some(host), _) => host,
-        (None, Version::Http10) => b"",
-        (None, Version::Http11 | Version::Http2) => return Err(Refusal::BadHost),
-    };
-    if request.method.of(bytes) == b"CONNECT" {
-        return Err(Refusal::MethodRefused);
-    }
-    let (authority, path, query) = match target {
-        Target::Origin { path, query } => (host_field, path, query),
-        Target::Absolute { scheme, authority, path, query } => {
-            // RFC 9112 §3.2.2: the target wins; disagreement is somebody being misled.
-            if !host_field.is_empty() && !is_same_authority(scheme, host_field, authority) {
-                return Err(Refusal::HostMismatch);
-            }
-            // RFC 9112 §3.2.4: this is how a proxy is asked for `*`.
-            let is_about_server =
-                request.method.of(bytes) == b"OPTIONS" && query.is_none() && request.target.of(bytes).ends_with(authority);
-            (authority, if is_about_server { b"*" } else { path }, query)
-        }
-        Target::Asterisk if request.method.of(bytes) == b"OPTIONS" => (host_field, &b"*"[..], None),
-        Target::Asterisk | Target::Authority(_) => return Err(Refusal::BadHead),
-    };
-    let host = if authority.is_empty() { authority } else { check_host(authority).ok_or(Refusal::BadHost)?.name.of(authority) };
-    if listener.paths == Paths::Strict {
-        let compared = compare_form(path).map_err(|_| Refusal::BadPath)?;
-        if let std::borrow::Cow::Owned(compared) = compared {
-            compare_path.extend_from_slice(&compared);
-        }
-    }
-    if framing.expect_unknown {
-        return Err(Refusal::ExpectationUnknown);
-    }
-    if let (BodyLimit::Bytes(most), BodyFraming::Length(length)) = (listener.body, framing.body)
-        && length > most
-    {
-        return Err(Refusal::BodyTooLarge);
-    }
-    if is_misdirected(listener, client, host) {
-        return Err(Refusal::Misdirected);
-    }
-    Ok(Checked { framing, authority, host, path, query })
-}
-
-/// `a.example` and `a.example:80` are one authority of `http` (RFC 3986 §6.2.3).
-fn is_same_authority(scheme: &[u8], a: &[u8], b: &[u8]) -> bool {
-    let default: &[u8] = if scheme.eq_ignore_ascii_case(b"https") { b":443" } else { b":80" };
-    let bare = |authority: &'_ [u8]| authority.strip_suffix(default).or(authority.strip_suffix(b":")).unwrap_or(authority).len();
-    a[..bare(a)].eq_ignore_ascii_case(&b[..bare(b)])
-}
-
-/// The one Host field; two are refused, none is for the caller to judge. In HTTP/2 the first of two is
-/// `:authority`, and the other must agree with it (RFC 9113 §8.3.1).
-fn only_host<'a>(request: &RequestHead, bytes: &'a [u8], is_tls: bool) -> Result<Option<&'a [u8]>, Refusal> {
-    let mut hosts = request.fields.iter().filter(|field| field.known == Known::Host).map(|field| field.value.of(bytes));
-    let first = hosts.next();
-    match (first, hosts.next()) {
-        (Some(authority), Some(host)) if request.version == Version::Http2 => {
-            let scheme: &[u8] = if is_tls { b"https" } else { b"http" };
-            if !is_same_authority(scheme, authority, host) {
-                return Err(Refusal::HostMismatch);
-            }
-        }
-        (_, Some(_)) => return Err(Refusal::BadHost),
-        (_, None) => {}
-    }
-    if first.is_some_and(<[u8]>::is_empty) { Err(Refusal::BadHost) } else { Ok(first) }
-}
-
-/// RFC 9110 §7.4: the handshake vouched for one certificate's names, the request asks for another's;
-/// or the listener has other clients to let in since the handshake.
-fn is_misdirected<S>(listener: &Listener, client: &Client<S>, host: &[u8]) -> bool {
-    let (Some(acceptor), Some(facts)) = (&listener.tls, &client.tls) else { return false };
-    if acceptor.client_policy() != client.tls_policy {
-        return true;
-    }
-    if acceptor.certificates().len() < 2 || facts.sni.is_none() || host.is_empty() {
-        return false;
-    }
-    let host = std::str::from_utf8(host).ok();
-    acceptor.select(host) != acceptor.select(facts.sni.as_deref())
 }
 
 fn choose_request_id(worker: &Worker, headers: Headers<'_>, is_trusted: bool, out: &mut Vec<u8>) {

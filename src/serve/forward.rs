@@ -59,6 +59,10 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     let mut connects = 0;
     let mut avoid: Option<Arc<Endpoint>> = None;
     let mut may_reuse = true;
+    // A request taken back before we came to it: nobody need be asked. Nothing is read to know it.
+    if poll_fn(|cx| Poll::Ready(job.client.link.has_left(cx, false))).await {
+        return Outcome::gone(0);
+    }
     loop {
         let Some(lease) = pool.pick(job.worker.index, avoid.as_deref()) else {
             return job.refuse(Refusal::NoEndpoint, 0, None, attempts, true).await;
@@ -303,6 +307,10 @@ impl<'a, S: Side> Job<'a, S> {
         // sends without a pause is done.
         let is_first = !std::mem::replace(&mut waits.upload_began, true);
         if is_first {
+            // Dialling took its time.
+            if client.link.has_left(cx, false) {
+                return Poll::Ready(Err(Early::ClientGone));
+            }
             poll_upload(cx, client, link, upload, waits)?;
         }
         // While the client does not take an interim answer, the next one waits at the endpoint.

@@ -5,6 +5,7 @@
 
 pub mod accept;
 mod buffer;
+mod check;
 pub mod compose;
 mod connection;
 mod exchange;

@@ -177,7 +177,10 @@ impl<'a> Pump<'a> {
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>, from: &mut impl Source, to: &mut impl Sink) -> Poll<Result<(), PumpError>> {
-        from.widen_if_full();
+        // A stream is sent in frames, and there may be a hundred of them for one client that takes nothing.
+        if self.encoder != Encoder::Frames {
+            from.widen_if_full();
+        }
         match from.poll_fill(cx, LARGE) {
             Poll::Ready(Ok(0)) => match self.decoder {
                 Decoder::UntilClose => {

@@ -583,11 +583,18 @@ const REQUIRE: &str = "cert = \"a.crt\"\nkey = \"a.key\"\nclient_ca = \"ca.crt\"
 const REQUEST: &str = "cert = \"a.crt\"\nkey = \"a.key\"\nclient_ca = \"ca.crt\"\nclient_auth = \"request\"";
 
 #[test]
-fn http1_is_agreed_on_with_a_client_that_prefers_http2() {
+fn the_protocol_is_the_first_of_ours_that_the_client_has() {
     let authority = Authority::new("ca");
+    let agreed = |source: &str| {
+        let acceptor = compile_in(source, &one_file(&authority), "edge", &Sessions::new());
+        let (_, server) = shake(&client(&authority, None, BOTH), &acceptor, "a.example").unwrap();
+        server.alpn_protocol().unwrap().to_vec()
+    };
+    assert_eq!(agreed(&format!("{ONE}alpn = [\"http/1.1\"]")), b"http/1.1");
+    assert_eq!(agreed(&format!("{ONE}alpn = [\"http/1.1\", \"h2\"]")), b"http/1.1");
     let acceptor = compile_in(ONE, &one_file(&authority), "edge", &Sessions::new());
     let (_, server) = shake(&client(&authority, None, BOTH), &acceptor, "a.example").unwrap();
-    assert_eq!(server.alpn_protocol(), Some(b"http/1.1".as_slice()));
+    assert_eq!(server.alpn_protocol(), Some(b"h2".as_slice()));
     assert_eq!(server.negotiated_cipher_suite().map(|suite| suite.suite()), Some(CipherSuite::TLS13_AES_128_GCM_SHA256));
     assert_eq!(client_identity(&server), None);
 }

@@ -111,11 +111,8 @@ fn keys_of_later_versions_are_told_from_misspelt_ones() {
         );
     }
     check_listener(
-        "service = \"a:1\"\nlimits = { streams = 128 }\n[process]\nmax_memory_bodies = \"1MiB\"\n",
-        &[
-            "4:12: `streams` is not supported by this version -> remove it",
-            "6:1: `max_memory_bodies` is not supported by this version -> remove it",
-        ],
+        "service = \"a:1\"\n[process]\nmax_memory_bodies = \"1MiB\"\n",
+        &["5:1: `max_memory_bodies` is not supported by this version -> remove it"],
     );
 }
 

@@ -4,7 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use h2::Reason;
 use http::{HeaderMap, Request};
 
 use crate::support::http2::{
-    self as http2, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PREFACE, RST_STREAM, Raw, SETTINGS, frame, literals, read_answer,
-    request, room, run, run_for, send_all,
+    self as http2, END_HEADERS, END_STREAM, HEADERS, Http2, PREFACE, RST_STREAM, Raw, SETTINGS, frame, literals, read_answer, request, run,
+    send_all,
 };
 use crate::support::{Client, Next, Origin, Pair, Rig, eventually};
 
@@ -171,152 +171,6 @@ fn interim_answers_pass_and_expectations_are_met() {
 }
 
 #[test]
-fn large_bodies_pass_whole_both_ways() {
-    const SIZE: usize = 100 << 20;
-    let origin = Origin::raw(|mut stream, _| {
-        let mut buffer = Vec::new();
-        let head = crate::support::read_head(&mut stream, &mut buffer).unwrap();
-        if head.starts_with("POST") {
-            let (mut read, mut piece) = (buffer.len(), vec![0; 256 << 10]);
-            while read < SIZE {
-                read += stream.read(&mut piece).unwrap();
-            }
-            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{read}", read.to_string().len());
-            return;
-        }
-        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
-        let piece: Vec<u8> = (0..1 << 20).map(|at| (at % 251) as u8).collect();
-        for _ in 0..SIZE >> 20 {
-            let _ = stream.write_all(&piece);
-        }
-        let _ = stream.read(&mut [0]);
-    });
-    let rig = before(origin.address, "");
-    let resident = rig.resident();
-    run_for(Duration::from_secs(120), async {
-        let mut client = Http2::plain(rig.address("web")).await;
-        let post = Request::post("http://a.example/").header("content-length", SIZE).body(()).unwrap();
-        let piece = vec![7; 1 << 20];
-        let answer = client.ask_with(post, &vec![&piece[..]; SIZE >> 20], None).await.unwrap();
-        assert_eq!(answer.text(), SIZE.to_string());
-        let answer = client.get("/").await.unwrap();
-        assert_eq!(answer.body.len(), SIZE);
-        assert!(answer.body.chunks(1 << 20).all(|piece| piece.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8)));
-    });
-    let grown = rig.resident().saturating_sub(resident);
-    assert!(grown < 16 << 20, "{grown} bytes more");
-}
-
-/// How much an endpoint can send, or a client, while the other side takes nothing.
-fn until_blocked(mut write: impl FnMut() -> bool, sent: &AtomicUsize) {
-    while write() {
-        sent.fetch_add(64 << 10, SeqCst);
-    }
-}
-
-fn settles(what: &str, sent: &AtomicUsize) -> usize {
-    let mut before = 0;
-    let mut same = 0;
-    eventually(what, || {
-        let now = sent.load(SeqCst);
-        same = if now == before { same + 1 } else { 0 };
-        before = now;
-        std::thread::sleep(Duration::from_millis(20));
-        same > 25
-    });
-    before
-}
-
-/// What kernels hold between two sockets on one machine, generously.
-const KERNEL: usize = 16 << 20;
-
-#[test]
-fn a_slow_client_slows_its_endpoint_and_no_memory_fills() {
-    let sent = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&sent);
-    let origin = Origin::raw(move |mut stream, _| {
-        crate::support::read_head(&mut stream, &mut Vec::new()).unwrap();
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
-        let chunk = [&b"10000\r\n"[..], &[b'x'; 64 << 10], b"\r\n"].concat();
-        until_blocked(|| stream.write_all(&chunk).is_ok(), &counted);
-    });
-    let rig = before(origin.address, "");
-    let resident = rig.resident();
-    run_for(Duration::from_secs(60), async {
-        // The connection's window has room for more than one stream's.
-        let mut builder = h2::client::Builder::new();
-        let mut client = Http2::plain_with(rig.address("web"), builder.initial_connection_window_size(1 << 20)).await;
-        let (answer, _stream) = client.send.clone().ready().await.unwrap().send_request(request("GET", "/endless"), true).unwrap();
-        let mut body = answer.await.unwrap().into_body();
-        let held = tokio::task::spawn_blocking({
-            let sent = Arc::clone(&sent);
-            move || settles("the endpoint is slowed", &sent)
-        });
-        let held = held.await.unwrap();
-        assert!(held < KERNEL, "{held} bytes are somewhere");
-        // Another stream of the same connection is not held up by it.
-        assert_eq!(client.get("/..").await.unwrap().status, 400);
-        // And it goes on when the client does.
-        let mut read = 0;
-        while read < 2 * KERNEL {
-            let chunk = body.data().await.unwrap().unwrap();
-            body.flow_control().release_capacity(chunk.len()).unwrap();
-            read += chunk.len();
-        }
-    });
-    let grown = rig.resident().saturating_sub(resident);
-    assert!(grown < 8 << 20, "{grown} bytes more");
-}
-
-#[test]
-fn a_slow_endpoint_slows_its_client() {
-    let may_read = Arc::new(AtomicBool::new(false));
-    let reads = Arc::clone(&may_read);
-    let origin = Origin::raw(move |mut stream, _| {
-        crate::support::read_head(&mut stream, &mut Vec::new()).unwrap();
-        while !reads.load(SeqCst) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let mut piece = vec![0; 256 << 10];
-        while !piece.starts_with(b"0\r\n\r\n") && !piece.windows(7).any(|window| window == b"\r\n0\r\n\r\n") {
-            piece.fill(1);
-            if stream.read(&mut piece).unwrap() == 0 {
-                return;
-            }
-        }
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
-    });
-    let rig = before(origin.address, "");
-    let sent = Arc::new(AtomicUsize::new(0));
-    run_for(Duration::from_secs(60), async {
-        let client = Http2::plain(rig.address("web")).await;
-        let (answer, mut stream) = client.send.clone().ready().await.unwrap().send_request(request("POST", "/"), false).unwrap();
-        let counted = Arc::clone(&sent);
-        let sending = tokio::task::spawn_local(async move {
-            let piece = Bytes::from(vec![1; 16 << 10]);
-            for _ in 0..2 * KERNEL / piece.len() {
-                let mut left = piece.clone();
-                while !left.is_empty() {
-                    let room = room(&mut stream, left.len()).await.unwrap();
-                    stream.send_data(left.split_to(room.min(left.len())), false).unwrap();
-                }
-                counted.fetch_add(piece.len(), SeqCst);
-            }
-            stream.send_data(Bytes::new(), true).unwrap();
-        });
-        let held = tokio::task::spawn_blocking({
-            let sent = Arc::clone(&sent);
-            move || settles("the client is slowed", &sent)
-        });
-        let held = held.await.unwrap();
-        assert!(held < KERNEL, "{held} bytes are somewhere");
-        may_read.store(true, SeqCst);
-        assert_eq!(read_answer(answer).await.unwrap().status, 200);
-        sending.await.unwrap();
-    });
-}
-
-#[test]
 fn a_request_taken_back_ends_at_the_endpoint_too() {
     let gone = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&gone);
@@ -355,6 +209,20 @@ fn a_request_taken_back_ends_at_the_endpoint_too() {
     });
     eventually("every record is written", || rig.out().lines().count() >= 3);
     assert!(rig.out().lines().all(|line| line.contains("client_gone")), "{}", rig.out());
+}
+
+#[test]
+fn a_request_taken_back_at_once_reaches_no_endpoint() {
+    let origin = echo();
+    let rig = before(origin.address, "");
+    let mut raw = Raw::connect(rig.address("web"));
+    assert_eq!(raw.next().unwrap().unwrap().kind, SETTINGS);
+    let reset = |stream| frame(RST_STREAM, 0, stream, &u32::from(Reason::CANCEL).to_be_bytes());
+    let one = |stream| [frame(HEADERS, END_HEADERS | END_STREAM, stream, &http2::head("/")), reset(stream)].concat();
+    raw.send(&(0..20).flat_map(|number| one(2 * number + 1)).collect::<Vec<u8>>()).unwrap();
+    eventually("every record is written", || rig.out().lines().count() == 20);
+    assert!(rig.out().lines().all(|line| line.contains("client_gone")), "{}", rig.out());
+    assert_eq!(origin.connections(), 0);
 }
 
 #[test]
@@ -445,145 +313,6 @@ fn streams_are_served_at_once_and_the_limit_is_told() {
     assert!(settings.payload.chunks(6).any(|pair| pair == [0, 3, 0, 0, 0, COUNT as u8]), "{settings:?}");
 }
 
-/// Status of a request for `fields`, or the code of its reset.
-fn verdict(rig: &Rig, fields: &[(&str, &str)]) -> Result<String, u32> {
-    let mut raw = Raw::connect(rig.address("web"));
-    raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &literals(fields))).unwrap();
-    let answer = raw.answer(1).unwrap();
-    match answer.code() {
-        Some(code) => Err(code),
-        None => {
-            assert_eq!(answer.kind, HEADERS);
-            Ok(status(&answer.payload))
-        }
-    }
-}
-
-/// The status at the front of a field block: indexed, or a literal behind an indexed name (RFC 7541 §6).
-fn status(block: &[u8]) -> String {
-    const INDEXED: [&str; 7] = ["200", "204", "206", "304", "400", "404", "500"];
-    match block {
-        [at @ 0x88..=0x8e, ..] => INDEXED[usize::from(at - 0x88)].to_owned(),
-        [0x48 | 0x08, 3, a, b, c, ..] => String::from_utf8(vec![*a, *b, *c]).unwrap(),
-        // Huffman: digits have five bits for 0, 1 and 2, six for the others.
-        [0x48 | 0x08, 0x82 | 0x83, code @ ..] => huffman_digits(code),
-        _ => panic!("no status: {block:?}"),
-    }
-}
-
-fn huffman_digits(code: &[u8]) -> String {
-    let bits = code.iter().take(3).fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
-    let mut left = 24;
-    let mut digits = String::new();
-    while digits.len() < 3 {
-        let five = bits >> (left - 5) & 31;
-        if five < 3 {
-            digits.push(char::from(b'0' + five as u8));
-            left -= 5;
-        } else {
-            let six = bits >> (left - 6) & 63;
-            digits.push(char::from(b'3' + (six - 0b01_1001) as u8));
-            left -= 6;
-        }
-    }
-    digits
-}
-
-/// `fields` behind a good request's pseudo-header fields.
-fn with<'a>(fields: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    [&[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a.example")], fields].concat()
-}
-
-/// A good request's pseudo-header fields, but for one.
-fn instead<'a>(name: &'a str, value: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
-    with(&[])
-        .into_iter()
-        .filter_map(|(have, was)| if have == name { value.map(|value| (name, value)) } else { Some((have, was)) })
-        .collect()
-}
-
-#[test]
-fn malformed_requests_are_refused() {
-    let origin = echo();
-    let rig = before(origin.address, "");
-    let malformed = Err(Reason::PROTOCOL_ERROR.into());
-    let bad = Ok("400".to_owned());
-    assert_eq!(verdict(&rig, &with(&[])), Ok("200".to_owned()));
-    for (name, value) in [
-        ("connection", "close"),
-        ("keep-alive", "1"),
-        ("proxy-connection", "close"),
-        ("transfer-encoding", "chunked"),
-        ("upgrade", "websocket"),
-        ("te", "gzip"),
-        ("content-length", "x"),
-        ("content-length", "5"),
-        (":status", "200"),
-        (":path", "/b"),
-    ] {
-        assert_eq!(verdict(&rig, &with(&[(name, value)])), malformed, "{name}: {value}");
-    }
-    for (name, value) in [("x-a", " b"), ("x-a", "b "), ("x-a", "\tb"), ("cookie", "a=b "), ("host", "b.example"), ("host", "a.example:81")]
-    {
-        assert_eq!(verdict(&rig, &with(&[(name, value)])), bad, "{name}: {value:?}");
-    }
-    for name in [":method", ":scheme", ":path"] {
-        assert_eq!(verdict(&rig, &instead(name, None)), malformed, "no {name}");
-    }
-    // Control characters, upper case, and bytes that no name has, break the compression's contract with the crate.
-    for (name, value) in [("x-a", "b\0"), ("x-a", "b\r\nx-b: c"), ("x-a", "b\n"), ("X-A", "b"), ("x a", "b"), ("x:a", "b"), ("", "b")] {
-        assert!(verdict(&rig, &with(&[(name, value)])).is_err(), "{name:?}: {value:?}");
-    }
-    for (name, value) in [
-        (":path", "*"),
-        (":path", "a"),
-        (":path", "http://b.example/"),
-        (":path", "/a\"b"),
-        (":path", "/%zz"),
-        (":path", "/../a"),
-        (":path", "/%2e"),
-        (":scheme", "ftp"),
-        (":authority", "u@a.example"),
-        (":authority", "a.example:x"),
-        (":authority", "a,b"),
-        (":method", "AVERYLONGMETHODTHATNOBODYHASEVERREGISTERED"),
-    ] {
-        let verdict = verdict(&rig, &instead(name, Some(value)));
-        assert!(verdict == bad || verdict == malformed, "{name}: {value}: {verdict:?}");
-    }
-    for (name, value) in [(":path", ""), (":path", "/a b"), (":path", "/a\0"), (":authority", ""), (":method", "G T"), (":method", "")] {
-        let verdict = verdict(&rig, &instead(name, Some(value)));
-        assert!(verdict.is_err() || verdict == bad, "{name}: {value:?}: {verdict:?}");
-    }
-    assert_eq!(origin.seen().len(), 1);
-}
-
-#[test]
-fn the_host_is_the_authority_and_one_of_the_two_is_needed() {
-    let origin = echo();
-    let rig = before(origin.address, "");
-    let ok = Ok("200".to_owned());
-    assert_eq!(verdict(&rig, &with(&[("host", "a.example")])), ok);
-    assert_eq!(verdict(&rig, &with(&[("host", "A.Example:80")])), ok);
-    let mut only_host = instead(":authority", None);
-    assert_eq!(verdict(&rig, &only_host), Ok("400".to_owned()));
-    only_host.push(("host", "b.example"));
-    assert_eq!(verdict(&rig, &only_host), ok);
-    only_host.push(("host", "b.example"));
-    assert_eq!(verdict(&rig, &only_host), Ok("400".to_owned()));
-    let seen = origin.seen();
-    assert_eq!(seen.iter().map(|request| request.headers("host")).collect::<Vec<_>>(), [["a.example"], ["a.example"], ["b.example"]]);
-    assert_eq!(verdict(&rig, &[(":method", "CONNECT"), (":authority", "a.example:443")]), Ok("405".to_owned()));
-}
-
-#[test]
-fn cookie_crumbs_are_put_together() {
-    let origin = echo();
-    let rig = before(origin.address, "");
-    assert_eq!(verdict(&rig, &with(&[("cookie", "a=1"), ("x-a", "b"), ("cookie", "b=2"), ("cookie", "c=3")])), Ok("200".to_owned()));
-    assert_eq!(origin.seen()[0].headers("cookie"), ["a=1; b=2; c=3"]);
-}
-
 #[test]
 fn a_request_for_another_certificates_host_is_misdirected() {
     let directory = tempfile::TempDir::new().unwrap();
@@ -603,47 +332,6 @@ fn a_request_for_another_certificates_host_is_misdirected() {
         // It is one stream's trouble.
         assert_eq!(client.ask(ask("a.example")).await.unwrap().status, 200);
     });
-}
-
-#[test]
-fn limits_hold() {
-    let origin = echo();
-    let limits = "limits = { headers = 10, header_bytes = \"2KiB\", uri_bytes = \"20B\", body = \"10B\" }";
-    let rig = before(origin.address, limits);
-    let fields = |count: usize| vec![("x-a", "b"); count];
-    let crumbs = |count: usize| vec![("cookie", "a=b"); count];
-    // `:authority` is one of them.
-    assert_eq!(verdict(&rig, &with(&fields(9))), Ok("200".to_owned()));
-    assert_eq!(verdict(&rig, &with(&fields(10))), Ok("431".to_owned()));
-    assert_eq!(verdict(&rig, &with(&crumbs(9))), Ok("200".to_owned()));
-    assert_eq!(verdict(&rig, &with(&crumbs(10))), Ok("431".to_owned()));
-    assert_eq!(verdict(&rig, &with(&[("x-a", &"b".repeat(1500))])), Ok("200".to_owned()));
-    assert_eq!(verdict(&rig, &with(&[("x-a", &"b".repeat(2100))])), Ok("431".to_owned()));
-    assert_eq!(verdict(&rig, &instead(":path", Some(&format!("/{}", "a".repeat(19))))), Ok("200".to_owned()));
-    assert_eq!(verdict(&rig, &instead(":path", Some(&format!("/{}", "a".repeat(20))))), Ok("414".to_owned()));
-    run(async {
-        let mut client = Http2::plain(rig.address("web")).await;
-        let sized = |length: usize| Request::post("http://a.example/").header("content-length", length).body(()).unwrap();
-        assert_eq!(client.ask_with(sized(10), &[b"0123456789"], None).await.unwrap().status, 200);
-        assert_eq!(client.ask_with(sized(11), &[b"0123456789a"], None).await.unwrap().status, 413);
-        assert_eq!(client.ask_with(request("POST", "/"), &[b"0123456789"], None).await.unwrap().status, 200);
-        assert_eq!(client.ask_with(request("POST", "/"), &[b"01234567", b"89a"], None).await.unwrap().status, 413);
-    });
-}
-
-#[test]
-fn a_body_that_differs_from_its_length_reaches_nobody_whole() {
-    let origin = echo();
-    let rig = before(origin.address, "");
-    for (length, body) in [("5", "hell"), ("5", "hello!")] {
-        let mut raw = Raw::connect(rig.address("web"));
-        let post = [&instead(":method", Some("POST"))[..], &[("content-length", length)]].concat();
-        raw.send(&frame(HEADERS, END_HEADERS, 1, &literals(&post))).unwrap();
-        raw.send(&frame(http2::DATA, END_STREAM, 1, body.as_bytes())).unwrap();
-        let answer = raw.answer(1).unwrap();
-        assert_eq!((answer.kind, answer.code()), (RST_STREAM, Some(Reason::PROTOCOL_ERROR.into())));
-    }
-    assert!(origin.seen().is_empty());
 }
 
 #[test]
@@ -680,159 +368,6 @@ fn both_versions_are_told_apart_however_their_bytes_arrive() {
         assert_eq!(raw.until(|frame| frame.kind == HEADERS), None);
     }
     eventually("none of them is left", || rig.metric("attache_connections{listener=\"web\"}") <= 1.0);
-}
-
-#[test]
-fn a_process_that_ends_says_so_and_loses_no_request() {
-    let (begun, may_end) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let (tell, wait) = (Arc::clone(&begun), Arc::clone(&may_end));
-    let origin = Origin::run(move |stream, _, _| {
-        tell.store(true, SeqCst);
-        while !wait.load(SeqCst) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
-        Next::Keep
-    });
-    let mut rig = before(origin.address, "");
-    let mut raw = Raw::connect(rig.address("web"));
-    let mut idle = Raw::connect(rig.address("web"));
-    assert_eq!(idle.next().unwrap().unwrap().kind, SETTINGS);
-    raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &http2::head("/"))).unwrap();
-    eventually("the endpoint has the request", || begun.load(SeqCst));
-    rig.signal("TERM");
-    let goaway = raw.until(|frame| frame.kind == GOAWAY).unwrap();
-    assert_eq!((goaway.code(), &goaway.payload[..4]), (Some(0), &[0x7f, 0xff, 0xff, 0xff][..]));
-    // What was on its way before the client knew is served too.
-    raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &http2::head("/2"))).unwrap();
-    let ping = raw.until(|frame| frame.kind == http2::PING && frame.flags == 0).unwrap();
-    raw.send(&frame(http2::PING, http2::ACK, 0, &ping.payload)).unwrap();
-    let last = raw.until(|frame| frame.kind == GOAWAY).unwrap();
-    assert_eq!(last.payload[..4], [0, 0, 0, 3]);
-    assert!(rig.is_running());
-    may_end.store(true, SeqCst);
-    let mut whole = 0;
-    while raw.until(|frame| frame.kind == http2::DATA && frame.flags == END_STREAM).is_some() {
-        whole += 1;
-    }
-    assert_eq!(whole, 2);
-    assert_eq!(idle.until(|frame| frame.kind == GOAWAY).unwrap().code(), Some(0));
-    assert_eq!(idle.until(|_| false), None);
-    assert_eq!(rig.ended().code, Some(0));
-}
-
-#[test]
-fn a_listener_that_goes_away_tells_its_clients() {
-    let config = |rest: &str| {
-        format!("[[listener]]\nname = \"one\"\nlisten = \"127.0.0.1:0\"\n[[listener.route]]\nrespond = {{ body = \"ok\" }}\n{rest}")
-    };
-    let other = "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.2:0\"\n[[listener.route]]\nrespond = { body = \"ok\" }\n";
-    let rig = Rig::start(&config(other));
-    let mut raw = Raw::connect(rig.address("web"));
-    assert_eq!(raw.next().unwrap().unwrap().kind, SETTINGS);
-    rig.reloaded(&config(""));
-    assert_eq!(raw.until(|frame| frame.kind == GOAWAY).unwrap().code(), Some(0));
-    assert_eq!(raw.until(|_| false), None, "closed, though the client confirms nothing");
-}
-
-#[test]
-fn the_newest_generation_decides_on_old_connections() {
-    let saying = |body: &str| {
-        format!("[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"a\"\n[service.a.respond]\nbody = \"{body}\"\n")
-    };
-    let rig = Rig::start(&saying("one"));
-    run(async {
-        let mut client = Http2::plain(rig.address("web")).await;
-        assert_eq!(client.get("/").await.unwrap().text(), "one");
-        rig.reloaded(&saying("two"));
-        assert_eq!(client.get("/").await.unwrap().text(), "two");
-    });
-}
-
-#[test]
-fn reloads_under_load_fail_no_request() {
-    let origin = echo();
-    let config = |turn: usize| {
-        format!(
-            "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"{}\"\n\
-             [[listener.route]]\npath = \"/turn\"\nrespond = {{ body = \"{turn}\" }}\n",
-            origin.address
-        )
-    };
-    let rig = Rig::start(&config(0));
-    let address = rig.address("web");
-    let is_over = Arc::new(AtomicBool::new(false));
-    let until = Arc::clone(&is_over);
-    let load = std::thread::spawn(move || {
-        run_for(Duration::from_secs(60), async move {
-            let mut asking = Vec::new();
-            for number in 0..4 {
-                let client = Http2::plain(address).await;
-                for _ in 0..10 {
-                    let (until, send) = (Arc::clone(&until), client.send.clone());
-                    asking.push(tokio::task::spawn_local(async move {
-                        let mut served = 0;
-                        while !until.load(SeqCst) {
-                            let path = if served % 2 == 0 { "/turn" } else { "/echo" };
-                            let (answer, _) = send.clone().ready().await.unwrap().send_request(request("GET", path), true).unwrap();
-                            assert_eq!(read_answer(answer).await.unwrap().status, 200, "client {number}");
-                            served += 1;
-                        }
-                        served
-                    }));
-                }
-                std::mem::forget(client.connection);
-            }
-            let mut served = 0;
-            for one in asking {
-                served += one.await.unwrap();
-            }
-            served
-        })
-    });
-    for turn in 1..20 {
-        rig.reloaded(&config(turn));
-    }
-    is_over.store(true, SeqCst);
-    assert!(load.join().unwrap() > 40);
-}
-
-#[test]
-fn idle_connections_are_ended_politely() {
-    let origin = echo();
-    let rig = before(origin.address, "[listener.timeouts]\nidle = \"200ms\"");
-    let mut raw = Raw::connect(rig.address("web"));
-    assert_eq!(raw.until(|frame| frame.kind == GOAWAY).unwrap().code(), Some(0));
-    assert_eq!(raw.until(|_| false), None);
-    // A request in flight is not idleness.
-    let origin = Origin::run(|stream, _, _| {
-        std::thread::sleep(Duration::from_millis(600));
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-        Next::Keep
-    });
-    let rig = before(origin.address, "[listener.timeouts]\nidle = \"200ms\"");
-    run(async { assert_eq!(Http2::plain(rig.address("web")).await.get("/").await.unwrap().text(), "ok") });
-}
-
-#[test]
-fn slow_bodies_are_refused_and_slow_readers_reset() {
-    let origin = echo();
-    let rig = before(
-        origin.address,
-        "[listener.timeouts]\nbody = \"200ms\"\nwrite = \"200ms\"\n[[listener.route]]\npath = \"/long\"\nrespond = { body = \"hello\" }",
-    );
-    run(async {
-        let client = Http2::plain(rig.address("web")).await;
-        let (answer, mut stream) = client.send.clone().ready().await.unwrap().send_request(request("POST", "/"), false).unwrap();
-        stream.send_data(Bytes::from_static(b"he"), false).unwrap();
-        assert_eq!(read_answer(answer).await.unwrap().status, 408);
-        // Without a window, no byte of a body.
-        let mut builder = h2::client::Builder::new();
-        let client = Http2::plain_with(rig.address("web"), builder.initial_window_size(0)).await;
-        let (answer, _stream) = client.send.clone().ready().await.unwrap().send_request(request("GET", "/long"), true).unwrap();
-        let mut body = answer.await.unwrap().into_body();
-        assert_eq!(body.data().await.unwrap().unwrap_err().reason(), Some(Reason::CANCEL));
-    });
 }
 
 #[test]

@@ -11,6 +11,9 @@ mod config; // wrong configurations: every mistake, its place and its remedy
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
 mod http2; // HTTP/2 from clients: translation, windows, limits, the end
 mod http2_attacks; // floods, bombs and resets: the offender is cut off, others are served
+mod http2_ends; // how HTTP/2 connections end, and what reloads are to them
+mod http2_strictness; // what HTTP/2 requests are refused, by raw frames
+mod http2_windows; // bodies over HTTP/2, at the pace of the slower side
 mod instructions; // what an exchange costs in instructions, against what it did
 mod memory; // bodies, idle connections, bugs: what they cost
 mod parsers; // what the parsers accept, others read alike

@@ -116,14 +116,15 @@ fn curl_gets_along() {
     for base in [front.https(), front.http()] {
         assert_eq!(echo(&front.curl(&[&format!("{base}/a?b=c")]))["target"], "/a?b=c");
         assert_eq!(echo(&front.curl(&["--http1.0", &format!("{base}/old")]))["target"], "/old");
-        assert!(front.curl(&["--head", &base]).starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(front.curl(&["--http1.1", "--head", &base]).starts_with("HTTP/1.1 200 OK\r\n"));
 
         let sized = echo(&front.curl(&["--data", "sized", &base]));
         assert_eq!((&sized["method"], &sized["body"]), (&"POST".into(), &"sized".into()));
         let chunked = echo(&front.curl(&["--header", "Transfer-Encoding: chunked", "--data", "in chunks", &base]));
         assert_eq!(chunked["body"], "in chunks");
         let expecting = front.curl(&["--verbose", "--stderr", "-", "--header", "Expect: 100-continue", "--data", "expected", &base]);
-        assert!(expecting.contains("100 Continue") && expecting.contains("\"expected\""), "{expecting}");
+        let is_told = expecting.contains("HTTP/1.1 100 Continue") || expecting.contains("HTTP/2 100");
+        assert!(is_told && expecting.contains("\"expected\""), "{expecting}");
 
         // Two requests on one connection: the second needs none.
         let format = "%{num_connects} ";
@@ -134,6 +135,50 @@ fn curl_gets_along() {
     }
     let old_tls = echo(&front.curl(&["--tls-max", "1.2", &front.https()]));
     assert_eq!(old_tls["method"], "GET");
+}
+
+#[test]
+fn curl_gets_along_over_http2() {
+    if !has("curl", "--version") || !run(Command::new("curl").arg("--version")).contains("HTTP2") {
+        return;
+    }
+    let origin = Served::echo();
+    let front = Front::before(origin.address);
+    for (base, choice) in [(front.https(), "--http2"), (front.http(), "--http2-prior-knowledge")] {
+        let curl = |arguments: &[&str]| front.curl(&[&[choice], arguments].concat());
+        assert_eq!(echo(&curl(&[&format!("{base}/a?b=c")]))["target"], "/a?b=c");
+        assert!(curl(&["--head", &base]).starts_with("HTTP/2 200 \r\n"));
+        assert_eq!(echo(&curl(&["--data", "sized", &base]))["body"], "sized");
+        assert_eq!(curl(&["--output", "/dev/null", "--write-out", "%{size_download}", &format!("{base}/bytes/5000000")]), "5000000");
+    }
+    // Not by prior knowledge: this curl forgets by its second request what it knew, before nginx too.
+    let (base, format) = (front.https(), "%{num_connects}%{http_version} ");
+    let kept = front.curl(&["--output", "/dev/null", "--output", "/dev/null", "--write-out", format, &base, &format!("{base}/2")]);
+    assert_eq!(kept, "12 02 ");
+}
+
+/// The tools of nghttp2, whose library is under curl, nginx's tests and much else.
+#[test]
+fn nghttp_and_h2load_get_along() {
+    let origin = Served::echo();
+    let front = Front::before(origin.address);
+    if has("nghttp", "--version") {
+        for base in [front.https(), front.http()] {
+            let seen =
+                run(Command::new("nghttp").args(["--verbose", "--null-out", "--no-verify-peer", &base, &format!("{base}/bytes/100000")]));
+            assert_eq!(seen.matches(":status: 200").count(), 2, "{seen}");
+            assert!(
+                !seen.contains("GOAWAY frame <length=8, flags=0x00, stream_id=0>\n          (last_stream_id=0, error_code=PROTOCOL"),
+                "{seen}"
+            );
+        }
+    }
+    if has("h2load", "--version") {
+        for base in [front.https(), front.http()] {
+            let seen = run(Command::new("h2load").args(["-n", "2000", "-c", "4", "-m", "50", &format!("{base}/status/200")]));
+            assert!(seen.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{seen}");
+        }
+    }
 }
 
 #[test]

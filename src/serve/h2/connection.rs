@@ -27,13 +27,15 @@ use crate::serve::timer::{Stall, Timer};
 use crate::serve::worker::{LINGER, Waiting, Worker};
 
 /// What a stream may send ahead of us, and all streams together: this bounds what a client's uploads hold of memory.
-const STREAM_WINDOW: u32 = 64 << 10;
+/// The one for streams is the protocol's own, in force before a client has heard of it.
+const STREAM_WINDOW: u32 = 65_535;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 const FRAME_BYTES: u32 = 16 << 10;
 /// What one stream may have waiting to be written.
-const SEND_BUFFER_BYTES: usize = 64 << 10;
-/// Streams that a client had us reset by breaking rules (CVE-2025-8671), in the life of a connection.
-const LOCAL_RESETS_MAX: usize = 200;
+const SEND_BUFFER_BYTES: usize = 32 << 10;
+/// Streams that a client had us reset by breaking rules (CVE-2025-8671), in the life of a connection, which for
+/// a balancer in front is long. What resets leave running, the limit on tasks bounds.
+const LOCAL_RESETS_MAX: usize = 1000;
 /// Requests taken back before we came to them (CVE-2023-44487).
 const PENDING_RESETS_MAX: usize = 100;
 /// What small frames may cost beyond their bytes while they wait: some 8,000 of them.
@@ -139,8 +141,9 @@ pub async fn serve(worker: &Rc<Worker>, client: Box<Client>) {
 
 fn builder(listener: &Listener) -> Builder {
     let mut builder = Builder::new();
+    // Extended CONNECT (RFC 8441) is not offered, so the crate refuses `:protocol`; plain CONNECT, `check` does.
     builder
-        .initial_window_size(STREAM_WINDOW - 1)
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_BYTES)
         .max_header_list_size(u32::try_from(listener.limits.header_bytes).unwrap_or(u32::MAX))

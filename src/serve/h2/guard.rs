@@ -32,7 +32,7 @@ const IDLE_FRAMES: (u32, Duration) = (1000, Duration::from_secs(1));
 const RESETS: (u32, Duration) = (500, Duration::from_secs(5));
 /// Careful clients send two for each frame of data, be it small; more come with more data.
 const WINDOW_UPDATES: (u32, Duration) = (2000, Duration::from_secs(1));
-/// So many bytes sent to a client buy it one more WINDOW_UPDATE.
+/// So many bytes sent to a client buy it one more `WINDOW_UPDATE`.
 const BYTES_PER_WINDOW_UPDATE: u64 = 128;
 
 /// A connection as the `h2` crate sees it, and how it does.
@@ -89,10 +89,6 @@ pub struct Guard(pub Rc<Watch>);
 impl AsyncRead for Guard {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let watch = &self.0;
-        if watch.is_flood.get() {
-            // Nobody needs waking: who polls this looks at the flood next.
-            return Poll::Pending;
-        }
         let mut unread = watch.unread.borrow_mut();
         if !unread.is_empty() {
             let count = unread.len().min(buffer.remaining());
@@ -102,6 +98,10 @@ impl AsyncRead for Guard {
                 *unread = Vec::new();
             }
             return Poll::Ready(Ok(()));
+        }
+        if watch.is_flood.get() {
+            // Nobody needs waking: who polls this looks at the flood next.
+            return Poll::Pending;
         }
         let held = buffer.filled().len();
         let polled = Pin::new(&mut *watch.wire.borrow_mut()).poll_read(cx, buffer);
@@ -148,7 +148,7 @@ struct Frames {
     idle: Budget,
     resets: Budget,
     window_updates: Budget,
-    /// What had been sent when the WINDOW_UPDATEs were last counted from nought.
+    /// What had been sent when `WINDOW_UPDATE`s were last counted from nought.
     written_before: u64,
 }
 
@@ -300,6 +300,6 @@ mod tests {
         assert_eq!(passes(&frame(RST_STREAM, 0, 4), 100, Duration::from_millis(10), 0), 5000);
         assert_eq!(passes(&frame(RST_STREAM, 0, 4), 100, Duration::from_millis(9), 0), 500);
         assert_eq!(passes(&frame(WINDOW_UPDATE, 0, 4), 100, Duration::ZERO, BYTES_PER_WINDOW_UPDATE), 5000);
-        assert_eq!(passes(&frame(WINDOW_UPDATE, 0, 4), 100, Duration::ZERO, BYTES_PER_WINDOW_UPDATE / 2), 4000);
+        assert_eq!(passes(&frame(WINDOW_UPDATE, 0, 4), 100, Duration::ZERO, BYTES_PER_WINDOW_UPDATE / 2), 3999);
     }
 }

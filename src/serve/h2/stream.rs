@@ -241,7 +241,7 @@ impl Sink for Stream {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.output.len() >= SMALL {
+        if self.output.len() >= SMALL || !self.pending.is_empty() {
             ready!(self.poll_flush(cx))?;
         }
         let count = data.len().min(SMALL - self.output.len());
