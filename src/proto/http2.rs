@@ -17,7 +17,8 @@ pub const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
 /// Writes a request into `bytes` and makes `head` of it. `:authority` becomes the first Host; what else
 /// names the host stands behind it for the caller to compare. Cookie crumbs become one Cookie.
 ///
-/// After an error, `head` and `bytes` hold what was read so far.
+/// After an error, `head` and `bytes` hold what was read so far. Not seen here: a fragment behind the path,
+/// which `http` has cut off, for routes and endpoints alike.
 pub fn read_request<B>(
     request: &Request<B>,
     body_follows: bool,
