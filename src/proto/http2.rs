@@ -42,7 +42,8 @@ impl WebSocket {
 /// names the host stands behind it for the caller to compare. Cookie crumbs become one Cookie. A CONNECT
 /// for a WebSocket becomes the GET that asks for one.
 ///
-/// After an error, `head` and `bytes` hold what was read so far.
+/// After an error, `head` and `bytes` hold what was read so far. Not seen here: a fragment behind the path,
+/// which `http` has cut off, for routes and endpoints alike.
 pub fn read_request<B>(
     request: &Request<B>,
     body_follows: bool,

@@ -154,6 +154,15 @@ fn the_host_is_the_authority_and_one_of_the_two_is_needed() {
     assert_eq!(verdict(&rig, &[(":method", "CONNECT"), (":authority", "a.example:443")]), Ok("405".to_owned()));
 }
 
+/// HTTP/1 refuses it; here it is gone before anybody decides by it.
+#[test]
+fn a_fragment_reaches_nobody() {
+    let origin = echo();
+    let rig = before(origin.address, "");
+    assert_eq!(verdict(&rig, &instead(":path", Some("/a?b#/../c"))), Ok("200".to_owned()));
+    assert_eq!(origin.seen()[0].line(), "GET /a?b HTTP/1.1");
+}
+
 #[test]
 fn cookie_crumbs_are_put_together() {
     let origin = echo();
