@@ -3,7 +3,7 @@
 //! Reads heads; what a request means and where it goes is `exchange`'s.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -25,12 +25,21 @@ pub struct Client {
     pub bound: Rc<Bound>,
     /// The client's address, or what a PROXY header says it is. `None` on a unix socket.
     pub peer: Option<IpAddr>,
+    /// Both ends of the client's connection as a PROXY header named them.
+    pub named: Option<Box<Ends>>,
     pub tls: Option<Box<TlsFacts>>,
     /// Which clients the TLS handshake let in; 0 without TLS.
     pub tls_policy: u64,
 }
 
+/// The client's address, and the one it connected to.
+pub type Ends = (SocketAddr, SocketAddr);
+
 impl Client {
+    pub fn ends(&self) -> Option<Ends> {
+        self.named.as_deref().copied().or_else(|| self.link.wire.ends())
+    }
+
     /// Since when this connection has no future: the process drains, or nobody stands at its socket
     /// any more. With the idle time that it has left from then on.
     fn left_since(&self, worker: &Worker) -> Option<(Instant, Duration)> {
