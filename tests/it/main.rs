@@ -21,6 +21,7 @@ mod slow; // slow clients, scarce resources
 mod storm; // reloads and the end under load: nobody notices
 mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients
+mod tcp; // streams of bytes: ends, resets, server names, PROXY headers
 mod tidy; // the house rules as assertions
 mod upstream; // turns, weights, unix sockets
 mod upstream_tls; // endpoints behind TLS: whom to believe, and what is kept apart

@@ -73,6 +73,8 @@ impl Relay {
     ) -> End {
         let mut waiting = None;
         let mut moved_at = Instant::now();
+        // By the time that the generation without our listener gives us.
+        let mut leave_by = None;
         poll_fn(|cx| {
             if waiting.is_none() {
                 waiting = Some(worker.wait(cx.waker()));
@@ -95,8 +97,8 @@ impl Relay {
                 }
             }
             // While the process drains, its own deadline cuts us off, and counts us.
-            if let (Some(left), None) = (bound.left(Protocol::Tcp, is_tls), worker.draining_since()) {
-                let until = left + worker.pin().file.process.drain.0;
+            if let (Some(since), None) = (bound.left(Protocol::Tcp, is_tls), worker.draining_since()) {
+                let until = *leave_by.get_or_insert_with(|| since + worker.pin().file.process.drain.0);
                 if until < soonest.0 {
                     soonest = (until, End::Left);
                 }
