@@ -19,7 +19,7 @@ use crate::route::{Matchers, Table};
 use crate::services::pool::{self, EndpointSettings, Transport};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Acceptor, Connector, Sessions, self};
+use crate::tls::{self, Acceptor, Connector, Sessions};
 use crate::upstream::{Endpoint, Member, Pool};
 use crate::value::{Address, Diagnostics, Place, ServiceRef, Size, Sources, Spanned};
 
@@ -383,9 +383,8 @@ fn compile_routes(
         let compiled = compile_route(route, label, name, services, inputs, found);
         // In place, only answers can be written, and whoever wrote one has been told.
         let checked = match &route.service {
-            RouteService::Named(reference) => compiled.filter(|route| {
-                check_kind(listener.protocol, &route.service_name, &route.service, reference.place, found).is_some()
-            }),
+            RouteService::Named(reference) => compiled
+                .filter(|route| check_kind(listener.protocol, &route.service_name, &route.service, reference.place, found).is_some()),
             RouteService::Inline(_) => compiled,
         };
         routes.push(checked);

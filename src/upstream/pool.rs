@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{Endpoint, Lease};
 use crate::algo::weighted;
-use crate::{settings, words};
 use crate::telemetry::metrics::ServiceMetrics;
+use crate::{settings, words};
 
 settings! {
     /// How long a pool waits for its endpoints.

@@ -144,7 +144,8 @@ fn the_endpoint_may_speak_first() {
     let rig = Rig::start(&stream(origin.address, ""));
     exactly(&dial(&rig), "220 ready\r\n");
     // Routes that need no name wait for none.
-    let rig = Rig::start(&stream("127.0.0.1:1", &format!("[[listener.route]]\nclient = \"127.0.0.0/8\"\nservice = \"{}\"", origin.address)));
+    let rig =
+        Rig::start(&stream("127.0.0.1:1", &format!("[[listener.route]]\nclient = \"127.0.0.0/8\"\nservice = \"{}\"", origin.address)));
     exactly(&dial(&rig), "220 ready\r\n");
 }
 
@@ -372,7 +373,11 @@ impl Named {
         let origin = |name: &'static str| {
             TlsOrigin::answering(
                 TlsOrigin::config(&Pair::of(&[name]), None),
-                if name == "one" { "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none" } else { "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo" },
+                if name == "one" {
+                    "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"
+                } else {
+                    "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ntwo"
+                },
             )
         };
         let (one, two) = (origin("one"), origin("two"));
@@ -455,7 +460,16 @@ fn without_a_name_the_listeners_service_gets_every_byte() {
     rustls::ClientConnection::new(trusting_config(None), elsewhere).unwrap().write_tls(&mut other).unwrap();
     // Of a hello that never ends, what fits is forwarded, and then the rest.
     let endless = [&[0x16, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff][..], &[0; 100_000]].concat();
-    let cases = [nameless, other, endless, b"G".to_vec(), b"\x16garbage".to_vec(), b"\x16\x03\x01\0\x05hello".to_vec(), b"\x16\x03".to_vec(), Vec::new()];
+    let cases = [
+        nameless,
+        other,
+        endless,
+        b"G".to_vec(),
+        b"\x16garbage".to_vec(),
+        b"\x16\x03\x01\0\x05hello".to_vec(),
+        b"\x16\x03".to_vec(),
+        Vec::new(),
+    ];
     for bytes in cases {
         let mut client = dial(&named.rig);
         client.write_all(&bytes).unwrap();
@@ -473,7 +487,9 @@ fn who_belongs_nowhere_or_says_too_little_is_reset() {
          [[listener.route]]\nsni = \"a.example\"\nservice = \"{}\"\n",
         origin.address
     ));
-    for (number, (bytes, refusal)) in [(&b"hello"[..], "no_route"), (b"\x16\x03\x01", "header_timeout"), (b"", "header_timeout")].iter().enumerate() {
+    for (number, (bytes, refusal)) in
+        [(&b"hello"[..], "no_route"), (b"\x16\x03\x01", "header_timeout"), (b"", "header_timeout")].iter().enumerate()
+    {
         let mut client = dial(&rig);
         client.write_all(bytes).unwrap();
         is_reset(&client);
@@ -537,10 +553,8 @@ fn endpoints_may_be_behind_tls() {
     });
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join("ca.crt"), &authority.cert).unwrap();
-    let pool = format!(
-        "[service.app]\nendpoints = [\"{}\"]\ntls = {{ ca = \"{{dir}}/ca.crt\", server_name = \"db.internal\" }}",
-        origin.address
-    );
+    let pool =
+        format!("[service.app]\nendpoints = [\"{}\"]\ntls = {{ ca = \"{{dir}}/ca.crt\", server_name = \"db.internal\" }}", origin.address);
     let rig = Rig::start_in(directory, &stream("app", &pool));
     let mut client = dial(&rig);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -555,10 +569,8 @@ fn an_endpoint_that_cannot_prove_its_name_gets_no_stream() {
     let origin = TlsOrigin::answering(TlsOrigin::config(&Pair::of(&["other.internal"]), None), "");
     let directory = TempDir::new().unwrap();
     std::fs::write(directory.path().join("ca.crt"), Authority::new("inside").cert).unwrap();
-    let pool = format!(
-        "[service.app]\nendpoints = [\"{}\"]\ntls = {{ ca = \"{{dir}}/ca.crt\", server_name = \"db.internal\" }}",
-        origin.address
-    );
+    let pool =
+        format!("[service.app]\nendpoints = [\"{}\"]\ntls = {{ ca = \"{{dir}}/ca.crt\", server_name = \"db.internal\" }}", origin.address);
     let rig = Rig::start_in(directory, &stream("app", &pool));
     is_reset(&dial(&rig));
     assert_eq!(record(&rig, 1)["refusal"], "tls_unknown_issuer");
@@ -605,7 +617,10 @@ fn endpoints_are_told_who_the_client_is() {
 #[test]
 fn what_a_balancer_in_front_said_is_passed_on() {
     let (origin, told) = handed_over();
-    let settings = format!("proxy_protocol = \"require\"\ntls = {{ self_signed = [\"a.example\"], alpn = \"http/1.1\" }}\n{}", announcing(origin.address));
+    let settings = format!(
+        "proxy_protocol = \"require\"\ntls = {{ self_signed = [\"a.example\"], alpn = \"http/1.1\" }}\n{}",
+        announcing(origin.address)
+    );
     let rig = Rig::start(&stream("app", &settings));
     let mut socket = dial(&rig);
     socket.write_all(b"PROXY TCP6 2001:db8::1 2001:db8::2 1000 443\r\n").unwrap();
@@ -756,7 +771,10 @@ fn streams_are_cut_at_the_drain_deadline_and_logged() {
 #[test]
 fn plain_http_listeners_know_nothing_of_streams() {
     let origin = Origin::ok("hello");
-    let rig = Rig::start(&format!("[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nprotocol = \"http\"\nservice = \"{}\"\n", origin.address));
+    let rig = Rig::start(&format!(
+        "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nprotocol = \"http\"\nservice = \"{}\"\n",
+        origin.address
+    ));
     assert_eq!(rig.admin_json("/listeners")[0]["protocol"], "http");
     let mut client = rig.connect("web");
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
