@@ -46,6 +46,7 @@ impl Matchers {
     }
 
     /// The same for a stream, whose only host is the server name that its TLS asks for.
+    #[must_use]
     pub fn of_stream(&self) -> Self {
         Self { host: self.sni.iter().map(|name| name.0.clone()).collect(), client: self.client.clone(), ..Self::default() }
     }
