@@ -204,6 +204,7 @@ fn request_to_endpoint(listener: &Listener, head: &Head<'_>, out: &mut Vec<u8>) 
         captures: &walk.captures,
         body: BodyFraming::None,
         expects_continue: false,
+        upgrade: None,
         version: Version::Http11,
         peer: Some(CLIENT),
         peer_is_trusted: false,

@@ -78,11 +78,13 @@ fn relay(halves: &mut HashMap<RawFd, Half>, fd: RawFd, buffer: &mut [u8]) -> io:
     for (from, to) in [(fd, other), (other, fd)] {
         let mut pending = std::mem::take(&mut halves.get_mut(&from).ok_or(io::ErrorKind::NotFound)?.pending);
         let sink = &mut halves.get_mut(&to).ok_or(io::ErrorKind::NotFound)?.stream;
+        // Nobody will say once more that there is something to read.
+        let was_stuck = !pending.is_empty();
         if !write(sink, &mut pending)? {
             halves.get_mut(&from).ok_or(io::ErrorKind::NotFound)?.pending = pending;
             continue;
         }
-        if from != fd {
+        if from != fd && !was_stuck {
             continue;
         }
         loop {

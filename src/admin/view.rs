@@ -42,7 +42,7 @@ pub(super) fn listeners(handle: &Handle) -> Value {
         json!({
             "name": listener.name,
             "listen": addresses,
-            "protocol": "http",
+            "protocol": listener.protocol.word(),
             "tls": listener.tls.is_some(),
             "certificates": certificates,
             "connections": listener.metrics.connections(),

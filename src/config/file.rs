@@ -8,6 +8,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 
 use super::listener::Listener;
+use super::protocol;
 use crate::services;
 use crate::settings;
 use crate::telemetry;
@@ -99,7 +100,8 @@ impl File {
         let process = fields.or("process", Process::default(), reader).unwrap_or_default();
         let log = fields.or("log", telemetry::Settings::default(), reader).unwrap_or_default();
         let admin = fields.or("admin", Admin::default(), reader).unwrap_or_default();
-        let listeners = fields.or("listener", Each(Vec::new()), reader).unwrap_or(Each(Vec::new())).0;
+        let listeners = fields.or("listener", Each::<Fitted>(Vec::new()), reader).unwrap_or(Each(Vec::new())).0;
+        let listeners = listeners.into_iter().map(|listener| listener.0).collect();
         let services = fields.or("service", NamedServices::default(), reader);
         let keys_are_known = fields.finish(reader).is_some();
         // Under a misspelt `[services.…]` every one would be missing too.
@@ -124,6 +126,17 @@ fn check_references(reader: &mut Reader<'_>, services: &IndexMap<Spanned<String>
             Some(known) => note.help(format!("did you mean `{known}`?")),
             None => note.help(format!("write [service.{name}], or an address such as \"127.0.0.1:8080\"")),
         };
+    }
+}
+
+/// A listener with what its protocol makes of it.
+struct Fitted(Spanned<Listener>);
+
+impl Decode for Fitted {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let mut listener = Spanned::<Listener>::decode(item, reader)?;
+        protocol::fit(item, &mut listener.value, reader);
+        Some(Self(listener))
     }
 }
 

@@ -20,7 +20,7 @@ settings! {
         listen: Spanned<Vec<Listen>>,
         /// Permissions of a unix socket, octal. Default: what the umask leaves.
         mode: Option<Spanned<Mode>> = None,
-        /// What is spoken. Only `"http"`.
+        /// What is spoken: `"http"`, or `"tcp"` for streams of bytes.
         protocol: Protocol = Protocol::Http,
         /// Answers what no route matches. Without it: 404.
         service: Option<Spanned<ServiceRef>> = None,
@@ -41,6 +41,8 @@ settings! {
 words! {
     pub enum Protocol as "a protocol that this version has" {
         Http = "http",
+        /// Streams of bytes to and from an endpoint, whatever they mean.
+        Tcp = "tcp",
     }
 }
 
@@ -98,11 +100,13 @@ settings! {
         handshake: Duration = Duration::from_secs(10),
         /// From the first byte of a request to the end of its head. Beyond: 408 and closed.
         header: Duration = Duration::from_secs(10),
-        /// Between two requests. Beyond: closed.
+        /// Between two requests. Beyond: closed. On a TCP listener, how long a stream may carry nothing either way;
+        /// then the default is an hour.
         idle: Duration = Duration::from_secs(75),
         /// Between two reads of a request body. Beyond: 408.
         body: Duration = Duration::from_secs(60),
-        /// A client that reads nothing for so long is cut off.
+        /// A client that reads nothing for so long is cut off. On a TCP listener this goes for both sides, and the default
+        /// is an hour: a reader of rows may well pause.
         write: Duration = Duration::from_secs(60),
     }
 }

@@ -6,6 +6,7 @@ mod changes;
 mod file;
 pub mod listener;
 mod load;
+mod protocol;
 mod substitute;
 
 pub use changes::{Change, changes};

@@ -8,6 +8,7 @@ mod wire;
 use std::io;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -34,17 +35,37 @@ pub enum Step {
     Handshake,
 }
 
-/// Opens a connection within `timeout`, TLS included. A name is resolved each time; every address it has is tried
+/// How a connection begins.
+pub struct Opening<'a> {
+    /// Sent before anything else, TLS included: a PROXY header. Empty for none.
+    pub greeting: &'a [u8],
+    /// Offered inside TLS instead of what the endpoint's TLS offers.
+    pub alpn: Option<Vec<Vec<u8>>>,
+    pub timeout: Duration,
+}
+
+/// Opens a connection in time, TLS included. A name is resolved each time; every address it has is tried
 /// in the resolver's order.
-pub async fn dial(address: &Address, tls: Option<&Peer>, timeout: Duration) -> Result<Wire, DialError> {
-    let deadline = Instant::now() + timeout;
-    let socket = match timeout_at(deadline, connect(address)).await {
+pub async fn dial(address: &Address, tls: Option<&Peer>, opening: Opening<'_>) -> Result<Wire, DialError> {
+    let deadline = Instant::now() + opening.timeout;
+    let connecting = async {
+        let mut socket = connect(address).await?;
+        if !opening.greeting.is_empty() {
+            socket.write_all(opening.greeting).await?;
+        }
+        Ok(socket)
+    };
+    let socket = match timeout_at(deadline, connecting).await {
         Ok(connected) => connected.map_err(DialError::Failed)?,
         Err(_) => return Err(DialError::TimedOut(Step::Connect)),
     };
     let Some(peer) = tls else { return Ok(Wire::Plain(socket)) };
     // On the heap, since it is large and soon over.
-    let handshake = Box::pin(TlsConnector::from(peer.config()).connect(peer.name(), socket));
+    let connector = TlsConnector::from(peer.config());
+    let handshake = Box::pin(match opening.alpn {
+        Some(alpn) => connector.with_alpn(alpn).connect(peer.name(), socket),
+        None => connector.connect(peer.name(), socket),
+    });
     match timeout_at(deadline, handshake).await {
         Ok(Ok(stream)) => Ok(Wire::Tls(Box::new(stream.into()))),
         Ok(Err(error)) => Err(DialError::Tls(Failure::of_handshake(&error))),

@@ -3,6 +3,7 @@
 //! No buffers of its own: an idle connection is only its socket (and its TLS state).
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -100,6 +101,22 @@ impl Wire {
 
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// The peer's address and our own, if they have any.
+    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self.socket() {
+            Socket::Tcp(stream) => stream.peer_addr().ok().zip(stream.local_addr().ok()),
+            Socket::Unix(_) => None,
+        }
+    }
+
+    /// The protocol that was agreed on inside TLS.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
     }
 
     /// Whether TLS resumed an earlier session; `None` without TLS.

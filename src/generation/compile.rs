@@ -11,20 +11,20 @@ use indexmap::IndexMap;
 
 use super::shadow::Shadows;
 use super::{Generation, Listener, NamedPool, Route, SocketKey};
-use crate::config::listener::{self, ProxyProtocol, RouteService};
+use crate::config::listener::{self, Protocol, ProxyProtocol, RouteService};
 use crate::config::{File, Parsed};
 use crate::filters::headers::Edits;
 use crate::proto::http1::Limits;
-use crate::route::Table;
+use crate::route::{Matchers, Table};
 use crate::services::pool::{self, EndpointSettings, Transport};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Acceptor, Connector, Protocol, Sessions};
+use crate::tls::{self, Acceptor, Connector, Sessions};
 use crate::upstream::{Endpoint, Member, Pool};
 use crate::value::{Address, Diagnostics, Place, ServiceRef, Size, Sources, Spanned};
 
 /// What endpoints are offered inside TLS.
-const ALPN: &[Protocol] = &[Protocol::Http1];
+const ALPN: &[tls::Protocol] = &[tls::Protocol::Http1];
 
 /// What a compilation starts from beside the file.
 pub struct Inputs<'a> {
@@ -164,7 +164,7 @@ impl<'a> Services<'a> {
             };
             Member { endpoint: carried(settings).unwrap_or_else(fresh), weight: settings.weight }
         });
-        Pool::new(name.to_owned(), members.collect(), settings.timeouts, metrics.service(name), self.inputs.workers)
+        Pool::new(name.to_owned(), members.collect(), settings.timeouts, settings.send_proxy, metrics.service(name), self.inputs.workers)
     }
 
     /// The service a reference stands for, and the name it goes by in metrics.
@@ -284,6 +284,7 @@ fn compile_listener(
     let tls = written.tls.as_ref().map(|tls| Acceptor::compile(&tls.value, &name, inputs.read, inputs.sessions, found, inputs.now));
     let fallback = written.service.as_ref().map(|reference| {
         let (service_name, service) = services.resolve(reference, found)?;
+        check_kind(written.protocol, &service_name, &service, reference.place, found)?;
         Some(Route {
             metrics: inputs.metrics.route(&name, "", &service_name),
             name: String::new(),
@@ -295,8 +296,17 @@ fn compile_listener(
             response_edits: Edits::default(),
         })
     });
-    let routes = compile_routes(&written.route, &name, services, inputs, found);
-    let table = match Table::compile(written.route.iter().map(|route| route.matchers.clone())) {
+    let matchers: Vec<Matchers> = written
+        .route
+        .iter()
+        .map(|route| match written.protocol {
+            Protocol::Http => route.matchers.clone(),
+            Protocol::Tcp => route.matchers.of_stream(),
+        })
+        .collect();
+    let reads_hello = written.protocol == Protocol::Tcp && tls.is_none() && matchers.iter().any(|matchers| !matchers.host.is_empty());
+    let routes = compile_routes(written, &matchers, &name, services, inputs, found);
+    let table = match Table::compile(matchers) {
         Ok(table) => Some(table),
         Err((index, reason)) => {
             found.error(written.route[index].place, format!("its paths cannot be compiled together with the others: {reason}"));
@@ -304,6 +314,8 @@ fn compile_listener(
         }
     };
     Some(Listener {
+        protocol: written.protocol,
+        reads_hello,
         mode: written.mode.as_ref().map(|mode| mode.0),
         requires_proxy_header: written.proxy_protocol == ProxyProtocol::Require,
         trust: written.trust.clone(),
@@ -334,27 +346,49 @@ fn compile_limits(written: &listener::Limits, found: &mut Diagnostics) -> Limits
     Limits { header_bytes: head.bytes(), headers: written.headers.0 as usize, uri_bytes: uri.bytes() }
 }
 
+/// A stream of bytes can go to a pool; everything else answers requests.
+fn check_kind(protocol: Protocol, name: &str, service: &Service, place: Place, found: &mut Diagnostics) -> Option<()> {
+    let kind = match (protocol, service) {
+        (Protocol::Http, _) | (Protocol::Tcp, Service::Pool(_)) => return Some(()),
+        (Protocol::Tcp, Service::Respond(_)) => "an answer",
+        (Protocol::Tcp, Service::Redirect(_)) => "a redirect",
+    };
+    found
+        .error(place, format!("`{name}` is {kind}, and a listener with protocol = \"tcp\" has no requests to answer"))
+        .help("name a pool, or an address such as \"10.0.0.1:5432\"");
+    None
+}
+
 fn compile_routes(
-    written: &[Spanned<listener::Route>],
-    listener: &str,
+    listener: &listener::Listener,
+    matchers: &[Matchers],
+    name: &str,
     services: &mut Services<'_>,
     inputs: &Inputs<'_>,
     found: &mut Diagnostics,
 ) -> Option<Vec<Route>> {
+    let written = &listener.route;
     let mut shadows = Shadows::default();
     let mut names: HashMap<&str, Place> = HashMap::new();
     let mut routes = Vec::with_capacity(written.len());
-    for (index, route) in written.iter().enumerate() {
+    for (index, (route, matchers)) in written.iter().zip(matchers).enumerate() {
         if let Some(name) = &route.name
             && let Some(first) = names.insert(&name.value.0, name.place)
         {
             found.error(name.place, format!("two routes are named `{}`", name.value.0)).related(first, "the first one");
         }
-        if shadows.hides(&route.matchers) {
+        if shadows.hides(matchers) {
             found.warn(route.place, "this route can never match: an earlier one takes all it would").help("move it up or remove it");
         }
-        let name = route.name.as_ref().map_or_else(|| (index + 1).to_string(), |name| name.value.0.clone());
-        routes.push(compile_route(route, name, listener, services, inputs, found));
+        let label = route.name.as_ref().map_or_else(|| (index + 1).to_string(), |name| name.value.0.clone());
+        let compiled = compile_route(route, label, name, services, inputs, found);
+        // In place, only answers can be written, and whoever wrote one has been told.
+        let checked = match &route.service {
+            RouteService::Named(reference) => compiled
+                .filter(|route| check_kind(listener.protocol, &route.service_name, &route.service, reference.place, found).is_some()),
+            RouteService::Inline(_) => compiled,
+        };
+        routes.push(checked);
     }
     routes.into_iter().collect()
 }

@@ -18,7 +18,7 @@ pub use compile::{Inputs, compile};
 pub use gate::{Gate, Permit};
 pub use walk::Walk;
 
-use crate::config::listener::{Paths, Timeouts};
+use crate::config::listener::{Paths, Protocol, Timeouts};
 use crate::filters::{headers, rewrite};
 use crate::proto::http1::Limits;
 use crate::route::{Network, Table};
@@ -61,6 +61,9 @@ pub struct SocketKey {
 pub struct Listener {
     pub name: String,
     pub sockets: Vec<SocketKey>,
+    pub protocol: Protocol,
+    /// Which way a stream goes is seen in the first bytes of its client's own TLS.
+    pub reads_hello: bool,
     /// Permissions for unix sockets.
     pub mode: Option<u32>,
     pub requires_proxy_header: bool,

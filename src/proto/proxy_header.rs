@@ -1,7 +1,7 @@
 //! The PROXY header, versions 1 and 2: who is behind the peer.
 //!
 //! Believes what it reads; the listener decides whether the peer may say so. TLVs and their checksum
-//! are skipped.
+//! are skipped. Writes version 2 only, which says all that version 1 can.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
@@ -200,6 +200,55 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, ProxyError> {
     Ok(Parsed::Complete { bytes: V2_FIXED + rest, source, destination })
 }
 
+/// What a header tells of the client's connection beside its ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extensions<'a> {
+    /// The protocol that was agreed on inside TLS.
+    pub alpn: Option<&'a [u8]>,
+    /// The name that TLS asked for.
+    pub authority: Option<&'a [u8]>,
+}
+
+const PP2_TYPE_ALPN: u8 = 0x01;
+const PP2_TYPE_AUTHORITY: u8 = 0x02;
+/// Longer ones are left out. Neither a name (RFC 1035: 253) nor a protocol (RFC 7301: 255) is.
+const EXTENSION_MAX: usize = 255;
+
+/// Appends a header of version 2. `ends` are the client's address and the one it connected to; without them the header says
+/// LOCAL, and whoever reads it takes us for the client.
+pub fn write_v2(ends: Option<(SocketAddr, SocketAddr)>, extensions: Extensions<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(V2_SIGNATURE);
+    let Some((source, destination)) = ends else { return out.extend_from_slice(&[0x20, 0x00, 0, 0]) };
+    let (source_ip, destination_ip) = (source.ip().to_canonical(), destination.ip().to_canonical());
+    let both_v4 = match (source_ip, destination_ip) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Some([source.octets(), destination.octets()]),
+        _ => None,
+    };
+    let family = if both_v4.is_some() { Family::Tcp4 } else { Family::Tcp6 };
+    let extensions = [(PP2_TYPE_ALPN, extensions.alpn), (PP2_TYPE_AUTHORITY, extensions.authority)];
+    let told = || extensions.iter().filter_map(|&(kind, value)| Some((kind, value.filter(|value| value.len() <= EXTENSION_MAX)?)));
+    let rest = family.bytes() + told().map(|(_, value)| 3 + value.len()).sum::<usize>();
+    out.extend_from_slice(&[0x21, if both_v4.is_some() { 0x11 } else { 0x21 }]);
+    out.extend_from_slice(&(rest as u16).to_be_bytes());
+    match both_v4 {
+        Some(octets) => out.extend(octets.as_flattened()),
+        None => out.extend([source_ip, destination_ip].map(in_v6).as_flattened()),
+    }
+    out.extend([source, destination].map(|end| end.port().to_be_bytes()).as_flattened());
+    for (kind, value) in told() {
+        out.push(kind);
+        out.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        out.extend_from_slice(value);
+    }
+}
+
+fn in_v6(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Family {
     Unspecified,
@@ -360,6 +409,30 @@ mod tests {
         check_refused(&start(b"\x21\x31\0\xd7"), ProxyError::TooShort);
         check_refused(&start(b"\x20\0\x11"), ProxyError::TooLong);
         check_refused(&start(b"\x20\0\x10\x01"), ProxyError::TooLong);
+    }
+
+    fn written(ends: Option<(&str, &str)>, extensions: Extensions<'_>) -> Vec<u8> {
+        let parse = |text: &str| text.parse().expect("an address");
+        let mut out = Vec::new();
+        write_v2(ends.map(|(source, destination)| (parse(source), parse(destination))), extensions, &mut out);
+        out
+    }
+
+    #[test]
+    fn what_is_written_reads_the_same() {
+        let v4 = Some(("192.0.2.1:56324", "10.0.0.1:443"));
+        assert_eq!(written(v4, Extensions::default()), v2(0x21, 0x11, TCP4));
+        let told = Extensions { alpn: Some(b"h2"), authority: Some(b"a.example") };
+        assert_eq!(written(v4, told), v2(0x21, 0x11, &[TCP4, b"\x01\0\x02h2\x02\0\x09a.example"].concat()));
+        check_accepted(&written(v4, told), v4);
+        let v6 = Some(("[2001:db8::1]:1", "[::1]:65535"));
+        check_accepted(&written(v6, told), v6);
+        // What a dual socket makes of IPv4 is IPv4, unless the other end is not.
+        assert_eq!(written(Some(("[::ffff:192.0.2.1]:56324", "10.0.0.1:443")), Extensions::default()), v2(0x21, 0x11, TCP4));
+        check_accepted(&written(Some(("192.0.2.1:1", "[::1]:2")), told), Some(("[::ffff:192.0.2.1]:1", "[::1]:2")));
+        assert_eq!(written(None, told), v2(0x20, 0, b""));
+        let long = [b'a'; EXTENSION_MAX + 1];
+        assert_eq!(written(v4, Extensions { alpn: Some(&long), authority: Some(&long[1..]) }).len(), 16 + 12 + 3 + EXTENSION_MAX);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Matchers {
     pub query: IndexMap<Spanned<String>, TextPattern>,
     /// Each cookie has a value that fits.
     pub cookie: IndexMap<Spanned<String>, TextPattern>,
+    /// Any of these server names, asked for by the client's TLS. Of streams only.
+    pub sni: Vec<ServerNamePattern>,
     /// The client's address, seen through trusted proxies, is in one of these networks.
     pub client: Vec<Network>,
 }
@@ -37,9 +39,16 @@ impl Matchers {
         let header = fields.or("header", IndexMap::<HeaderName, _>::new(), reader);
         let query = fields.or("query", IndexMap::new(), reader);
         let cookie = fields.or("cookie", IndexMap::new(), reader);
+        let sni = some_of(fields, "sni", reader);
         let client = some_of(fields, "client", reader);
         let header = header?.into_iter().map(|(name, pattern)| (name.0, pattern)).collect();
-        Some(Self { host: host?, path: path?, method: method?, header, query: query?, cookie: cookie?, client: client? })
+        Some(Self { host: host?, path: path?, method: method?, header, query: query?, cookie: cookie?, sni: sni?, client: client? })
+    }
+
+    /// The same for a stream, whose only host is the server name that its TLS asks for.
+    #[must_use]
+    pub fn of_stream(&self) -> Self {
+        Self { host: self.sni.iter().map(|name| name.0.clone()).collect(), client: self.client.clone(), ..Self::default() }
     }
 }
 
@@ -51,6 +60,29 @@ fn some_of<T: Decode>(fields: &mut Fields<'_>, key: &'static str, reader: &mut R
         return None;
     }
     Some(written.value)
+}
+
+/// `"db.example"` or `"*.db.example"`: what TLS can ask for, which is no address (RFC 6066 §3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerNamePattern(HostPattern);
+
+impl Decode for ServerNamePattern {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let pattern = HostPattern::decode(item, reader)?;
+        let is_address = |name: &str| name.starts_with('[') || name.parse::<std::net::Ipv4Addr>().is_ok();
+        match &pattern {
+            // It could mean any name, or any client.
+            HostPattern::Any => {
+                reader.error(item.place, "`*` names nobody").help("leave `sni` out to match every client, with or without a name");
+                None
+            }
+            HostPattern::Exact(name) if is_address(name) => {
+                reader.error(item.place, format!("`{name}` is an address, which TLS never asks for as a name")).help("write a name");
+                None
+            }
+            HostPattern::Exact(_) | HostPattern::Suffix(_) => Some(Self(pattern)),
+        }
+    }
 }
 
 /// Compared in lower case.

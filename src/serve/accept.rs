@@ -20,10 +20,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
 
-use super::connection::{self, Client};
+use super::connection::{self, Client, Ends};
 use super::link::Link;
+use super::stream;
 use super::timer::Timer;
 use super::worker::Worker;
+use crate::config::listener::Protocol;
 use crate::dial::{Socket, Wire};
 use crate::generation::{Generation, Listener, Permit, SocketKey};
 use crate::proto::proxy_header::{self, Parsed};
@@ -46,9 +48,9 @@ pub struct Bound {
     listening: RefCell<Option<Rc<OwnedFd>>>,
     /// Who stands at this socket, or stood here last.
     last: RefCell<Standing>,
-    /// Who stood here before, if the clients of that one spoke another transport (TLS or not).
-    before: RefCell<Option<Standing>>,
-    /// When the transport changed.
+    /// Who stood here before for HTTP without TLS, and for HTTP with it, if clients of another transport came since.
+    before: RefCell<[Option<Standing>; 2]>,
+    /// When the transport changed: TLS or not, HTTP or not.
     changed: Cell<Option<Instant>>,
     /// The generation that `last` is of, or that has nobody here.
     seen: Cell<u64>,
@@ -87,9 +89,14 @@ impl Bound {
         }
     }
 
-    /// Since when nobody stands here any more for connections of this transport.
+    /// Since when nobody stands here any more for HTTP over this transport.
     pub fn left_since(&self, is_tls: bool) -> Option<Instant> {
-        let is_other = self.last.borrow().tls.is_some() != is_tls;
+        self.left(Protocol::Http, is_tls)
+    }
+
+    /// The same for connections of any protocol.
+    pub fn left(&self, protocol: Protocol, is_tls: bool) -> Option<Instant> {
+        let is_other = !speaks(&self.last.borrow(), protocol, is_tls);
         self.retired.get().or(self.changed.get().filter(|_| is_other))
     }
 
@@ -104,25 +111,29 @@ impl Bound {
         let Some(current) = current else { return false };
         let mut last = self.last.borrow_mut();
         let old = std::mem::replace(&mut *last, Rc::new(Arc::clone(current)));
-        let is_other = old.tls.is_some() != current.tls.is_some();
+        let is_other = !speaks(current, old.protocol, old.tls.is_some());
         if is_other {
-            *self.before.borrow_mut() = Some(old);
+            // Streams ask nobody any more once they have begun.
+            if old.protocol == Protocol::Http {
+                let is_tls = old.tls.is_some();
+                self.before.borrow_mut()[usize::from(is_tls)] = Some(old);
+            }
             self.changed.set(Some(Instant::now()));
         }
         is_other
     }
 
-    /// Who answers a connection of this transport, and whether it may expect more answers. A listener
+    /// Who answers an HTTP connection of this transport, and whether it may expect more answers. A listener
     /// that went away, or changed to TLS or back, answers a last request: its clients knew no better.
     pub fn listener_for(&self, generation: &Generation, is_tls: bool) -> (Standing, bool) {
         self.renew(generation);
         let last = self.last.borrow();
-        if last.tls.is_some() == is_tls {
+        if speaks(&last, Protocol::Http, is_tls) {
             let is_current = self.retired.get().is_none() && self.is_taken.get();
             return (Rc::clone(&last), is_current);
         }
-        let before = self.before.borrow();
-        debug_assert!(before.is_some(), "a connection was made under one of the two");
+        let before = &self.before.borrow()[usize::from(is_tls)];
+        debug_assert!(before.is_some(), "a connection was made under one of them");
         (Rc::clone(before.as_ref().unwrap_or(&last)), false)
     }
 
@@ -131,6 +142,10 @@ impl Bound {
         self.renew(&worker.pin());
         Rc::clone(&self.last.borrow())
     }
+}
+
+fn speaks(listener: &Listener, protocol: Protocol, is_tls: bool) -> bool {
+    listener.protocol == protocol && listener.tls.is_some() == is_tls
 }
 
 /// After an error that will not go away at once, such as too many open files.
@@ -309,10 +324,18 @@ fn spawn(worker: &Rc<Worker>, bound: &Rc<Bound>, permit: Permit, socket: Socket,
     let listener = bound.listener(worker);
     let opened = Opened::new(worker, &listener, permit);
     let bound = Rc::clone(bound);
+    if listener.protocol == Protocol::Tcp {
+        tokio::task::spawn_local(async move {
+            if let Some(client) = Box::pin(handshake(&opened.worker, bound, socket, peer, Rc::clone(&listener))).await {
+                Box::pin(stream::serve(&opened.worker, client, listener)).await;
+            }
+        });
+        return;
+    }
     if listener.tls.is_none() && !listener.requires_proxy_header {
         let link = Link::new(Wire::Plain(socket), Rc::clone(&worker.stock));
         // Boxed: futures hold each of their arguments twice.
-        let client = Box::new(Client { link, timer: Timer::default(), bound, peer, tls: None, tls_policy: 0 });
+        let client = Box::new(Client { link, timer: Timer::default(), bound, peer, named: None, tls: None, tls_policy: 0 });
         tokio::task::spawn_local(async move { connection::serve(&opened.worker, client).await });
         return;
     }
@@ -328,17 +351,20 @@ fn spawn(worker: &Rc<Worker>, bound: &Rc<Bound>, permit: Permit, socket: Socket,
 async fn handshake(worker: &Rc<Worker>, bound: Rc<Bound>, socket: Socket, peer: Option<IpAddr>, listener: Standing) -> Option<Box<Client>> {
     let deadline = Instant::now() + listener.timeouts.handshake;
     let mut timer = Timer::default();
-    let mut peer = peer;
+    let (mut peer, mut named) = (peer, None);
     let socket = if listener.requires_proxy_header {
-        let (socket, source) = in_time(worker, &mut timer, deadline, proxy_header(socket)).await??;
-        peer = source.or(peer);
+        let (socket, ends) = in_time(worker, &mut timer, deadline, proxy_header(socket)).await??;
+        if let Some(ends) = ends {
+            peer = Some(ends.0.ip().to_canonical());
+            named = Some(Rc::new(ends));
+        }
         socket
     } else {
         socket
     };
     let Some(acceptor) = &listener.tls else {
         let link = Link::new(Wire::Plain(socket), Rc::clone(&worker.stock));
-        return Some(Box::new(Client { link, timer, bound, peer, tls: None, tls_policy: 0 }));
+        return Some(Box::new(Client { link, timer, bound, peer, named, tls: None, tls_policy: 0 }));
     };
     let accepting = tokio_rustls::TlsAcceptor::from(acceptor.config()).accept(socket);
     let stream = match in_time(worker, &mut timer, deadline, accepting).await {
@@ -362,7 +388,7 @@ async fn handshake(worker: &Rc<Worker>, bound: Rc<Bound>, socket: Socket, peer: 
         subject: tls::client_identity(session).map(|identity| identity.subject),
     };
     let link = Link::new(Wire::Tls(Box::new(stream.into())), Rc::clone(&worker.stock));
-    Some(Box::new(Client { link, timer, bound, peer, tls: Some(Rc::new(facts)), tls_policy: acceptor.client_policy() }))
+    Some(Box::new(Client { link, timer, bound, peer, named, tls: Some(Rc::new(facts)), tls_policy: acceptor.client_policy() }))
 }
 
 /// Waits for a step of a handshake. Not for long once the process drains: whoever connected and says
@@ -394,12 +420,12 @@ fn version_name(session: &rustls::ServerConnection) -> &'static str {
 
 /// Reads exactly the PROXY header, so that nothing of what follows is taken: it may be TLS.
 ///
-/// Returns the address it names, if it names one.
-async fn proxy_header(mut socket: Socket) -> Option<(Socket, Option<IpAddr>)> {
+/// Returns the addresses it names, if it names any.
+async fn proxy_header(mut socket: Socket) -> Option<(Socket, Option<Ends>)> {
     let mut header = Vec::new();
     loop {
         match proxy_header::parse(&header) {
-            Ok(Parsed::Complete { source, .. }) => return Some((socket, source.map(|source| source.ip().to_canonical()))),
+            Ok(Parsed::Complete { source, destination, .. }) => return Some((socket, source.zip(destination))),
             Ok(Parsed::Partial) => {}
             Err(_) => return None,
         }

@@ -3,7 +3,7 @@
 //! Reads heads; what a request means and where it goes is `exchange`'s.
 
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -29,12 +29,21 @@ pub struct Client<S = Link> {
     pub bound: Rc<Bound>,
     /// The client's address, or what a PROXY header says it is. `None` on a unix socket.
     pub peer: Option<IpAddr>,
+    /// Both ends of the client's connection, if a PROXY header named them or somebody looked.
+    pub named: Option<Rc<Ends>>,
     pub tls: Option<Rc<TlsFacts>>,
     /// Which clients the TLS handshake let in; 0 without TLS.
     pub tls_policy: u64,
 }
 
+/// The client's address, and the one it connected to.
+pub type Ends = (SocketAddr, SocketAddr);
+
 impl<S: Side> Client<S> {
+    pub fn ends(&self) -> Option<Ends> {
+        self.named.as_deref().copied().or_else(|| self.link.ends())
+    }
+
     /// Whether an answer that is about to be written must say that it is the last.
     pub fn is_leaving(&self, worker: &Worker) -> bool {
         left_since(worker, &self.bound, self.link.is_tls()).is_some()

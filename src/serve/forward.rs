@@ -6,25 +6,27 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::compose::{self, Forwarding, Persistence, Relay};
 use super::connection::Client;
 use super::exchange::{self, After, Ending, Outcome};
 use super::link::Link;
+use super::open::{self, CONNECT_ATTEMPTS};
 use super::pump::{Decoder, Encoder, Pump, PumpError};
 use super::side::Side;
 use super::tunnel;
 use super::waits::{Early, Waits, poll_deadlines, poll_upload};
 use super::worker::Worker;
-use crate::dial::{self, DialError, Step, Wire};
+use crate::dial::{Opening, Wire};
 use crate::generation::{Listener, Route};
 use crate::proto::http1::{BodyFraming, Known, Limits, Progress, RequestFraming, ResponseHead, Version, response_framing, upgrade};
+use crate::proto::proxy_header::{self, Extensions};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup};
-use crate::telemetry::metrics::{self, Handshake};
+use crate::telemetry::metrics;
 use crate::tls::Failure;
-use crate::upstream::{Endpoint, Lease, Pool};
+use crate::upstream::{Endpoint, Pool, SendProxy};
 use crate::value::{Address, BodyLimit};
 
 /// One request on its way.
@@ -51,14 +53,12 @@ pub struct Job<'a, S> {
 const RESPONSE_LIMITS: Limits = Limits { header_bytes: 256 << 10, headers: 1000, uri_bytes: 0 };
 /// Interim answers to one request.
 const INTERIM_MAX: u32 = 32;
-/// Endpoints tried when connecting fails: nothing was sent, so any request may go to another.
-const CONNECT_ATTEMPTS: u32 = 3;
 
 pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     let mut attempts = 0;
     let mut connects = 0;
     let mut avoid: Option<Arc<Endpoint>> = None;
-    let mut may_reuse = true;
+    let mut may_reuse = pool.send_proxy == SendProxy::Off;
     // A request taken back before we came to it: nobody need be asked. Nothing is read to know it.
     if poll_fn(|cx| Poll::Ready(job.client.link.has_left(cx, false))).await {
         return Outcome::gone(0);
@@ -73,12 +73,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         let (wire, is_reused) = match job.connect(&endpoint, pool, may_reuse, started).await {
             Ok(connected) => connected,
             Err(refusal) => {
-                let outcome = match refusal {
-                    Refusal::ConnectFailed => metrics::Outcome::ConnectFailed,
-                    Refusal::ConnectTimeout | Refusal::RouteTimeout => metrics::Outcome::ConnectTimeout,
-                    _ => metrics::Outcome::TlsFailed,
-                };
-                settle(lease, outcome, pool, job.worker, started.elapsed());
+                open::settle(lease, open::outcome(refusal), pool, job.worker, started.elapsed());
                 connects += 1;
                 let is_another = avoid.as_ref().is_none_or(|avoid| avoid.id != endpoint.id) && pool.members().len() > 1;
                 if connects < CONNECT_ATTEMPTS && is_another && refusal != Refusal::RouteTimeout {
@@ -104,7 +99,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
                     _ if outcome.status >= 500 => metrics::Outcome::Status5xx,
                     _ => metrics::Outcome::Ok,
                 };
-                settle(lease, reported, pool, job.worker, outcome.ended.saturating_duration_since(started));
+                open::settle(lease, reported, pool, job.worker, outcome.ended.saturating_duration_since(started));
                 return outcome;
             }
             Err(early) => early,
@@ -115,26 +110,26 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         return match early {
             Early::Dead | Early::Unwelcome(_) if is_reused && job.may_send_again(&link, &upload) => {
                 // The connection died while it was idle: the endpoint never saw this request.
-                settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
+                open::settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
                 pool.metrics.retried(job.worker.index, metrics::Retry::Reset);
                 may_reuse = false;
                 continue;
             }
             Early::Dead => {
-                settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
+                open::settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
                 job.refuse(Refusal::EndpointReset, body_in, endpoint_for_log, attempts, body_is_taken).await
             }
             Early::Unwelcome(failure) => {
-                settle(lease, metrics::Outcome::TlsFailed, pool, job.worker, started.elapsed());
-                job.complain(&failure, pool, &endpoint);
+                open::settle(lease, metrics::Outcome::TlsFailed, pool, job.worker, started.elapsed());
+                open::complain(job.worker, &failure, pool, &endpoint);
                 job.refuse(failure.refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
             }
             Early::Broken(refusal) => {
-                settle(lease, metrics::Outcome::Broken, pool, job.worker, started.elapsed());
+                open::settle(lease, metrics::Outcome::Broken, pool, job.worker, started.elapsed());
                 job.refuse(refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
             }
             Early::TimedOut(refusal) => {
-                settle(lease, metrics::Outcome::Timeout, pool, job.worker, started.elapsed());
+                open::settle(lease, metrics::Outcome::Timeout, pool, job.worker, started.elapsed());
                 job.refuse(refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
             }
             // Not the endpoint's fault: the lease is dropped, which reports a cancelled request.
@@ -142,11 +137,6 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
             Early::ClientGone => Outcome { endpoint: endpoint_for_log, attempts, ..Outcome::gone(body_in) },
         };
     }
-}
-
-fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker, took: Duration) {
-    pool.metrics.attempted(worker.index, took);
-    lease.settle(outcome, took);
 }
 
 impl<'a, S: Side> Job<'a, S> {
@@ -166,39 +156,20 @@ impl<'a, S: Side> Job<'a, S> {
                 (timeout, timed_out) = (left, Refusal::RouteTimeout);
             }
         }
-        let shook_hands = |outcome| endpoint.metrics.handshake(self.worker.index, outcome);
-        match dial::dial(&endpoint.address, endpoint.tls.as_ref(), timeout).await {
-            Ok(wire) => {
-                if let Some(is_resumed) = wire.is_resumed() {
-                    shook_hands(if is_resumed { Handshake::Resumed } else { Handshake::Full });
-                }
-                Ok((wire, false))
-            }
-            Err(DialError::TimedOut(step)) => {
-                if step == Step::Handshake {
-                    shook_hands(Handshake::Timeout);
-                }
-                Err(timed_out)
-            }
-            Err(DialError::Tls(failure)) => {
-                shook_hands(Handshake::Failed);
-                self.complain(&failure, pool, endpoint);
-                Err(failure.refusal)
-            }
-            Err(DialError::Failed(error)) => {
-                tracing::debug!(service = pool.name, endpoint = endpoint.name, %error, "cannot connect");
-                Err(Refusal::ConnectFailed)
-            }
+        let mut greeting = Vec::new();
+        if pool.send_proxy == SendProxy::V2 {
+            let extensions = Extensions {
+                // What the client speaks with us is not what we speak with the endpoint.
+                alpn: None,
+                authority: self.head.tls.and_then(|tls| tls.sni.as_deref()).map(str::as_bytes),
+            };
+            proxy_header::write_v2(self.client.ends(), extensions, &mut greeting);
         }
-    }
-
-    /// Says why there is no TLS with an endpoint: a mistake in the configuration, or soon in somebody's calendar.
-    fn complain(&self, failure: &Failure, pool: &Pool, endpoint: &Endpoint) {
-        let (service, endpoint, reason) = (&pool.name, &endpoint.name, &failure.reason);
-        if self.worker.may_complain() {
-            tracing::warn!(service, endpoint, "no TLS with the endpoint: {reason}");
-        } else {
-            tracing::debug!(service, endpoint, "no TLS with the endpoint: {reason}");
+        let opening = Opening { greeting: &greeting, alpn: None, timeout };
+        match open::open(self.worker, pool, endpoint, opening).await {
+            Ok(wire) => Ok((wire, false)),
+            Err(Refusal::ConnectTimeout) => Err(timed_out),
+            Err(refusal) => Err(refusal),
         }
     }
 
@@ -417,9 +388,12 @@ impl<'a, S: Side> Job<'a, S> {
             }
         };
         let is_clean = ending == Ending::Complete && upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
-        if ending == Ending::Complete && !is_clean {
+        if ending == Ending::Complete && (!is_clean || pool.send_proxy != SendProxy::Off) {
             link.wire.say_goodbye();
-        } else if is_clean && let Some(wire) = link.into_wire() {
+        } else if is_clean
+            && pool.send_proxy == SendProxy::Off
+            && let Some(wire) = link.into_wire()
+        {
             self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
             self.worker.sweep_later();
         }

@@ -7,6 +7,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::buffer::SMALL;
+use super::connection::Ends;
 use super::link::Link;
 use super::pump::{Decoder, Encoder};
 use crate::proto::http1::BodyFraming;
@@ -45,6 +46,8 @@ pub trait Sink {
 /// The client's end.
 pub trait Side: Source + Sink {
     fn is_tls(&self) -> bool;
+    /// Both ends of the connection, as far as this knows of one.
+    fn ends(&self) -> Option<Ends>;
     /// How the body of a request ends, that its head frames like this.
     fn decoder(framing: BodyFraming) -> Decoder;
     /// How the client is told where a body ends, that the head it was sent frames like this.
@@ -117,6 +120,10 @@ impl Sink for Link {
 impl Side for Link {
     fn is_tls(&self) -> bool {
         self.wire.is_tls()
+    }
+
+    fn ends(&self) -> Option<Ends> {
+        self.wire.ends()
     }
 
     fn decoder(framing: BodyFraming) -> Decoder {

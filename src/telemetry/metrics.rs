@@ -60,6 +60,7 @@ metrics! {
     HANDSHAKES = Counter "tls_handshakes_total" ["listener", "outcome"] "TLS handshakes with clients: full, resumed, failed, timeout.";
     CERTIFICATE_SECONDS = Gauge "certificate_expiry_timestamp_seconds" ["listener", "name"] "When a certificate expires, in seconds since 1970.";
     LOG_DROPPED = Counter "log_dropped_total" [] "Log records thrown away since their sink was slow or full.";
+    STREAM_BYTES = Counter "stream_bytes_total" ["listener", "direction"] "Bytes of TCP streams, from clients (in) and to them (out).";
     ACCEPT_ERRORS = Counter "accept_errors_total" ["listener", "reason"] "Connections that could not be accepted, by reason.";
     PANICS = Counter "panics_total" [] "Bugs that ended an exchange.";
 }
@@ -153,6 +154,15 @@ outcomes! {
         /// The client left while it waited.
         Aborted = "aborted",
         Other = "other",
+    }
+}
+
+outcomes! {
+    /// Which way bytes of a stream go.
+    pub enum Direction {
+        /// From the client to an endpoint.
+        In = "in",
+        Out = "out",
     }
 }
 
@@ -266,6 +276,7 @@ struct ListenerShard {
     closed: Cell,
     handshakes: [Cell; Handshake::COUNT],
     accept_errors: [Cell; AcceptError::COUNT],
+    stream_bytes: [Cell; Direction::COUNT],
     refusals: Box<[Cell]>,
 }
 
@@ -293,6 +304,11 @@ impl ListenerMetrics {
         self.count(worker, |shard| &shard.accept_errors[reason as usize]);
     }
 
+    /// So many bytes of a stream went that way.
+    pub fn streamed(&self, worker: usize, direction: Direction, bytes: u64) {
+        self.add(worker, bytes, |shard| &shard.stream_bytes[direction as usize]);
+    }
+
     /// `reason` is an index into the reasons given to [`Metrics::new`].
     pub fn refused(&self, worker: usize, reason: usize) {
         debug_assert!(reason < self.reasons.len());
@@ -309,14 +325,19 @@ impl ListenerMetrics {
     }
 
     fn count(&self, worker: usize, cell: impl FnOnce(&ListenerShard) -> &Cell) {
+        self.add(worker, 1, cell);
+    }
+
+    fn add(&self, worker: usize, number: u64, cell: impl FnOnce(&ListenerShard) -> &Cell) {
         let make = || ListenerShard {
             opened: Cell::default(),
             closed: Cell::default(),
             handshakes: Default::default(),
             accept_errors: Default::default(),
+            stream_bytes: Default::default(),
             refusals: self.reasons.iter().map(|_| Cell::default()).collect(),
         };
-        self.shards.with(worker, make, |shard| cell(shard).add(1));
+        self.shards.with(worker, make, |shard| cell(shard).add(number));
     }
 }
 
@@ -530,6 +551,9 @@ impl Metrics {
             }
             for (index, outcome) in Handshake::WORDS.iter().enumerate() {
                 page.add_if_any(&HANDSHAKES, &[listener, outcome], metrics.shards.sum(|shard| &shard.handshakes[index]));
+            }
+            for (index, direction) in Direction::WORDS.iter().enumerate() {
+                page.add_if_any(&STREAM_BYTES, &[listener, direction], metrics.shards.sum(|shard| &shard.stream_bytes[index]));
             }
             for (index, reason) in AcceptError::WORDS.iter().enumerate() {
                 page.add_if_any(&ACCEPT_ERRORS, &[listener, reason], metrics.shards.sum(|shard| &shard.accept_errors[index]));

@@ -7,6 +7,7 @@
 mod authority;
 mod client;
 pub mod connector;
+mod hello;
 mod pem;
 mod sessions;
 mod settings;
@@ -26,6 +27,7 @@ use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
 
 pub use client::{ClientIdentity, client_identity};
 pub use connector::{Connector, Failure, Peer};
+pub use hello::{Greeted, Hello};
 pub use pem::Read;
 pub use sessions::Sessions;
 pub use settings::{ClientAuth, Clients, Identity, KeyPair, MinVersion, Protocol, Settings};

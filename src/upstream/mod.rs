@@ -6,4 +6,4 @@ mod endpoint;
 mod pool;
 
 pub use endpoint::{Endpoint, EndpointId, Lease};
-pub use pool::{Member, Pool, Timeouts};
+pub use pool::{Member, Pool, SendProxy, Timeouts};

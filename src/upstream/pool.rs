@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{Endpoint, Lease};
 use crate::algo::weighted;
-use crate::settings;
 use crate::telemetry::metrics::ServiceMetrics;
+use crate::{settings, words};
 
 settings! {
     /// How long a pool waits for its endpoints.
@@ -22,6 +22,15 @@ settings! {
         /// How long a connection may carry nothing: unused between requests, or silent in the
         /// middle of an answer.
         idle: Duration = Duration::from_secs(300),
+    }
+}
+
+words! {
+    /// Whether endpoints are told who the client is before its first byte.
+    pub enum SendProxy as "a way to send PROXY headers" {
+        Off = "off",
+        /// PROXY protocol, version 2.
+        V2 = "v2",
     }
 }
 
@@ -42,6 +51,8 @@ pub struct Member {
 pub struct Pool {
     pub name: String,
     pub timeouts: Timeouts,
+    /// A connection that was opened in one client's name carries nothing of another's.
+    pub send_proxy: SendProxy,
     pub metrics: Arc<ServiceMetrics>,
     members: Vec<Member>,
     schedule: Vec<u32>,
@@ -53,13 +64,20 @@ pub struct Pool {
 struct Turn(AtomicUsize);
 
 impl Pool {
-    pub fn new(name: String, members: Vec<Member>, timeouts: Timeouts, metrics: Arc<ServiceMetrics>, workers: usize) -> Self {
+    pub fn new(
+        name: String,
+        members: Vec<Member>,
+        timeouts: Timeouts,
+        send_proxy: SendProxy,
+        metrics: Arc<ServiceMetrics>,
+        workers: usize,
+    ) -> Self {
         let weights: Vec<u32> = members.iter().map(|m| m.weight).collect();
         let schedule = weighted::schedule(&weights);
         // Workers start at different places, or each would send its first request to the same endpoint.
         let start = |worker: usize| worker * schedule.len() / workers.max(1);
         let turns = (0..workers.max(1)).map(|worker| Turn(AtomicUsize::new(start(worker)))).collect();
-        Self { name, timeouts, metrics, members, schedule, turns }
+        Self { name, timeouts, send_proxy, metrics, members, schedule, turns }
     }
 
     pub fn members(&self) -> &[Member] {

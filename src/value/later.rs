@@ -36,7 +36,6 @@ const LATER: &[(&str, &str)] = &[
 const LATER_WORDS: &[(&str, &str)] = &[
     ("redis", "http"),
     ("memcached", "http"),
-    ("tcp", "http"),
     ("least-requests", "round-robin"),
     ("p2c", "round-robin"),
     ("ewma", "round-robin"),

@@ -104,16 +104,85 @@ fn keys_of_later_versions_are_told_from_misspelt_ones() {
         check_pool(&format!("{kind} = {{}}\n"), &[&format!("5:1: `{kind}` is not supported by this version -> remove it")]);
         check_route(&format!("{kind} = {{}}\n"), &[&format!("4:1: `{kind}` is not supported by this version -> remove it")]);
     }
-    for protocol in ["redis", "memcached", "tcp"] {
+    for protocol in ["redis", "memcached"] {
         check_listener(
             &format!("service = \"a:1\"\nprotocol = \"{protocol}\"\n"),
-            &[&format!("4:12: \"{protocol}\" is not supported by this version -> write \"http\"")],
+            &[&format!("4:12: \"{protocol}\" is not supported by this version -> write \"http\" or \"tcp\"")],
         );
     }
     check_listener(
         "service = \"a:1\"\n[process]\nmax_memory_bodies = \"1MiB\"\n",
         &["5:1: `max_memory_bodies` is not supported by this version -> remove it"],
     );
+}
+
+/// A TCP listener's keys, from line 4.
+#[track_caller]
+fn check_stream(rest: &str, expected: &[&str]) {
+    check_listener(&format!("protocol = \"tcp\"\n{rest}"), expected);
+}
+
+#[test]
+fn streams_have_no_requests() {
+    let about = |place: &str, key: &str, help: &str| {
+        format!("{place}: `{key}` is about HTTP requests; a listener with protocol = \"tcp\" has none -> {help}")
+    };
+    check_stream(
+        "service = \"a:1\"\npaths = \"raw\"\ntrust = [\"10.0.0.0/8\"]\nlimits = { headers = 5, body = \"1KiB\" }\ntimeouts = { header = \"1s\" }\n",
+        &[
+            &about("5:1", "paths", "remove it"),
+            &about("6:1", "trust", "remove it"),
+            &about("7:12", "headers", "remove it"),
+            &about("7:25", "body", "remove it"),
+            &about("8:14", "header", "remove it"),
+        ],
+    );
+    let told_apart = "remove it; streams are told apart by `sni` and `client`";
+    check_stream(
+        "[[listener.route]]\nsni = \"a.example\"\npath = \"/x\"\ntimeout = \"1s\"\nrequest_headers = { remove = [\"x\"] }\nservice = \"a:1\"\n\
+         [[listener.route]]\nhost = \"a.example\"\nservice = \"a:1\"\n",
+        &[
+            &about("6:1", "path", told_apart),
+            &about("7:1", "timeout", told_apart),
+            &about("8:1", "request_headers", told_apart),
+            &about("11:1", "host", "write sni = […]"),
+        ],
+    );
+    check_stream(
+        "[[listener.route]]\nrespond = { body = \"no\" }\n",
+        &[&about("5:1", "respond", "write service = \"10.0.0.1:5432\", or the name of a pool")],
+    );
+}
+
+#[test]
+fn streams_go_to_pools_only() {
+    let help = "name a pool, or an address such as \"10.0.0.1:5432\"";
+    let says = |place: &str, name: &str, kind: &str| {
+        format!("{place}: `{name}` is {kind}, and a listener with protocol = \"tcp\" has no requests to answer -> {help}")
+    };
+    check_stream(
+        "service = \"no\"\n[[listener.route]]\nsni = \"a.example\"\nservice = \"away\"\n\
+         [service.no.respond]\nbody = \"no\"\n[service.away.redirect]\nto = \"https://a.example\"\n",
+        &[&says("4:11", "no", "an answer"), &says("7:11", "away", "a redirect")],
+    );
+}
+
+#[test]
+fn server_names_are_names_and_of_streams() {
+    check_stream(
+        "[[listener.route]]\nsni = [\"10.0.0.1\", \"[::1]\", \"*\"]\nservice = \"a:1\"\n[[listener.route]]\nsni = []\nservice = \"a:1\"\n",
+        &[
+            "5:8: `10.0.0.1` is an address, which TLS never asks for as a name -> write a name",
+            "5:20: `[::1]` is an address, which TLS never asks for as a name -> write a name",
+            "5:29: `*` names nobody -> leave `sni` out to match every client, with or without a name",
+            "8:7: `sni` is empty, so the route could never match -> remove the key to match any",
+        ],
+    );
+    check_route(
+        "sni = \"a.example\"\nservice = \"a:1\"\n",
+        &["4:1: `sni` is for listeners with protocol = \"tcp\"; this one speaks HTTP, whose requests name their host -> write host = […]"],
+    );
+    check_pool("endpoints = [\"a:1\"]\nsend_proxy = \"v1\"\n", &["6:14: `v1` is not a way to send PROXY headers -> did you mean \"v2\"?"]);
 }
 
 #[test]

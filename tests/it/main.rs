@@ -27,6 +27,7 @@ mod slow; // slow clients, scarce resources
 mod storm; // reloads and the end under load: nobody notices
 mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients
+mod tcp; // streams of bytes: ends, resets, server names, PROXY headers
 mod tidy; // the house rules as assertions
 mod upgrades; // what follows a 101: WebSockets and other protocols
 mod upstream; // turns, weights, unix sockets

@@ -560,3 +560,99 @@ fn sslyze_finds_nothing_worth_fixing() {
     assert!(robot.starts_with("NOT_VULNERABLE"), "{robot}");
     eventually("it serves on", || front.rig.admin("GET", "/readyz").status == 200);
 }
+
+#[test]
+fn nginx_believes_our_proxy_header() {
+    let directory = TempDir::new().unwrap();
+    let server = "location = /who { return 200 \"$proxy_protocol_addr $proxy_protocol_port\"; }";
+    // It listens for HTTP before it listens for headers, so what waits until it is there sends one.
+    let Some(nginx) = nginx_with(directory.path(), " proxy_protocol", server) else { return };
+    let pool = format!("[service.app]\nendpoints = [\"{}\"]\nsend_proxy = \"v2\"\n", nginx.address);
+    let listener = |name: &str, protocol: &str| {
+        format!("[[listener]]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\nservice = \"app\"\n")
+    };
+    let rig = Rig::start_in(directory, &format!("{pool}{}{}", listener("web", "http"), listener("db", "tcp")));
+    for name in ["web", "db"] {
+        let mut client = rig.connect(name);
+        let port = client.socket().local_addr().unwrap().port();
+        for _ in 0..2 {
+            assert_eq!(client.request("GET", "/who").unwrap().text(), format!("127.0.0.1 {port}"), "{name}");
+        }
+    }
+}
+
+#[test]
+fn haproxy_believes_our_proxy_header() {
+    if !has("haproxy", "-v") {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let config = directory.path().join("haproxy.cfg");
+    let haproxy = Served::start(|address| {
+        let text = format!(
+            "global\n maxconn 100\ndefaults\n mode http\n timeout client 20s\n timeout server 20s\n timeout connect 5s\n\
+             frontend web\n bind {address} accept-proxy\n\
+             http-request return status 200 content-type text/plain lf-string \"%[src] %[src_port] %[fc_pp_authority]\"\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = Command::new("haproxy");
+        command.arg("-db").arg("-f").arg(&config);
+        command
+    });
+    let settings = format!(
+        "[[listener]]\nname = \"db\"\nlisten = \"127.0.0.1:0\"\nprotocol = \"tcp\"\ntls = {{ self_signed = [\"a.example\"] }}\nservice = \"app\"\n\
+         [service.app]\nendpoints = [\"{}\"]\nsend_proxy = \"v2\"\n",
+        haproxy.address
+    );
+    let rig = Rig::start_in(directory, &settings);
+    let mut client = Client::tls(rig.address("db"), "a.example").unwrap();
+    let port = client.socket().local_addr().unwrap().port();
+    assert_eq!(client.request("GET", "/").unwrap().text(), format!("127.0.0.1 {port} a.example"));
+}
+
+#[test]
+fn curl_and_nginx_speak_tls_through_a_listener_that_only_reads_the_name() {
+    if !has("curl", "--version") {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let (cert, key) = Pair::of(&["shop.example"]).write(directory.path(), "tls");
+    let tls = format!("ssl_certificate {}; ssl_certificate_key {};", cert.display(), key.display());
+    let Some(nginx) = nginx_with(directory.path(), " ssl", &tls) else { return };
+    let rig = Rig::start_in(
+        directory,
+        &format!(
+            "[[listener]]\nname = \"edge\"\nlisten = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n\
+             [[listener.route]]\nsni = \"*.example\"\nservice = \"{}\"\n",
+            nginx.address
+        ),
+    );
+    let port = rig.address("edge").port();
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "20", "--cacert"]).arg(&cert);
+    curl.args(["--resolve", &format!("shop.example:{port}:127.0.0.1"), &format!("https://shop.example:{port}/large")]);
+    assert!(run(&mut curl) == "0123456789".repeat(300_000));
+}
+
+#[test]
+fn redis_works_through_a_stream() {
+    if !has("redis-server", "--version") || !has("redis-cli", "--version") {
+        return;
+    }
+    let directory = TempDir::new().unwrap();
+    let redis = Served::start(|address| {
+        let mut command = Command::new("redis-server");
+        command.args(["--save", "", "--bind", "127.0.0.1", "--port", &address.port().to_string(), "--dir"]).arg(directory.path());
+        command
+    });
+    let listener = format!("[[listener]]\nname = \"db\"\nlisten = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nservice = \"{}\"\n", redis.address);
+    let rig = Rig::start(&listener);
+    let cli = |arguments: &[&str]| {
+        let mut command = Command::new("redis-cli");
+        command.args(["-h", "127.0.0.1", "-p", &rig.address("db").port().to_string()]);
+        run(command.args(arguments)).trim().to_owned()
+    };
+    let value = "v".repeat(100_000);
+    assert_eq!(cli(&["SET", "key", &value]), "OK");
+    assert_eq!(cli(&["GET", "key"]), value);
+}

@@ -51,6 +51,7 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("tests/it/routing.rs", "one claim after another about one table"),
     ("tests/it/storm.rs", "one storm, its clients and the ends it may have"),
     ("tests/it/strictness.rs", "one table for each clause of one section"),
+    ("tests/it/tcp.rs", "one claim after another about one relay"),
     ("tests/it/upstream_tls.rs", "one claim after another about one transport"),
     ("src/tls/tests.rs", "one table of handshakes against one acceptor"),
 ];

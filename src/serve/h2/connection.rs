@@ -20,7 +20,7 @@ use crate::generation::Listener;
 use crate::refusal::Refusal;
 use crate::route::TlsFacts;
 use crate::serve::accept::{Bound, in_time};
-use crate::serve::connection::{Client, LAST_READS, LAST_READS_DISMISSED, close, left_since};
+use crate::serve::connection::{Client, Ends, LAST_READS, LAST_READS_DISMISSED, close, left_since};
 use crate::serve::link::Link;
 use crate::serve::side::Side as _;
 use crate::serve::timer::{Stall, Timer};
@@ -47,6 +47,7 @@ const LAST_FRAMES: Duration = Duration::from_secs(1);
 pub struct Session {
     pub bound: Rc<Bound>,
     pub peer: Option<IpAddr>,
+    pub ends: Option<Rc<Ends>>,
     pub is_tls: bool,
     pub tls: Option<Rc<TlsFacts>>,
     pub tls_policy: u64,
@@ -91,7 +92,8 @@ enum Ended {
 
 /// Serves a client that speaks HTTP/2, until one side has had enough.
 pub async fn serve(worker: &Rc<Worker>, client: Box<Client>) {
-    let Client { link, mut timer, bound, peer, tls, tls_policy } = *client;
+    let ends = client.ends().map(Rc::new);
+    let Client { link, mut timer, bound, peer, tls, tls_policy, .. } = *client;
     let is_tls = link.is_tls();
     let (listener, _) = bound.listener_for(&worker.pin(), is_tls);
     let now = Instant::now();
@@ -105,6 +107,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Box<Client>) {
     let session = Session {
         bound,
         peer,
+        ends,
         is_tls,
         tls,
         tls_policy,

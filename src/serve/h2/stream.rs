@@ -18,7 +18,7 @@ use super::connection::{Running, Session};
 use crate::proto::http1::{BodyFraming, Limits, Progress, ResponseHead};
 use crate::proto::http2::{self, WebSocket};
 use crate::serve::buffer::SMALL;
-use crate::serve::connection::{Client, refusal_of};
+use crate::serve::connection::{Client, Ends, refusal_of};
 use crate::serve::exchange::{self, After};
 use crate::serve::pump::{Decoder, Encoder, TRAILERS};
 use crate::serve::side::{Side, Sink, Source};
@@ -56,6 +56,7 @@ pub async fn serve(
         timer: Timer::default(),
         bound: Rc::clone(&session.bound),
         peer: session.peer,
+        named: session.ends.clone(),
         tls: session.tls.clone(),
         tls_policy: session.tls_policy,
     };
@@ -299,6 +300,11 @@ impl Sink for Stream {
 impl Side for Stream {
     fn is_tls(&self) -> bool {
         self.is_tls
+    }
+
+    /// A matter of the connection.
+    fn ends(&self) -> Option<Ends> {
+        None
     }
 
     fn decoder(framing: BodyFraming) -> Decoder {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use rustls::pki_types::ServerName;
 
 use crate::tls::connector::{self, Name, Trust};
-use crate::upstream::Timeouts;
+use crate::upstream::{SendProxy, Timeouts};
 use crate::value::{Address, Decode, Diagnostics, EndpointAddress, Fields, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole};
 use crate::words;
 
@@ -22,6 +22,8 @@ pub struct Settings {
     /// with `https://`.
     pub tls: Spanned<connector::Settings>,
     pub timeouts: Timeouts,
+    /// `"v2"` tells endpoints who the client is, by a PROXY header; each client has connections of its own then.
+    pub send_proxy: SendProxy,
 }
 
 words! {
@@ -110,7 +112,7 @@ impl Settings {
         };
         let tls = Spanned::new(connector::Settings::default(), address.place);
         let endpoints = vec![EndpointSettings { address, transport, name: None, weight: 1 }];
-        Some(Self { endpoints, balance: Balance::RoundRobin, tls, timeouts: Timeouts::default() })
+        Some(Self { endpoints, balance: Balance::RoundRobin, tls, timeouts: Timeouts::default(), send_proxy: SendProxy::Off })
     }
 
     pub fn speaks_tls(&self) -> bool {
@@ -125,6 +127,7 @@ impl Decode for Settings {
         let balance = fields.or("balance", Balance::RoundRobin, reader);
         let tls = fields.optional::<Spanned<connector::Settings>>("tls", reader);
         let timeouts = fields.or("timeouts", Timeouts::default(), reader);
+        let send_proxy = fields.or("send_proxy", SendProxy::Off, reader);
         let unknown = fields.finish(reader);
         let (endpoints, tls) = (endpoints?, tls?);
         let transports = match &tls {
@@ -141,7 +144,7 @@ impl Decode for Settings {
         let clean = check_endpoints(&endpoints, place, reader);
         unknown.and(clean)?;
         let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
-        Some(Self { endpoints, balance: balance?, tls, timeouts: timeouts? })
+        Some(Self { endpoints, balance: balance?, tls, timeouts: timeouts?, send_proxy: send_proxy? })
     }
 }
 

@@ -1,0 +1,232 @@
+//! One stream of bytes between a client and an endpoint, from the handshake to the log line.
+//!
+//! Chooses the endpoint once, before the first byte goes there; moving bytes is [`relay`]'s. A stream that is not finished
+//! looks it to both sides: they are reset.
+
+mod hello;
+mod relay;
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::accept::Standing;
+use super::buffer::Buffer;
+use super::connection::{Client, Ends};
+use super::open::{self, CONNECT_ATTEMPTS};
+use super::worker::Worker;
+use crate::dial::{Opening, Wire};
+use crate::generation::Listener;
+use crate::proto::proxy_header::{self, Extensions};
+use crate::refusal::Refusal;
+use crate::route::{Head, Headers, TlsFacts};
+use crate::services::Decision;
+use crate::telemetry::metrics::{self, ListenerMetrics};
+use crate::telemetry::{access, clock};
+use crate::upstream::{Endpoint, Lease, Pool, SendProxy};
+use relay::{End, Relay};
+
+/// Serves a client whose handshake is over, until both sides have said all they had to say.
+pub async fn serve(worker: &Rc<Worker>, client: Box<Client>, listener: Standing) {
+    let mut told = Told::new(worker, &listener, &client);
+    let ends = client.ends();
+    let Client { link, mut timer, bound, peer, tls, .. } = *client;
+    let (mut wire, mut first) = (link.wire, Buffer::new(Rc::clone(&worker.stock)));
+    let asked = match &tls {
+        Some(tls) => Ok(tls.sni.clone()),
+        None if listener.reads_hello => hello::read(worker, &mut wire, &mut first, &mut timer, listener.timeouts.handshake).await,
+        None => Ok(None),
+    };
+    let in_flight = worker.begin();
+    let sni = match asked {
+        Ok(sni) => sni,
+        Err(refusal) => return told.refuse(refusal, &wire),
+    };
+    let walked = walk(&listener, sni.as_deref(), peer, tls.as_deref(), &mut told);
+    told.sni = sni;
+    let pool = match walked {
+        Ok(pool) => pool,
+        Err(refusal) => return told.refuse(refusal, &wire),
+    };
+    let timeouts = listener.timeouts;
+    let is_tls = listener.tls.is_some();
+    // A stream may last for days and should not keep its generation's routes in memory.
+    drop(listener);
+    let (lease, since, endpoint) = match connect(worker, &pool, &wire, ends, &mut told).await {
+        Ok(connected) => connected,
+        Err(refusal) => return told.refuse(refusal, &wire),
+    };
+    let mut relay = Relay::new(wire, endpoint, first, &worker.stock);
+    let end = relay.run(worker, &bound, is_tls, &timeouts, &mut timer, &mut told).await;
+    drop(relay);
+    let (reported, outcome) = match end {
+        End::Complete => (Some(metrics::Outcome::Ok), access::Outcome::Complete),
+        End::ClientGone => (None, access::Outcome::ClientGone),
+        End::EndpointGone => (Some(metrics::Outcome::Reset), access::Outcome::Cut),
+        End::Silent => (Some(metrics::Outcome::Timeout), access::Outcome::Cut),
+        // Not the endpoint's fault.
+        End::Left => (None, access::Outcome::Cut),
+    };
+    told.outcome = outcome;
+    match reported {
+        Some(reported) => open::settle(lease, reported, &pool, worker, since.elapsed()),
+        // A lease that is dropped reports that the client left.
+        None => drop(lease),
+    }
+    drop(in_flight);
+}
+
+/// Where the stream goes, by the same walk as a request: its only host is the name that TLS asked for.
+fn walk(
+    listener: &Listener,
+    sni: Option<&str>,
+    client: Option<IpAddr>,
+    tls: Option<&TlsFacts>,
+    told: &mut Told,
+) -> Result<Arc<Pool>, Refusal> {
+    let name = sni.unwrap_or_default().as_bytes();
+    let head = Head {
+        method: b"",
+        scheme: "tcp",
+        authority: name,
+        host: name,
+        path: b"",
+        query: None,
+        compare_path: b"",
+        headers: Headers { bytes: b"", fields: &[] },
+        client,
+        tls,
+        request_id: b"",
+        listener: &listener.name,
+    };
+    let walk = listener.walk(&head);
+    if let Some(route) = walk.route {
+        told.route.clone_from(&route.name);
+        told.service.clone_from(&route.service_name);
+    }
+    match walk.decision {
+        Decision::Forward(pool) => Ok(Arc::clone(pool)),
+        Decision::Refuse(refusal) => Err(refusal),
+        Decision::Answer(_) | Decision::Redirect(_) => {
+            debug_assert!(false, "a listener for streams was compiled with pools only");
+            Err(Refusal::NoRoute)
+        }
+    }
+}
+
+async fn connect(
+    worker: &Rc<Worker>,
+    pool: &Pool,
+    client: &Wire,
+    ends: Option<Ends>,
+    told: &mut Told,
+) -> Result<(Lease, Instant, Wire), Refusal> {
+    let mut greeting = Vec::new();
+    if pool.send_proxy == SendProxy::V2 {
+        let extensions = Extensions { alpn: client.alpn(), authority: told.sni.as_deref().map(str::as_bytes) };
+        proxy_header::write_v2(ends, extensions, &mut greeting);
+    }
+    let mut avoid: Option<Arc<Endpoint>> = None;
+    loop {
+        let lease = pool.pick(worker.index, avoid.as_deref()).ok_or(Refusal::NoEndpoint)?;
+        let endpoint = Arc::clone(lease.endpoint());
+        told.attempts += 1;
+        told.endpoint = Some(Arc::clone(&endpoint));
+        let since = Instant::now();
+        // What the client and we agreed on is what the endpoint will hear; of anything else we know nothing.
+        let alpn = client.alpn().map(<[u8]>::to_vec).into_iter().collect();
+        let opening = Opening { greeting: &greeting, alpn: Some(alpn), timeout: pool.timeouts.connect };
+        let refusal = match open::open(worker, pool, &endpoint, opening).await {
+            Ok(wire) => return Ok((lease, since, wire)),
+            Err(refusal) => refusal,
+        };
+        open::settle(lease, open::outcome(refusal), pool, worker, since.elapsed());
+        let is_another = avoid.as_ref().is_none_or(|avoid| avoid.id != endpoint.id) && pool.members().len() > 1;
+        if told.attempts >= CONNECT_ATTEMPTS || !is_another {
+            return Err(refusal);
+        }
+        pool.metrics.retried(worker.index, metrics::Retry::Connect);
+        avoid = Some(endpoint);
+    }
+}
+
+/// What the log and the metrics hear of a stream: at its end, whoever ends it.
+struct Told {
+    worker: Rc<Worker>,
+    started: Instant,
+    client: Option<IpAddr>,
+    listener: String,
+    metrics: Arc<ListenerMetrics>,
+    route: String,
+    service: String,
+    endpoint: Option<Arc<Endpoint>>,
+    attempts: u32,
+    sni: Option<String>,
+    /// Version of the TLS that ended here.
+    tls: Option<&'static str>,
+    refusal: Option<Refusal>,
+    bytes_in: u64,
+    bytes_out: u64,
+    outcome: access::Outcome,
+}
+
+impl Told {
+    fn new(worker: &Rc<Worker>, listener: &Listener, client: &Client) -> Self {
+        Self {
+            worker: Rc::clone(worker),
+            started: Instant::now(),
+            client: client.peer,
+            listener: listener.name.clone(),
+            metrics: Arc::clone(&listener.metrics),
+            route: String::new(),
+            service: String::new(),
+            endpoint: None,
+            attempts: 0,
+            sni: None,
+            tls: client.tls.as_ref().map(|tls| tls.version),
+            refusal: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            outcome: access::Outcome::Cut,
+        }
+    }
+
+    /// There is no answer to write: the client is reset, which no protocol takes for one.
+    fn refuse(&mut self, refusal: Refusal, client: &Wire) {
+        self.refusal = Some(refusal);
+        self.metrics.refused(self.worker.index, refusal.index());
+        client.reset_on_close();
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let Some(format) = self.worker.pin().file.log.access.format() else { return };
+        let sni = self.sni.as_deref();
+        let record = access::Record {
+            time: clock::unix_now(),
+            client: self.client,
+            method: b"",
+            host: sni.map(str::as_bytes),
+            target: b"",
+            protocol: "tcp",
+            status: 0,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            duration: self.started.elapsed(),
+            listener: &self.listener,
+            route: &self.route,
+            service: &self.service,
+            endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name.as_str()),
+            attempts: self.attempts,
+            request_id: None,
+            refusal: self.refusal.map(Refusal::label),
+            user_agent: None,
+            referer: None,
+            tls: self.tls.map(|version| access::Tls { version, sni }),
+            outcome: self.outcome,
+        };
+        self.worker.record(format, &record);
+    }
+}
