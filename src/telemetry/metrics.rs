@@ -746,6 +746,7 @@ mod tests {
             listener.refused(worker, 1);
             listener.handshake(worker, Handshake::Resumed);
             listener.accept_error(worker, AcceptError::Files);
+            listener.streamed(worker, Direction::In, 10);
             metrics.route("edge", "a", "app").finished(worker, 200, Duration::from_micros(500));
             metrics.endpoint("app", "10.0.0.1:80").attempt(worker, Outcome::Ok);
             metrics.endpoint("app", "10.0.0.1:80").handshake(worker, Handshake::Full);

@@ -744,6 +744,8 @@ fn the_process_waits_for_streams_to_end() {
     let mut rig = Rig::start(&stream(origin.address, "").replace("\"2s\"", "\"1h\""));
     let address = rig.address("db");
     let (mut client, mut endpoint) = pair(&rig, &told);
+    // Whoever still gets in while we try to is hung up on by the endpoint.
+    drop(told);
     rig.signal("TERM");
     eventually("nobody new is let in", || TcpStream::connect(address).is_err());
     client.write_all(b"last words").unwrap();
