@@ -13,8 +13,11 @@ use crate::value::{Entry, Item, Reader, Spanned, Table, Value};
 const STREAM_SILENCE: Duration = Duration::from_secs(3600);
 
 /// Keys that speak of requests, by the table they stand in.
-const OF_REQUESTS: &[(&str, &[&str])] =
-    &[("", &["trust", "paths"]), ("limits", &["header_bytes", "headers", "uri_bytes", "body"]), ("timeouts", &["header", "body"])];
+const OF_REQUESTS: &[(&str, &[&str])] = &[
+    ("", &["trust", "paths"]),
+    ("limits", &["header_bytes", "headers", "uri_bytes", "body", "streams"]),
+    ("timeouts", &["header", "body"]),
+];
 /// The same of a route.
 const OF_REQUESTS_IN_ROUTES: &[&str] =
     &["host", "path", "method", "header", "query", "cookie", "timeout", "rewrite", "request_headers", "response_headers"];

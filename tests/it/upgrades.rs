@@ -1,4 +1,4 @@
-//! What follows a 101: WebSockets and other protocols, over HTTP/1.1 and HTTP/2.
+//! What follows a 101: `WebSockets` and other protocols, over HTTP/1.1 and HTTP/2.
 //!
 //! The ends are scripted here; real programs are in `programs`.
 

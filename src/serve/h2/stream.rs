@@ -17,7 +17,7 @@ use http::{HeaderMap, Request};
 use super::connection::{Running, Session};
 use crate::proto::http1::{BodyFraming, Limits, Progress, ResponseHead};
 use crate::proto::http2::{self, WebSocket};
-use crate::serve::buffer::SMALL;
+use crate::serve::buffer::{Buffers, SMALL};
 use crate::serve::connection::{Client, Ends, refusal_of};
 use crate::serve::exchange::{self, After};
 use crate::serve::pump::{Decoder, Encoder, TRAILERS};
@@ -29,6 +29,8 @@ use crate::serve::worker::{Scratch, Worker};
 const COPIED_MAX: usize = 4 << 10;
 /// The most asked for of a window at once.
 const RESERVED_MAX: usize = SMALL;
+/// Fields that most answers have no more of.
+const FIELDS_USUAL: usize = 16;
 /// For heads that we composed ourselves.
 const OURS: Limits = Limits { header_bytes: usize::MAX, headers: usize::MAX, uri_bytes: 0 };
 
@@ -50,7 +52,7 @@ pub async fn serve(
     // Whatever the connection began under: the newest generation decides, for each request anew.
     let generation = worker.pin();
     let (listener, is_current) = session.bound.listener_for(&generation, session.is_tls);
-    let stream = Stream::new(body, respond, session.is_tls);
+    let stream = Stream::new(body, respond, Rc::clone(&worker.stock), session.is_tls);
     let mut client = Client {
         link: stream,
         timer: Timer::default(),
@@ -99,6 +101,7 @@ pub struct Stream {
     send: Option<SendStream<Bytes>>,
     /// Heads and body in HTTP/1's form, as they were written.
     output: Vec<u8>,
+    stock: Rc<Buffers>,
     /// Body that waits for the client's window.
     pending: Bytes,
     end: End,
@@ -113,7 +116,7 @@ fn broken(error: h2::Error) -> io::Error {
 }
 
 impl Stream {
-    fn new(body: RecvStream, respond: SendResponse<Bytes>, is_tls: bool) -> Self {
+    fn new(body: RecvStream, respond: SendResponse<Bytes>, stock: Rc<Buffers>, is_tls: bool) -> Self {
         Self {
             body,
             chunk: Bytes::new(),
@@ -123,6 +126,7 @@ impl Stream {
             respond,
             send: None,
             output: Vec::new(),
+            stock,
             pending: Bytes::new(),
             end: End::Open,
             written_total: 0,
@@ -139,6 +143,7 @@ impl Stream {
     fn send_heads(&mut self) -> io::Result<()> {
         while self.send.is_none() && !self.output.is_empty() {
             let mut head = ResponseHead::new();
+            head.fields.reserve(FIELDS_USUAL);
             let is_whole = matches!(head.parse(&self.output, &OURS), Ok(Progress::Complete));
             let response = is_whole.then(|| http2::response(&head, &self.output)).flatten();
             debug_assert!(response.is_some(), "a head that we composed");
@@ -162,10 +167,16 @@ impl Stream {
     fn take_output(&mut self) -> Bytes {
         if self.output.len() <= COPIED_MAX {
             let body = Bytes::copy_from_slice(&self.output);
-            self.output.clear();
+            self.release_output();
             return body;
         }
         Bytes::from(std::mem::take(&mut self.output))
+    }
+
+    fn release_output(&mut self) {
+        if self.output.capacity() > 0 {
+            self.stock.give_output(std::mem::take(&mut self.output));
+        }
     }
 }
 
@@ -234,6 +245,9 @@ impl Source for Stream {
 
 impl Sink for Stream {
     fn output(&mut self) -> &mut Vec<u8> {
+        if self.output.capacity() == 0 {
+            self.output = self.stock.take_output();
+        }
         &mut self.output
     }
 
@@ -246,13 +260,16 @@ impl Sink for Stream {
             ready!(self.poll_flush(cx))?;
         }
         let count = data.len().min(SMALL - self.output.len());
-        self.output.extend_from_slice(&data[..count]);
+        self.output().extend_from_slice(&data[..count]);
         Poll::Ready(Ok(count))
     }
 
     /// Hands everything on to the connection, as far as the client's windows allow.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.send_heads()?;
+        if self.output.is_empty() {
+            self.release_output();
+        }
         loop {
             if self.pending.is_empty() && !self.output.is_empty() {
                 self.pending = self.take_output();
