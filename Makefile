@@ -71,4 +71,4 @@ tools:
 	@.ci/setup build
 
 test-tools:
-	@.ci/setup test
+	@.ci/setup test $(TARGET)
