@@ -17,6 +17,7 @@ mod http2_windows; // bodies over HTTP/2, at the pace of the slower side
 mod instructions; // what an exchange costs in instructions, against what it did
 mod memory; // bodies, idle connections, bugs: what they cost
 mod parsers; // what the parsers accept, others read alike
+mod peers; // gRPC and `WebSockets` between real clients and servers
 mod pod; // the pod of deploy/, run for real
 mod programs; // real programs on both sides
 mod proxy_protocol; // clients named by PROXY headers, also before TLS
