@@ -9,20 +9,20 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::compose::{self, Forwarding, Persistence, Relay};
+use super::connect::Carrier;
 use super::connection::Client;
 use super::exchange::{self, After, Ending, Outcome};
+use super::h2::endpoint::Stream;
 use super::link::Link;
-use super::pump::{Decoder, Encoder, Pump, PumpError};
-use super::side::Side;
+use super::pump::{Pump, PumpError};
+use super::side::{Far, Side};
 use super::waits::{Early, Waits, poll_deadlines, poll_upload};
 use super::worker::Worker;
-use crate::dial::{self, DialError, Step, Wire};
 use crate::generation::{Listener, Route};
 use crate::proto::http1::{BodyFraming, Known, Limits, Progress, RequestFraming, ResponseHead, Version, response_framing};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup};
-use crate::telemetry::metrics::{self, Handshake};
-use crate::tls::Failure;
+use crate::telemetry::metrics;
 use crate::upstream::{Endpoint, Lease, Pool};
 use crate::value::{Address, BodyLimit};
 
@@ -51,21 +51,24 @@ const INTERIM_MAX: u32 = 32;
 /// Endpoints tried when connecting fails: nothing was sent, so any request may go to another.
 const CONNECT_ATTEMPTS: u32 = 3;
 
+/// Times that a request goes out again, because the endpoint cannot have acted on it.
+const REPEATS_MAX: u32 = 3;
+
 pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     let mut attempts = 0;
     let mut connects = 0;
+    let mut repeats = 0;
     let mut avoid: Option<Arc<Endpoint>> = None;
-    let mut may_reuse = true;
     loop {
         let Some(lease) = pool.pick(job.worker.index, avoid.as_deref()) else {
             return job.refuse(Refusal::NoEndpoint, 0, None, attempts, true).await;
         };
         attempts += 1;
         let started = Instant::now();
-        let endpoint = Arc::clone(lease.endpoint());
-        let (wire, is_reused) = match job.connect(&endpoint, pool, may_reuse, started).await {
+        let (carrier, is_reused) = match job.connect(lease.endpoint(), pool, repeats == 0, started).await {
             Ok(connected) => connected,
             Err(refusal) => {
+                let endpoint = Arc::clone(lease.endpoint());
                 let outcome = match refusal {
                     Refusal::ConnectFailed => metrics::Outcome::ConnectFailed,
                     Refusal::ConnectTimeout | Refusal::RouteTimeout => metrics::Outcome::ConnectTimeout,
@@ -82,55 +85,35 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
                 return job.refuse(refusal, 0, Some(endpoint), attempts, true).await;
             }
         };
-        let mut link = Link::new(wire, Rc::clone(&job.worker.stock));
-        let mut upload = job.begin(&endpoint, link.output());
-        let early = match job.until_final_head(&mut link, &mut upload, pool).await {
-            Ok(()) => {
-                let outcome = job.relay(link, upload, pool, &endpoint, attempts).await;
-                let reported = match outcome.ending {
-                    Ending::Cut => metrics::Outcome::Reset,
-                    _ if outcome.refusal.is_some() => metrics::Outcome::Broken,
-                    _ if outcome.status >= 500 => metrics::Outcome::Status5xx,
-                    _ => metrics::Outcome::Ok,
-                };
-                settle(lease, reported, pool, job.worker, outcome.ended.saturating_duration_since(started));
-                return outcome;
+        let attempt = Attempt { pool, lease, started, attempts, is_reused, is_last: repeats == REPEATS_MAX };
+        let outcome = match carrier {
+            Carrier::Wire(wire) => job.attempt(Link::new(wire, Rc::clone(&job.worker.stock)), attempt).await,
+            // On the heap: exchanges over HTTP/1 should not be as large as one of these.
+            Carrier::Place(place) => {
+                let stream = Stream::new(place, attempt.lease.endpoint().tls.is_some());
+                Box::pin(job.attempt(stream, attempt)).await
             }
-            Err(early) => early,
         };
-        let body_in = upload.moved;
-        let endpoint_for_log = Some(Arc::clone(&endpoint));
-        let body_is_taken = upload.is_taken();
-        return match early {
-            Early::Dead | Early::Unwelcome(_) if is_reused && job.may_send_again(&link, &upload) => {
-                // The connection died while it was idle: the endpoint never saw this request.
-                settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
+        match outcome {
+            Some(outcome) => return outcome,
+            None => {
                 pool.metrics.retried(job.worker.index, metrics::Retry::Reset);
-                may_reuse = false;
-                continue;
+                repeats += 1;
             }
-            Early::Dead => {
-                settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
-                job.refuse(Refusal::EndpointReset, body_in, endpoint_for_log, attempts, body_is_taken).await
-            }
-            Early::Unwelcome(failure) => {
-                settle(lease, metrics::Outcome::TlsFailed, pool, job.worker, started.elapsed());
-                job.complain(&failure, pool, &endpoint);
-                job.refuse(failure.refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
-            }
-            Early::Broken(refusal) => {
-                settle(lease, metrics::Outcome::Broken, pool, job.worker, started.elapsed());
-                job.refuse(refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
-            }
-            Early::TimedOut(refusal) => {
-                settle(lease, metrics::Outcome::Timeout, pool, job.worker, started.elapsed());
-                job.refuse(refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
-            }
-            // Not the endpoint's fault: the lease is dropped, which reports a cancelled request.
-            Early::Refused(refusal) => job.refuse(refusal, body_in, endpoint_for_log, attempts, false).await,
-            Early::ClientGone => Outcome { endpoint: endpoint_for_log, attempts, ..Outcome::gone(body_in) },
-        };
+        }
     }
+}
+
+/// One request to one endpoint.
+struct Attempt<'a> {
+    pool: &'a Pool,
+    lease: Lease,
+    started: Instant,
+    /// This one and those before it.
+    attempts: u32,
+    /// What carries it was used before.
+    is_reused: bool,
+    is_last: bool,
 }
 
 fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker, took: Duration) {
@@ -139,60 +122,66 @@ fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker,
 }
 
 impl<'a, S: Side> Job<'a, S> {
-    async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool, now: Instant) -> Result<(Wire, bool), Refusal> {
-        while let Some(mut wire) = may_reuse.then(|| self.worker.idle.take(endpoint.id, now)).flatten() {
-            // What cannot be sent twice goes only where somebody is certain to read it.
-            let is_safe = self.is_idempotent() && self.framing.body == BodyFraming::None;
-            if is_safe || wire.is_silent_for_certain() {
-                return Ok((wire, true));
+    /// `None` if the request can be sent again as if for the first time.
+    async fn attempt<E: Far>(&mut self, mut link: E, attempt: Attempt<'_>) -> Option<Outcome> {
+        let Attempt { pool, lease, started, attempts, is_reused, is_last } = attempt;
+        let endpoint = Arc::clone(lease.endpoint());
+        let mut upload = self.begin::<E>(&endpoint, link.output());
+        let early = match self.until_final_head(&mut link, &mut upload, pool).await {
+            Ok(()) => {
+                let outcome = self.relay(link, upload, pool, &endpoint, attempts).await;
+                let reported = match outcome.ending {
+                    Ending::Cut => metrics::Outcome::Reset,
+                    _ if outcome.refusal.is_some() => metrics::Outcome::Broken,
+                    _ if outcome.status >= 500 => metrics::Outcome::Status5xx,
+                    _ => metrics::Outcome::Ok,
+                };
+                settle(lease, reported, pool, self.worker, outcome.ended.saturating_duration_since(started));
+                return Some(outcome);
             }
-        }
-        let mut timeout = pool.timeouts.connect;
-        let mut timed_out = Refusal::ConnectTimeout;
-        if let Some(deadline) = self.deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left < timeout {
-                (timeout, timed_out) = (left, Refusal::RouteTimeout);
+            Err(early) => early,
+        };
+        let body_in = upload.moved;
+        let body_is_taken = upload.is_taken();
+        let may_repeat = !is_last && upload.is_untouched && link.may_repeat(is_reused, self.is_idempotent());
+        // What is left of the request is taken back before anything else is waited for.
+        drop(link);
+        let settle = |lease, outcome| settle(lease, outcome, pool, self.worker, started.elapsed());
+        let (refusal, body_is_taken) = match early {
+            Early::Dead | Early::Unwelcome(_) if may_repeat => {
+                // The connection died while it was idle, or the endpoint says that it never saw this request.
+                settle(lease, metrics::Outcome::Reset);
+                return None;
             }
-        }
-        let shook_hands = |outcome| endpoint.metrics.handshake(self.worker.index, outcome);
-        match dial::dial(&endpoint.address, endpoint.tls.as_ref(), timeout).await {
-            Ok(wire) => {
-                if let Some(is_resumed) = wire.is_resumed() {
-                    shook_hands(if is_resumed { Handshake::Resumed } else { Handshake::Full });
-                }
-                Ok((wire, false))
+            Early::Dead => {
+                settle(lease, metrics::Outcome::Reset);
+                (Refusal::EndpointReset, body_is_taken)
             }
-            Err(DialError::TimedOut(step)) => {
-                if step == Step::Handshake {
-                    shook_hands(Handshake::Timeout);
-                }
-                Err(timed_out)
+            Early::Unwelcome(failure) => {
+                settle(lease, metrics::Outcome::TlsFailed);
+                self.complain(&failure, pool, &endpoint);
+                (failure.refusal, body_is_taken)
             }
-            Err(DialError::Tls(failure)) => {
-                shook_hands(Handshake::Failed);
-                self.complain(&failure, pool, endpoint);
-                Err(failure.refusal)
+            Early::Broken(refusal) => {
+                settle(lease, metrics::Outcome::Broken);
+                (refusal, body_is_taken)
             }
-            Err(DialError::Failed(error)) => {
-                tracing::debug!(service = pool.name, endpoint = endpoint.name, %error, "cannot connect");
-                Err(Refusal::ConnectFailed)
+            Early::TimedOut(refusal) => {
+                settle(lease, metrics::Outcome::Timeout);
+                (refusal, body_is_taken)
             }
-        }
-    }
-
-    /// Says why there is no TLS with an endpoint: a mistake in the configuration, or soon in somebody's calendar.
-    fn complain(&self, failure: &Failure, pool: &Pool, endpoint: &Endpoint) {
-        let (service, endpoint, reason) = (&pool.name, &endpoint.name, &failure.reason);
-        if self.worker.may_complain() {
-            tracing::warn!(service, endpoint, "no TLS with the endpoint: {reason}");
-        } else {
-            tracing::debug!(service, endpoint, "no TLS with the endpoint: {reason}");
-        }
+            // Not the endpoint's fault: the lease is dropped, which reports a cancelled request.
+            Early::Refused(refusal) => {
+                drop(lease);
+                (refusal, false)
+            }
+            Early::ClientGone => return Some(Outcome { endpoint: Some(endpoint), attempts, ..Outcome::gone(body_in) }),
+        };
+        Some(self.refuse(refusal, body_in, Some(endpoint), attempts, body_is_taken).await)
     }
 
     /// Writes the request's head and prepares its body.
-    fn begin(&self, endpoint: &Endpoint, out: &mut Vec<u8>) -> Pump<'a> {
+    fn begin<E: Far>(&self, endpoint: &Endpoint, out: &mut Vec<u8>) -> Pump<'a> {
         let endpoint_host = match &endpoint.address {
             Address::Unix(_) => "localhost".to_owned(),
             address if self.head.authority.is_empty() => address.to_string(),
@@ -217,21 +206,16 @@ impl<'a, S: Side> Job<'a, S> {
             BodyLimit::None => u64::MAX,
             BodyLimit::Bytes(most) => most,
         };
-        Pump::new(S::decoder(self.framing.body), Encoder::of(self.framing.body), limit, &self.route.request_edits)
+        Pump::new(S::decoder(self.framing.body), E::encoder(self.framing.body), limit, &self.route.request_edits)
     }
 
     /// RFC 9110 §9.2.2.
-    fn is_idempotent(&self) -> bool {
+    pub fn is_idempotent(&self) -> bool {
         matches!(self.head.method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
     }
 
-    /// Whether a second try is the first one for the endpoint, or harmless, and still complete.
-    fn may_send_again(&self, link: &Link, upload: &Pump<'_>) -> bool {
-        link.read_total == 0 && upload.is_untouched && (self.is_idempotent() || link.written_total == 0)
-    }
-
     /// Sends the request and waits for the head of the final answer; interim ones go to the client.
-    async fn until_final_head(&mut self, link: &mut Link, upload: &mut Pump<'_>, pool: &Pool) -> Result<(), Early> {
+    async fn until_final_head<E: Far>(&mut self, link: &mut E, upload: &mut Pump<'_>, pool: &Pool) -> Result<(), Early> {
         let mut waits = Waits::default();
         for _ in 0..=INTERIM_MAX {
             self.response.clear();
@@ -241,7 +225,9 @@ impl<'a, S: Side> Job<'a, S> {
                 101 => return Err(Early::Broken(Refusal::BrokenResponse)),
                 100..=199 => {
                     let framing = response_framing(self.response, link.input(), false);
-                    link.is_doubtful |= !framing.map_err(|_| Early::Broken(Refusal::BrokenResponse))?.keep_alive;
+                    if !framing.map_err(|_| Early::Broken(Refusal::BrokenResponse))?.keep_alive {
+                        link.doubt();
+                    }
                     if self.version != Version::Http10 {
                         compose::interim(self.response, link.input(), self.client.link.output());
                     }
@@ -253,10 +239,10 @@ impl<'a, S: Side> Job<'a, S> {
         Err(Early::Broken(Refusal::BrokenResponse))
     }
 
-    fn poll_head(
+    fn poll_head<E: Far>(
         &mut self,
         cx: &mut Context<'_>,
-        link: &mut Link,
+        link: &mut E,
         upload: &mut Pump<'_>,
         pool: &Pool,
         waits: &mut Waits,
@@ -291,11 +277,7 @@ impl<'a, S: Side> Job<'a, S> {
             }
             match link.poll_fill(cx, RESPONSE_LIMITS.header_bytes + 1) {
                 Poll::Ready(Ok(count)) if count > 0 => {}
-                Poll::Ready(read) if link.input().is_empty() => {
-                    let unwelcome = read.err().and_then(|error| Failure::of_first_read(&error));
-                    return Poll::Ready(Err(unwelcome.map_or(Early::Dead, Early::Unwelcome)));
-                }
-                Poll::Ready(_) => return Poll::Ready(Err(Early::Broken(Refusal::EndpointReset))),
+                Poll::Ready(read) => return Poll::Ready(Err(link.ended_early(read.err()))),
                 Poll::Pending => break,
             }
         }
@@ -307,7 +289,7 @@ impl<'a, S: Side> Job<'a, S> {
         }
         let waits_for_body = upload.waits_for_source && !upload.is_taken();
         let body = waits.body.deadline(waits_for_body, client.link.read_total(), self.listener.timeouts.body);
-        let answer = waits.endpoint.deadline(!waits_for_body && !is_blocked, link.written_total, pool.timeouts.response);
+        let answer = waits.endpoint.deadline(!waits_for_body && !is_blocked, link.written_total(), pool.timeouts.response);
         let write = waits.client.deadline(is_blocked, client.link.written_total(), self.listener.timeouts.write);
         let deadlines = [
             (write, None),
@@ -323,7 +305,7 @@ impl<'a, S: Side> Job<'a, S> {
     }
 
     /// Sends the answer to the client while the rest of the request still flows.
-    async fn relay(&mut self, mut link: Link, mut upload: Pump<'_>, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
+    async fn relay<E: Far>(&mut self, mut link: E, mut upload: Pump<'_>, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
         let endpoint_for_log = Some(Arc::clone(endpoint));
         let is_head = self.head.method == b"HEAD";
         let Ok(framing) = response_framing(self.response, link.input(), is_head) else {
@@ -354,7 +336,7 @@ impl<'a, S: Side> Job<'a, S> {
             compose::response(&relay, self.client.link.output());
         });
         link.consume(self.response.bytes);
-        let mut download = Pump::new(Decoder::of(framing.body), S::encoder(body), u64::MAX, &self.route.response_edits);
+        let mut download = Pump::new(E::decoder(framing.body), S::encoder(body), u64::MAX, &self.route.response_edits);
         let mut waits = Waits::default();
         let ending = poll_fn(|cx| self.poll_bodies(cx, &mut link, &mut upload, &mut download, pool, &mut waits)).await;
         let after = match (ending, keep) {
@@ -372,9 +354,9 @@ impl<'a, S: Side> Job<'a, S> {
             }
         };
         let is_clean = ending == Ending::Complete && upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
-        if ending == Ending::Complete && !is_clean {
-            link.wire.say_goodbye();
-        } else if is_clean && let Some(wire) = link.into_wire() {
+        if ending == Ending::Complete
+            && let Some(wire) = link.release(is_clean)
+        {
             self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
             self.worker.sweep_later();
         }
@@ -391,10 +373,10 @@ impl<'a, S: Side> Job<'a, S> {
         }
     }
 
-    fn poll_bodies(
+    fn poll_bodies<E: Far>(
         &mut self,
         cx: &mut Context<'_>,
-        link: &mut Link,
+        link: &mut E,
         upload: &mut Pump<'_>,
         download: &mut Pump<'_>,
         pool: &Pool,
@@ -422,7 +404,7 @@ impl<'a, S: Side> Job<'a, S> {
         let waits_for_body = upload.waits_for_source && !upload.is_taken();
         let blocked = client.link.has_unsent() || !download.waits_for_source;
         let write = waits.client.deadline(blocked, client.link.written_total(), timeouts.write);
-        let silent = waits.endpoint.deadline(download.waits_for_source, link.read_total, pool.timeouts.idle);
+        let silent = waits.endpoint.deadline(download.waits_for_source, link.read_total(), pool.timeouts.idle);
         let body = waits.body.deadline(waits_for_body, client.link.read_total(), timeouts.body);
         let deadlines = [(write, Ending::ClientGone), (silent, Ending::Cut), (body, Ending::Cut), (self.deadline, Ending::Cut)];
         let ending = std::task::ready!(poll_deadlines(cx, client, deadlines));

@@ -6,6 +6,7 @@
 pub mod accept;
 mod buffer;
 pub mod compose;
+mod connect;
 mod connection;
 mod exchange;
 mod forward;
