@@ -59,7 +59,13 @@ impl<S: Side> Job<'_, S> {
     }
 
     /// As [`Job::connect`], where requests may share connections. While one request dials, the others wait for what it gets.
-    async fn connect_shared(&self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool, mut now: Instant) -> Result<(Carrier, bool), Refusal> {
+    async fn connect_shared(
+        &self,
+        endpoint: &Endpoint,
+        pool: &Pool,
+        may_reuse: bool,
+        mut now: Instant,
+    ) -> Result<(Carrier, bool), Refusal> {
         let group = self.worker.http2.with(endpoint.id);
         let limit = self.limit(pool);
         let failures = group.failures();

@@ -272,6 +272,15 @@ impl Raw {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// The other side: a connection whose client has said what every client says first.
+    pub fn accept(mut stream: TcpStream) -> Option<Self> {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let mut preface = [0; PREFACE.len()];
+        stream.read_exact(&mut preface).ok()?;
+        (preface == PREFACE).then_some(Self { stream, buffer: Vec::new() })
+    }
+
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }

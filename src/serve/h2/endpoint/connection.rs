@@ -71,11 +71,16 @@ impl Connection {
     /// Until the endpoint has said how many streams it takes, only one that does not wait for it.
     pub fn has_room(&self) -> bool {
         let most = match &*self.send.borrow() {
-            Some(send) if self.watch.read.get() > 0 => send.current_max_send_streams().min(self.open_max.get()),
+            Some(send) if self.has_settings() => send.current_max_send_streams().min(self.open_max.get()),
             Some(_) => 1,
             None => 0,
         };
         self.open.get() < most
+    }
+
+    /// Whether the endpoint has said how many streams it takes: it says that first of all.
+    pub fn has_settings(&self) -> bool {
+        self.watch.read.get() > 0
     }
 
     /// Whether nothing waits to be read on an idle connection, asking the kernel: its end could.
@@ -232,7 +237,8 @@ impl Driver {
                 return Poll::Ready(());
             }
             let read = self.connection.watch.read.get();
-            if read > 0 && !std::mem::replace(&mut self.has_settings, true) {
+            if read > 0 && !self.has_settings {
+                self.has_settings = true;
                 self.group.has_changed();
             }
             self.listen(cx, read);

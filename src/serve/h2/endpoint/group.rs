@@ -87,12 +87,13 @@ impl Group {
         }
     }
 
-    /// The right to dial, if nobody has it.
+    /// The right to dial, if nobody has it, and if there is no connection whose room will be known in a moment.
     pub fn dial(self: &Rc<Self>) -> Option<Dialling> {
         if self.is_http1.get() {
             return Some(Dialling { group: Rc::clone(self), is_alone: false });
         }
-        if self.is_dialling.get() || self.members.borrow().len() >= CONNECTIONS_MAX {
+        let members = self.members.borrow();
+        if self.is_dialling.get() || members.len() >= CONNECTIONS_MAX || members.iter().any(|connection| !connection.has_settings()) {
             return None;
         }
         self.is_dialling.set(true);
