@@ -318,7 +318,7 @@ fn compile_listener(
         tls: tls.map(|acceptor| acceptor.map(Arc::new).ok_or(())).transpose().ok()?,
         limits,
         connections_max: written.limits.connections.0 as usize,
-        streams_max: written.limits.streams.0 as u32,
+        streams_max: written.limits.streams.0,
         gate: inputs.previous.and_then(|g| g.listeners.iter().find(|l| l.name == name)).map_or_else(Arc::default, |l| Arc::clone(&l.gate)),
         body: written.limits.body,
         timeouts: written.timeouts,

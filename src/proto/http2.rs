@@ -285,11 +285,9 @@ mod tests {
         let mut head = RequestHead::new();
         head.parse(text.as_bytes(), &Limits { uri_bytes: 100, ..LIMITS }).unwrap();
         let request = request(&head, text.as_bytes(), Scheme::HTTP)?;
-        let mut lines = format!("{} {}", request.method(), request.uri());
-        for (name, value) in request.headers() {
-            lines.push_str(&format!("\n{name}: {}", value.to_str().unwrap()));
-        }
-        Some(lines)
+        let fields = request.headers().iter().map(|(name, value)| format!("\n{name}: {}", value.to_str().unwrap()));
+        let fields: Vec<String> = fields.collect();
+        Some(format!("{} {}{}", request.method(), request.uri(), fields.concat()))
     }
 
     #[test]

@@ -94,13 +94,11 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
                 Box::pin(job.attempt(stream, attempt)).await
             }
         };
-        match outcome {
-            Some(outcome) => return outcome,
-            None => {
-                pool.metrics.retried(job.worker.index, metrics::Retry::Reset);
-                repeats += 1;
-            }
+        if let Some(outcome) = outcome {
+            return outcome;
         }
+        pool.metrics.retried(job.worker.index, metrics::Retry::Reset);
+        repeats += 1;
     }
 }
 
@@ -427,10 +425,10 @@ impl<'a, S: Side> Job<'a, S> {
     ) -> Outcome {
         let is_read = body_is_taken && (body_in > 0 || self.framing.body == BodyFraming::None);
         let keep = if is_read { self.keep } else { Persistence::Closed };
-        exchange::refuse(self.worker, self.client, self.head.method, refusal, keep);
+        let status = exchange::refuse(self.worker, self.client, self.head.method, self.head.headers, refusal, keep);
         let is_sent = exchange::finish(self.client, self.listener.timeouts.write).await;
         Outcome {
-            status: refusal.status().code(),
+            status,
             body_in,
             body_out: 0,
             refusal: Some(refusal),

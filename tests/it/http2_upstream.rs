@@ -594,3 +594,49 @@ fn nobody_overtakes_the_endpoints_settings() {
     assert!(answers.iter().all(|answer| *answer == (200, "ok".to_owned())), "{answers:?}");
     assert_eq!(attempts(&rig, origin.address, "ok"), 10.0);
 }
+
+/// A call as gRPC makes it.
+fn call(path: &str, timeout: Option<&str>) -> http::Request<()> {
+    let mut call =
+        http::Request::post(format!("http://a.example{path}")).header("content-type", "application/grpc").header("te", "trailers");
+    if let Some(timeout) = timeout {
+        call = call.header("grpc-timeout", timeout);
+    }
+    call.body(()).unwrap()
+}
+
+#[test]
+fn calls_of_grpc_pass_and_their_errors_are_grpcs() {
+    let origin = Origin2::run(None, |mut ask: Ask| async move {
+        if ask.path() == "/hang" {
+            let _ = std::future::poll_fn(|cx| ask.respond.poll_reset(cx)).await;
+            return;
+        }
+        let message = ask.body().await.unwrap();
+        let mut send = ask.head(200, &[("content-type", "application/grpc")], false);
+        send.send_data(message.into(), false).unwrap();
+        let status = [(http::HeaderName::from_static("grpc-status"), http::HeaderValue::from_static("0"))];
+        let _ = send.send_trailers(http::HeaderMap::from_iter(status));
+    });
+    let rig = before(origin.address);
+    run(async {
+        let mut client = Http2::plain(rig.address("web")).await;
+        let answer = client.ask_with(call("/", Some("1H")), &[b"message"], None).await.unwrap();
+        assert_eq!(
+            (answer.status, answer.text(), answer.trailers.unwrap()["grpc-status"].to_str().unwrap()),
+            (200, "message".to_owned(), "0")
+        );
+        let answer = client.ask_with(call("/hang", Some("50m")), &[b"message"], None).await.unwrap();
+        assert_eq!((answer.status, answer.header("grpc-status"), answer.header("grpc-message")), (200, Some("4"), Some("gateway timeout")));
+        assert_eq!((answer.header("content-type"), answer.trailers.is_none()), (Some("application/grpc"), true));
+    });
+    assert_eq!(record(&rig, 2)["refusal"], "route_timeout");
+    let rig = before(crate::support::free_address());
+    run(async {
+        let mut client = Http2::plain(rig.address("web")).await;
+        let answer = client.ask_with(call("/", None), &[b"message"], None).await.unwrap();
+        assert_eq!((answer.status, answer.header("grpc-status"), answer.text()), (200, Some("14"), String::new()));
+        // Others read a status of HTTP.
+        assert_eq!(client.get("/").await.unwrap().status, 502);
+    });
+}

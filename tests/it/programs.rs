@@ -387,7 +387,9 @@ fn nginx_may_be_an_origin_in_http2() {
                     })
                 })
                 .collect();
-            asking.into_iter().for_each(|asked| asked.join().unwrap());
+            for asked in asking {
+                asked.join().unwrap();
+            }
         });
         assert_eq!(Client::tcp(rig.address("web")).unwrap().ask("HEAD", "/large").unwrap().header("content-length"), Some("3000000"));
         let log = std::fs::read_to_string(directory.path().join("access.log")).unwrap();

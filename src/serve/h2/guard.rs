@@ -32,7 +32,7 @@ const IDLE_FRAMES: (u32, Duration) = (1000, Duration::from_secs(1));
 const RESETS: (u32, Duration) = (500, Duration::from_secs(5));
 /// Careful clients send two for each frame of data, be it small; more come with more data.
 const WINDOW_UPDATES: (u32, Duration) = (2000, Duration::from_secs(1));
-/// So many bytes sent to a client buy it one more WINDOW_UPDATE.
+/// So many bytes sent to a client buy it one more `WINDOW_UPDATE`.
 const BYTES_PER_WINDOW_UPDATE: u64 = 128;
 
 /// A connection as the `h2` crate sees it, and how it does.
@@ -148,7 +148,7 @@ struct Frames {
     idle: Budget,
     resets: Budget,
     window_updates: Budget,
-    /// What had been sent when the WINDOW_UPDATEs were last counted from nought.
+    /// What had been sent when `WINDOW_UPDATE`s were last counted from nought.
     written_before: u64,
 }
 

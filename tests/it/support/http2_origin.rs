@@ -85,8 +85,7 @@ impl Origin2 {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let origin =
-            Self { address: listener.local_addr().unwrap(), connections: Arc::default(), stop: Arc::default() };
+        let origin = Self { address: listener.local_addr().unwrap(), connections: Arc::default(), stop: Arc::default() };
         let (connections, stop) = (Arc::clone(&origin.connections), Arc::clone(&origin.stop));
         let acceptor = tls.map(|config| tokio_rustls::TlsAcceptor::from(Arc::new(config)));
         std::thread::spawn(move || {
