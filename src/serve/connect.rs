@@ -30,20 +30,21 @@ struct Limit {
 }
 
 impl<S: Side> Job<'_, S> {
-    /// With whether the carrier was used before.
+    /// An idle connection that speaks HTTP/1, for an endpoint that speaks nothing else.
+    pub fn reuse(&self, endpoint: &Endpoint, may_reuse: bool, now: Instant) -> Option<Wire> {
+        if may_reuse && endpoint.protocol == Protocol::Http1 { self.take(endpoint, now) } else { None }
+    }
+
+    /// With whether the carrier was used before. [`Job::reuse`] found none.
     pub async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool, now: Instant) -> Result<(Carrier, bool), Refusal> {
         if endpoint.protocol != Protocol::Http1 {
             return Box::pin(self.connect_shared(endpoint, pool, may_reuse, now)).await;
-        }
-        if may_reuse && let Some(wire) = self.reuse(endpoint, now) {
-            return Ok((Carrier::Wire(wire), true));
         }
         let limit = self.limit(pool);
         self.dial(endpoint, pool, &limit).await.map(|wire| (Carrier::Wire(wire), false))
     }
 
-    /// An idle connection that speaks HTTP/1.
-    fn reuse(&self, endpoint: &Endpoint, now: Instant) -> Option<Wire> {
+    fn take(&self, endpoint: &Endpoint, now: Instant) -> Option<Wire> {
         while let Some(mut wire) = self.worker.idle.take(endpoint.id, now) {
             // What cannot be sent twice goes only where somebody is certain to read it.
             if self.is_harmless() || wire.is_silent_for_certain() {
@@ -77,7 +78,7 @@ impl<S: Side> Job<'_, S> {
             }
             if may_reuse
                 && endpoint.protocol == Protocol::Auto
-                && let Some(wire) = self.reuse(endpoint, now)
+                && let Some(wire) = self.take(endpoint, now)
             {
                 return Ok((Carrier::Wire(wire), true));
             }

@@ -65,7 +65,12 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         };
         attempts += 1;
         let started = Instant::now();
-        let (carrier, is_reused) = match job.connect(lease.endpoint(), pool, repeats == 0, started).await {
+        // The usual way first, which waits for nothing.
+        let connected = match job.reuse(lease.endpoint(), repeats == 0, started) {
+            Some(wire) => Ok((Carrier::Wire(wire), true)),
+            None => job.connect(lease.endpoint(), pool, repeats == 0, started).await,
+        };
+        let (carrier, is_reused) = match connected {
             Ok(connected) => connected,
             Err(refusal) => {
                 let endpoint = Arc::clone(lease.endpoint());
@@ -114,6 +119,16 @@ struct Attempt<'a> {
     is_last: bool,
 }
 
+/// What an exchange leaves of what carried it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Both messages ended on it.
+    Clean,
+    /// The answer did.
+    Used,
+    Broken,
+}
+
 fn settle(lease: Lease, outcome: metrics::Outcome, pool: &Pool, worker: &Worker, took: Duration) {
     pool.metrics.attempted(worker.index, took);
     lease.settle(outcome, took);
@@ -127,7 +142,13 @@ impl<'a, S: Side> Job<'a, S> {
         let mut upload = self.begin::<E>(&endpoint, link.output());
         let early = match self.until_final_head(&mut link, &mut upload, pool).await {
             Ok(()) => {
-                let outcome = self.relay(link, upload, pool, &endpoint, attempts).await;
+                let (outcome, left) = self.relay(&mut link, &mut upload, pool, &endpoint, attempts).await;
+                if left != Left::Broken
+                    && let Some(wire) = link.release(left == Left::Clean)
+                {
+                    self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
+                    self.worker.sweep_later();
+                }
                 let reported = match outcome.ending {
                     Ending::Cut => metrics::Outcome::Reset,
                     _ if outcome.refusal.is_some() => metrics::Outcome::Broken,
@@ -303,11 +324,19 @@ impl<'a, S: Side> Job<'a, S> {
     }
 
     /// Sends the answer to the client while the rest of the request still flows.
-    async fn relay<E: Far>(&mut self, mut link: E, mut upload: Pump<'_>, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
+    async fn relay<E: Far>(
+        &mut self,
+        link: &mut E,
+        upload: &mut Pump<'_>,
+        pool: &Pool,
+        endpoint: &Arc<Endpoint>,
+        attempts: u32,
+    ) -> (Outcome, Left) {
         let endpoint_for_log = Some(Arc::clone(endpoint));
         let is_head = self.head.method == b"HEAD";
         let Ok(framing) = response_framing(self.response, link.input(), is_head) else {
-            return self.refuse(Refusal::BrokenResponse, upload.moved, endpoint_for_log, attempts, upload.is_taken()).await;
+            let outcome = self.refuse(Refusal::BrokenResponse, upload.moved, endpoint_for_log, attempts, upload.is_taken()).await;
+            return (outcome, Left::Broken);
         };
         let status = self.response.status;
         if is_event_stream(self.response, link.input()) {
@@ -336,7 +365,7 @@ impl<'a, S: Side> Job<'a, S> {
         link.consume(self.response.bytes);
         let mut download = Pump::new(E::decoder(framing.body), S::encoder(body), u64::MAX, &self.route.response_edits);
         let mut waits = Waits::default();
-        let ending = poll_fn(|cx| self.poll_bodies(cx, &mut link, &mut upload, &mut download, pool, &mut waits)).await;
+        let ending = poll_fn(|cx| self.poll_bodies(cx, link, upload, &mut download, pool, &mut waits)).await;
         let after = match (ending, keep) {
             (Ending::Complete, Persistence::Closed) => After::Close,
             (Ending::Complete, _) => After::Keep,
@@ -351,14 +380,13 @@ impl<'a, S: Side> Job<'a, S> {
                 After::Abort
             }
         };
-        let is_clean = ending == Ending::Complete && upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
-        if ending == Ending::Complete
-            && let Some(wire) = link.release(is_clean)
-        {
-            self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
-            self.worker.sweep_later();
-        }
-        Outcome {
+        let is_clean = upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
+        let left = match ending {
+            Ending::Complete if is_clean => Left::Clean,
+            Ending::Complete => Left::Used,
+            Ending::ClientGone | Ending::Cut => Left::Broken,
+        };
+        let outcome = Outcome {
             status,
             body_in: upload.moved,
             body_out: download.moved,
@@ -368,7 +396,8 @@ impl<'a, S: Side> Job<'a, S> {
             ended: Instant::now(),
             endpoint: endpoint_for_log,
             attempts,
-        }
+        };
+        (outcome, left)
     }
 
     fn poll_bodies<E: Far>(
