@@ -38,8 +38,8 @@
 //!   await, so it can be explained, tested and measured as it runs.
 //! - `proto` turns bytes into messages and back and never indexes by a number from the network.
 //! - What a buffer, a queue, a retry or a wait may grow to is a constant or a setting.
-//! - A connection to an endpoint is used again only after both messages ended cleanly on it, and only under the TLS
-//!   identity it was made under.
+//! - A connection to an endpoint is used again only after both messages ended cleanly on it, or shared if it speaks HTTP/2;
+//!   and only under the TLS identity it was made under.
 //! - A socket whose address stays is never bound again.
 //! - Only `cli` prints, and only `cli` exits.
 //!

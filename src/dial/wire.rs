@@ -78,6 +78,11 @@ impl Wire {
         }
     }
 
+    /// Whether neither bytes nor an end wait to be read, asking the kernel. Reads nothing.
+    pub fn has_nothing_to_read(&self) -> bool {
+        is_waiting(&self.socket().read_now(&mut [0], RecvFlags::PEEK))
+    }
+
     /// Tells an endpoint that the end is meant (RFC 8446 §6.1), if that can be sent at once.
     pub fn say_goodbye(&mut self) {
         if let Self::Tls(stream) = self

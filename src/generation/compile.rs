@@ -20,11 +20,17 @@ use crate::services::pool::{self, EndpointSettings, Transport};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Acceptor, Connector, Sessions};
-use crate::upstream::{Endpoint, Member, Pool};
+use crate::upstream::{self, Endpoint, Member, Pool};
 use crate::value::{Address, Diagnostics, Place, ServiceRef, Size, Sources, Spanned};
 
-/// What endpoints are offered inside TLS.
-const ALPN: &[tls::Protocol] = &[tls::Protocol::Http1];
+/// What endpoints are offered inside TLS, the preferred one first.
+fn alpn(protocol: upstream::Protocol) -> &'static [tls::Protocol] {
+    match protocol {
+        upstream::Protocol::Http1 => &[tls::Protocol::Http1],
+        upstream::Protocol::Http2 => &[tls::Protocol::Http2],
+        upstream::Protocol::Auto => &[tls::Protocol::Http2, tls::Protocol::Http1],
+    }
+}
 
 /// What a compilation starts from beside the file.
 pub struct Inputs<'a> {
@@ -143,7 +149,7 @@ impl<'a> Services<'a> {
             return Some(None);
         }
         let Inputs { read, sessions, now, .. } = self.inputs;
-        Connector::compile(&settings.tls, settings.tls.place, ALPN, read, sessions, found, *now).map(Some)
+        Connector::compile(&settings.tls, settings.tls.place, alpn(settings.protocol), read, sessions, found, *now).map(Some)
     }
 
     fn new_pool(&self, name: &str, settings: &pool::Settings, connector: Option<&Connector>, previous: Option<&NamedPool>) -> Pool {
@@ -160,7 +166,7 @@ impl<'a> Services<'a> {
                     _ => None,
                 };
                 let endpoint = metrics.endpoint(name, &label);
-                Arc::new(Endpoint::new(settings.address.address.clone(), tls, label, endpoint))
+                Arc::new(Endpoint::new(settings.address.address.clone(), tls, settings.protocol, label, endpoint))
             };
             Member { endpoint: carried(settings).unwrap_or_else(fresh), weight: settings.weight }
         });
@@ -205,7 +211,8 @@ fn is_as(endpoint: &Endpoint, settings: &EndpointSettings, connector: Option<&Co
         (Some(peer), Transport::Tls(server_name), Some(connector)) => peer.is_as(connector, server_name),
         _ => false,
     };
-    is_same_tls && endpoint.address == settings.address.address && endpoint.name == settings.label()
+    let is_same_place = endpoint.address == settings.address.address && endpoint.name == settings.label();
+    is_same_tls && is_same_place && endpoint.protocol == settings.protocol
 }
 
 fn is_service_name(name: &str) -> bool {

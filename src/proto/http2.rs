@@ -4,7 +4,8 @@
 //! refused here, so that nothing gets past by the newer door.
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Method, Request, Response, StatusCode, Uri};
 
 use super::http1::{
     Field, HeadError, Known, Limits, RequestHead, ResponseHead, Span, TrailerLimits, Version, check_line, is_field_value, is_forbidden,
@@ -54,7 +55,7 @@ pub fn read_request<B>(
 ) -> Result<(), HeadError> {
     let (method, uri, fields) = (request.method().as_str(), request.uri(), request.headers());
     let method = if socket.is_some() { "GET" } else { method };
-    let authority = uri.authority().map(http::uri::Authority::as_str);
+    let authority = uri.authority().map(Authority::as_str);
     let target = match (uri.path_and_query(), authority) {
         (Some(path), _) => path.as_str(),
         // CONNECT.
@@ -160,6 +161,48 @@ pub fn response(head: &ResponseHead, bytes: &[u8]) -> Option<Response<()>> {
         response.headers_mut().remove(http::header::SEC_WEBSOCKET_ACCEPT);
     }
     Some(response)
+}
+
+/// A request for HTTP/2, from the HTTP/1 form that all heads are composed in: Host becomes `:authority`. `None` if HTTP/2 has no
+/// words for it.
+pub fn request(head: &RequestHead, bytes: &[u8], scheme: Scheme) -> Option<Request<()>> {
+    let is_host = |field: &&Field| field.known == Known::Host;
+    let host = head.fields.iter().find(is_host)?.value.of(bytes);
+    let uri = Uri::builder()
+        .scheme(scheme)
+        .authority(Authority::try_from(host).ok()?)
+        .path_and_query(PathAndQuery::try_from(head.target.of(bytes)).ok()?);
+    let mut request = Request::new(());
+    *request.method_mut() = Method::from_bytes(head.method.of(bytes)).ok()?;
+    *request.uri_mut() = uri.build().ok()?;
+    let passes = |field: &Field| match field.known {
+        Known::Host => false,
+        // RFC 9113 §8.2.2.
+        Known::Te => field.value.of(bytes).eq_ignore_ascii_case(b"trailers"),
+        _ => true,
+    };
+    *request.headers_mut() = field_map(head.fields.iter().copied().filter(passes), bytes, head.fields.len())?;
+    Some(request)
+}
+
+/// Writes an answer's head in HTTP/1's form. `is_whole`: nothing follows it. `request_is_head`: nothing could.
+pub fn read_response<B>(response: &Response<B>, is_whole: bool, request_is_head: bool, lines: &mut Vec<u8>) {
+    let status = response.status();
+    for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", status.canonical_reason().unwrap_or_default().as_bytes(), b"\r\n"] {
+        lines.extend_from_slice(part);
+    }
+    for (name, value) in response.headers() {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
+    }
+    let has_body = !request_is_head && !status.is_informational() && !matches!(status.as_u16(), 204 | 304);
+    if has_body && !response.headers().contains_key(http::header::CONTENT_LENGTH) {
+        // HTTP/2 says by frames what HTTP/1 says here.
+        let framing: &[u8] = if is_whole { b"content-length: 0\r\n" } else { b"transfer-encoding: chunked\r\n" };
+        lines.extend_from_slice(framing);
+    }
+    lines.extend_from_slice(b"\r\n");
 }
 
 /// Trailers for HTTP/2, from lines as [`trailer_fields`] takes them.
@@ -324,6 +367,47 @@ mod tests {
         let response = response(&head, text).unwrap();
         let fields: Vec<(&str, &[u8])> = response.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!((response.status().as_u16(), fields), (200, vec![("x-a", &b"b"[..]), ("x-a", b"c")]));
+    }
+
+    /// What is made of a composed request: `:method`, the URI and fields, one a line.
+    fn written(text: &str) -> Option<String> {
+        let mut head = RequestHead::new();
+        head.parse(text.as_bytes(), &Limits { uri_bytes: 100, ..LIMITS }).unwrap();
+        let request = request(&head, text.as_bytes(), Scheme::HTTP)?;
+        let fields = request.headers().iter().map(|(name, value)| format!("\n{name}: {}", value.to_str().unwrap()));
+        let fields: Vec<String> = fields.collect();
+        Some(format!("{} {}{}", request.method(), request.uri(), fields.concat()))
+    }
+
+    #[test]
+    fn a_request_loses_what_is_about_its_connection() {
+        let text = "POST /a?b=c HTTP/1.1\r\nHost: a.example:81\r\nCookie: a=1; b=2\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\
+                    TE: trailers\r\nConnection: TE\r\n\r\n";
+        let wanted = "POST http://a.example:81/a?b=c\ncookie: a=1; b=2\nexpect: 100-continue\nte: trailers";
+        assert_eq!(written(text).unwrap(), wanted);
+        assert_eq!(written("GET / HTTP/1.1\r\nHost: [::1]:80\r\nTE: gzip\r\n\r\n").unwrap(), "GET http://[::1]:80/");
+        assert_eq!(written("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").unwrap(), "OPTIONS http://a*");
+    }
+
+    #[test]
+    fn an_answer_says_in_lines_where_it_ends() {
+        let check = |status: u16, length: Option<&str>, is_whole: bool, is_head: bool| {
+            let mut response = Response::builder().status(status).header("x-a", "b");
+            if let Some(length) = length {
+                response = response.header("content-length", length);
+            }
+            let mut lines = Vec::new();
+            read_response(&response.body(()).unwrap(), is_whole, is_head, &mut lines);
+            String::from_utf8(lines).unwrap().replace("\r\n", "|")
+        };
+        assert_eq!(check(200, None, false, false), "HTTP/1.1 200 OK|x-a: b|transfer-encoding: chunked||");
+        assert_eq!(check(200, None, true, false), "HTTP/1.1 200 OK|x-a: b|content-length: 0||");
+        assert_eq!(check(200, Some("5"), false, false), "HTTP/1.1 200 OK|x-a: b|content-length: 5||");
+        assert_eq!(check(200, None, true, true), "HTTP/1.1 200 OK|x-a: b||");
+        assert_eq!(check(204, None, true, false), "HTTP/1.1 204 No Content|x-a: b||");
+        assert_eq!(check(304, Some("5"), true, false), "HTTP/1.1 304 Not Modified|x-a: b|content-length: 5||");
+        assert_eq!(check(103, None, false, false), "HTTP/1.1 103 Early Hints|x-a: b||");
+        assert_eq!(check(299, None, true, true), "HTTP/1.1 299 |x-a: b||");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::side::Side;
 use super::timer::Stall;
 use super::worker::{Scratch, Worker};
 use crate::generation::{Generation, Listener, Route, Walk};
+use crate::proto::grpc;
 use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Version, upgrade};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers};
@@ -155,7 +156,7 @@ pub async fn run<S: Side>(
                 peer_is_trusted,
                 keep,
                 response,
-                deadline: route.timeout.map(|timeout| started + timeout),
+                deadline: deadline(route, &head, request.version, started),
             };
             forward::forward(job, pool).await
         }
@@ -188,8 +189,8 @@ pub async fn run<S: Side>(
                 Some(framing) if refusal == Refusal::NoRoute => keep_after_local(keep, framing),
                 _ => Persistence::Closed,
             };
-            refuse(worker, client, method, refusal, keep);
-            local(client, listener, framing.unwrap_or(&RequestFraming::UNREAD), keep, refusal.status().code(), 0, Some(refusal)).await
+            let status = refuse(worker, client, method, headers, refusal, keep);
+            local(client, listener, framing.unwrap_or(&RequestFraming::UNREAD), keep, status, 0, Some(refusal)).await
         }
     };
     let after = match (outcome.after(), framing) {
@@ -214,8 +215,8 @@ pub async fn refuse_unparsed<S: Side>(
     let generation = worker.pin();
     let Scratch { request, request_bytes, request_id, .. } = scratch;
     let bytes: &[u8] = request_bytes;
-    refuse(worker, client, request.method.of(bytes), refusal, Persistence::Closed);
-    let outcome = local(client, listener, &RequestFraming::UNREAD, Persistence::Closed, refusal.status().code(), 0, Some(refusal)).await;
+    let status = refuse(worker, client, request.method.of(bytes), Headers { bytes, fields: &[] }, refusal, Persistence::Closed);
+    let outcome = local(client, listener, &RequestFraming::UNREAD, Persistence::Closed, status, 0, Some(refusal)).await;
     let head = Head {
         method: request.method.of(bytes),
         scheme: if client.tls.is_some() { "https" } else { "http" },
@@ -264,8 +265,38 @@ fn keep_after_local(keep: Persistence, framing: &RequestFraming) -> Persistence 
     }
 }
 
-/// Puts a refusal into the client's output.
-pub fn refuse<S: Side>(worker: &Worker, client: &mut Client<S>, method: &[u8], refusal: Refusal, keep: Persistence) {
+/// When the whole exchange must be over: by the route, or sooner if a gRPC client says so.
+fn deadline(route: &Route, head: &Head<'_>, version: Version, started: Instant) -> Option<Instant> {
+    let theirs = match version {
+        Version::Http2 if is_grpc(head.headers) => head.headers.first(b"grpc-timeout").and_then(grpc::timeout),
+        _ => None,
+    };
+    route.timeout.into_iter().chain(theirs).min().and_then(|timeout| started.checked_add(timeout))
+}
+
+fn is_grpc(headers: Headers<'_>) -> bool {
+    headers.first(b"content-type").is_some_and(grpc::is_content_type)
+}
+
+/// Puts a refusal into the client's output, and gives the status that it gets. gRPC's clients read a status of their own.
+pub fn refuse<S: Side>(
+    worker: &Worker,
+    client: &mut Client<S>,
+    method: &[u8],
+    headers: Headers<'_>,
+    refusal: Refusal,
+    keep: Persistence,
+) -> u16 {
+    if is_grpc(headers) {
+        let status = match refusal {
+            Refusal::RouteTimeout => grpc::Status::DeadlineExceeded,
+            refusal => grpc::Status::of_http(refusal.status().code()),
+        };
+        let fields = format!("Content-Type: application/grpc\r\ngrpc-status: {}\r\ngrpc-message: {}\r\n", status as u8, refusal.phrase());
+        let own = Own { status: 200, fields: fields.as_bytes(), body: b"" };
+        worker.with_date(|date| own.write(method, keep, date, client.link.output()));
+        return own.status;
+    }
     let body = format!("{}\n", refusal.phrase());
     let fields: &[u8] = match refusal {
         // RFC 9110 §15.5.6: a 405 says what is allowed.
@@ -275,6 +306,7 @@ pub fn refuse<S: Side>(worker: &Worker, client: &mut Client<S>, method: &[u8], r
     };
     let own = Own { status: refusal.status().code(), fields, body: body.as_bytes() };
     worker.with_date(|date| own.write(method, keep, date, client.link.output()));
+    own.status
 }
 
 /// Sends an answer of our own and gets past the request's body.

@@ -9,24 +9,22 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::compose::{self, Forwarding, Persistence, Relay};
+use super::connect::Carrier;
 use super::connection::Client;
 use super::exchange::{self, After, Ending, Outcome};
+use super::h2::endpoint::Stream;
 use super::link::Link;
 use super::open::{self, CONNECT_ATTEMPTS};
-use super::pump::{Decoder, Encoder, Pump, PumpError};
-use super::side::Side;
-use super::tunnel;
+use super::pump::{Pump, PumpError};
+use super::side::{Far, Side};
 use super::waits::{Early, Waits, poll_deadlines, poll_upload};
 use super::worker::Worker;
-use crate::dial::{Opening, Wire};
 use crate::generation::{Listener, Route};
-use crate::proto::http1::{BodyFraming, Known, Limits, Progress, RequestFraming, ResponseHead, Version, response_framing, upgrade};
-use crate::proto::proxy_header::{self, Extensions};
+use crate::proto::http1::{BodyFraming, Known, Limits, Progress, RequestFraming, ResponseHead, Version, response_framing};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup};
 use crate::telemetry::metrics;
-use crate::tls::Failure;
-use crate::upstream::{Endpoint, Pool, SendProxy};
+use crate::upstream::{Endpoint, Lease, Pool, SendProxy};
 use crate::value::{Address, BodyLimit};
 
 /// One request on its way.
@@ -53,12 +51,14 @@ pub struct Job<'a, S> {
 const RESPONSE_LIMITS: Limits = Limits { header_bytes: 256 << 10, headers: 1000, uri_bytes: 0 };
 /// Interim answers to one request.
 const INTERIM_MAX: u32 = 32;
+/// Times that a request goes out again, because the endpoint cannot have acted on it.
+const REPEATS_MAX: u32 = 3;
 
 pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     let mut attempts = 0;
     let mut connects = 0;
+    let mut repeats = 0;
     let mut avoid: Option<Arc<Endpoint>> = None;
-    let mut may_reuse = pool.send_proxy == SendProxy::Off;
     // A request taken back before we came to it: nobody need be asked. Nothing is read to know it.
     if poll_fn(|cx| Poll::Ready(job.client.link.has_left(cx, false))).await {
         return Outcome::gone(0);
@@ -69,10 +69,16 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         };
         attempts += 1;
         let started = Instant::now();
-        let endpoint = Arc::clone(lease.endpoint());
-        let (wire, is_reused) = match job.connect(&endpoint, pool, may_reuse, started).await {
+        // The usual way first, which waits for nothing.
+        let may_reuse = repeats == 0 && pool.send_proxy == SendProxy::Off;
+        let connected = match job.reuse(lease.endpoint(), may_reuse, started) {
+            Some(wire) => Ok((Carrier::Wire(wire), true)),
+            None => job.connect(lease.endpoint(), pool, may_reuse, started).await,
+        };
+        let (carrier, is_reused) = match connected {
             Ok(connected) => connected,
             Err(refusal) => {
+                let endpoint = Arc::clone(lease.endpoint());
                 open::settle(lease, open::outcome(refusal), pool, job.worker, started.elapsed());
                 connects += 1;
                 let is_another = avoid.as_ref().is_none_or(|avoid| avoid.id != endpoint.id) && pool.members().len() > 1;
@@ -84,97 +90,116 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
                 return job.refuse(refusal, 0, Some(endpoint), attempts, true).await;
             }
         };
-        let mut link = Link::new(wire, Rc::clone(&job.worker.stock));
-        let mut upload = job.begin(&endpoint, link.output());
-        let early = match job.until_final_head(&mut link, &mut upload, pool).await {
+        let attempt = Attempt { pool, lease, started, attempts, is_reused, is_last: repeats == REPEATS_MAX };
+        let outcome = match carrier {
+            Carrier::Wire(wire) => job.attempt(Link::new(wire, Rc::clone(&job.worker.stock)), attempt).await,
+            // On the heap: exchanges over HTTP/1 should not be as large as one of these.
+            Carrier::Place(place) => {
+                let stream = Stream::new(place, attempt.lease.endpoint().tls.is_some());
+                Box::pin(job.attempt(stream, attempt)).await
+            }
+        };
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
+        pool.metrics.retried(job.worker.index, metrics::Retry::Reset);
+        repeats += 1;
+    }
+}
+
+/// One request to one endpoint.
+struct Attempt<'a> {
+    pool: &'a Pool,
+    lease: Lease,
+    started: Instant,
+    /// This one and those before it.
+    attempts: u32,
+    /// What carries it was used before.
+    is_reused: bool,
+    is_last: bool,
+}
+
+/// What an exchange leaves of what carried it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Both messages ended on it.
+    Clean,
+    /// The answer did.
+    Used,
+    Broken,
+}
+
+impl<'a, S: Side> Job<'a, S> {
+    /// `None` if the request can be sent again as if for the first time.
+    async fn attempt<E: Far>(&mut self, mut link: E, attempt: Attempt<'_>) -> Option<Outcome> {
+        let Attempt { pool, lease, started, attempts, is_reused, is_last } = attempt;
+        let endpoint = Arc::clone(lease.endpoint());
+        let mut upload = self.begin::<E>(&endpoint, link.output());
+        let early = match self.until_final_head(&mut link, &mut upload, pool).await {
             Ok(()) => {
-                let outcome = if job.response.status == 101 {
-                    job.switch(link, pool, &endpoint, attempts).await
+                let (outcome, left) = if self.response.status == 101 {
+                    (self.switch(&mut link, pool, &endpoint, attempts).await, Left::Broken)
                 } else {
-                    job.relay(link, upload, pool, &endpoint, attempts).await
+                    self.relay(&mut link, &mut upload, pool, &endpoint, attempts).await
                 };
+                if left != Left::Broken
+                    && let Some(wire) = link.release(left == Left::Clean && pool.send_proxy == SendProxy::Off)
+                {
+                    self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
+                    self.worker.sweep_later();
+                }
                 let reported = match outcome.ending {
                     Ending::Cut => metrics::Outcome::Reset,
                     _ if outcome.refusal.is_some() => metrics::Outcome::Broken,
                     _ if outcome.status >= 500 => metrics::Outcome::Status5xx,
                     _ => metrics::Outcome::Ok,
                 };
-                open::settle(lease, reported, pool, job.worker, outcome.ended.saturating_duration_since(started));
-                return outcome;
+                open::settle(lease, reported, pool, self.worker, outcome.ended.saturating_duration_since(started));
+                return Some(outcome);
             }
             Err(early) => early,
         };
         let body_in = upload.moved;
-        let endpoint_for_log = Some(Arc::clone(&endpoint));
         let body_is_taken = upload.is_taken();
-        return match early {
-            Early::Dead | Early::Unwelcome(_) if is_reused && job.may_send_again(&link, &upload) => {
-                // The connection died while it was idle: the endpoint never saw this request.
-                open::settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
-                pool.metrics.retried(job.worker.index, metrics::Retry::Reset);
-                may_reuse = false;
-                continue;
+        let may_repeat = !is_last && upload.is_untouched && link.may_repeat(is_reused, self.is_idempotent());
+        // What is left of the request is taken back before anything else is waited for.
+        drop(link);
+        let settle = |lease, outcome| open::settle(lease, outcome, pool, self.worker, started.elapsed());
+        let (refusal, body_is_taken) = match early {
+            Early::Dead | Early::Unwelcome(_) if may_repeat => {
+                // The connection died while it was idle, or the endpoint says that it never saw this request.
+                settle(lease, metrics::Outcome::Reset);
+                return None;
             }
             Early::Dead => {
-                open::settle(lease, metrics::Outcome::Reset, pool, job.worker, started.elapsed());
-                job.refuse(Refusal::EndpointReset, body_in, endpoint_for_log, attempts, body_is_taken).await
+                settle(lease, metrics::Outcome::Reset);
+                (Refusal::EndpointReset, body_is_taken)
             }
             Early::Unwelcome(failure) => {
-                open::settle(lease, metrics::Outcome::TlsFailed, pool, job.worker, started.elapsed());
-                open::complain(job.worker, &failure, pool, &endpoint);
-                job.refuse(failure.refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
+                settle(lease, metrics::Outcome::TlsFailed);
+                open::complain(self.worker, &failure, pool, &endpoint);
+                (failure.refusal, body_is_taken)
             }
             Early::Broken(refusal) => {
-                open::settle(lease, metrics::Outcome::Broken, pool, job.worker, started.elapsed());
-                job.refuse(refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
+                settle(lease, metrics::Outcome::Broken);
+                (refusal, body_is_taken)
             }
             Early::TimedOut(refusal) => {
-                open::settle(lease, metrics::Outcome::Timeout, pool, job.worker, started.elapsed());
-                job.refuse(refusal, body_in, endpoint_for_log, attempts, body_is_taken).await
+                settle(lease, metrics::Outcome::Timeout);
+                (refusal, body_is_taken)
             }
             // Not the endpoint's fault: the lease is dropped, which reports a cancelled request.
-            Early::Refused(refusal) => job.refuse(refusal, body_in, endpoint_for_log, attempts, false).await,
-            Early::ClientGone => Outcome { endpoint: endpoint_for_log, attempts, ..Outcome::gone(body_in) },
+            Early::Refused(refusal) => {
+                drop(lease);
+                (refusal, false)
+            }
+            Early::ClientGone => return Some(Outcome { endpoint: Some(endpoint), attempts, ..Outcome::gone(body_in) }),
         };
-    }
-}
-
-impl<'a, S: Side> Job<'a, S> {
-    async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool, now: Instant) -> Result<(Wire, bool), Refusal> {
-        while let Some(mut wire) = may_reuse.then(|| self.worker.idle.take(endpoint.id, now)).flatten() {
-            // What cannot be sent twice goes only where somebody is certain to read it.
-            let is_safe = self.is_idempotent() && self.framing.body == BodyFraming::None;
-            if is_safe || wire.is_silent_for_certain() {
-                return Ok((wire, true));
-            }
-        }
-        let mut timeout = pool.timeouts.connect;
-        let mut timed_out = Refusal::ConnectTimeout;
-        if let Some(deadline) = self.deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left < timeout {
-                (timeout, timed_out) = (left, Refusal::RouteTimeout);
-            }
-        }
-        let mut greeting = Vec::new();
-        if pool.send_proxy == SendProxy::V2 {
-            let extensions = Extensions {
-                // What the client speaks with us is not what we speak with the endpoint.
-                alpn: None,
-                authority: self.head.tls.and_then(|tls| tls.sni.as_deref()).map(str::as_bytes),
-            };
-            proxy_header::write_v2(self.client.ends(), extensions, &mut greeting);
-        }
-        let opening = Opening { greeting: &greeting, alpn: None, timeout };
-        match open::open(self.worker, pool, endpoint, opening).await {
-            Ok(wire) => Ok((wire, false)),
-            Err(Refusal::ConnectTimeout) => Err(timed_out),
-            Err(refusal) => Err(refusal),
-        }
+        Some(self.refuse(refusal, body_in, Some(endpoint), attempts, body_is_taken).await)
     }
 
     /// Writes the request's head and prepares its body.
-    fn begin(&self, endpoint: &Endpoint, out: &mut Vec<u8>) -> Pump<'a> {
+    fn begin<E: Far>(&self, endpoint: &Endpoint, out: &mut Vec<u8>) -> Pump<'a> {
         let endpoint_host = match &endpoint.address {
             Address::Unix(_) => "localhost".to_owned(),
             address if self.head.authority.is_empty() => address.to_string(),
@@ -188,7 +213,7 @@ impl<'a, S: Side> Job<'a, S> {
                 body: self.framing.body,
                 // RFC 9110 §10.1.1: not without a body.
                 expects_continue: self.framing.expect_continue && self.framing.body != BodyFraming::None,
-                upgrade: self.upgrade,
+                upgrade: self.upgrade.filter(|_| E::SWITCHES),
                 version: self.version,
                 peer: self.client.peer,
                 peer_is_trusted: self.peer_is_trusted,
@@ -200,21 +225,16 @@ impl<'a, S: Side> Job<'a, S> {
             BodyLimit::None => u64::MAX,
             BodyLimit::Bytes(most) => most,
         };
-        Pump::new(S::decoder(self.framing.body), Encoder::of(self.framing.body), limit, &self.route.request_edits)
+        Pump::new(S::decoder(self.framing.body), E::encoder(self.framing.body), limit, &self.route.request_edits)
     }
 
     /// RFC 9110 §9.2.2.
-    fn is_idempotent(&self) -> bool {
+    pub fn is_idempotent(&self) -> bool {
         matches!(self.head.method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
     }
 
-    /// Whether a second try is the first one for the endpoint, or harmless, and still complete.
-    fn may_send_again(&self, link: &Link, upload: &Pump<'_>) -> bool {
-        link.read_total == 0 && upload.is_untouched && (self.is_idempotent() || link.written_total == 0)
-    }
-
     /// Sends the request and waits for the head of the final answer; interim ones go to the client.
-    async fn until_final_head(&mut self, link: &mut Link, upload: &mut Pump<'_>, pool: &Pool) -> Result<(), Early> {
+    async fn until_final_head<E: Far>(&mut self, link: &mut E, upload: &mut Pump<'_>, pool: &Pool) -> Result<(), Early> {
         let mut waits = Waits::default();
         for _ in 0..=INTERIM_MAX {
             self.response.clear();
@@ -223,7 +243,9 @@ impl<'a, S: Side> Job<'a, S> {
                 101 => return if self.is_granted(link) { Ok(()) } else { Err(Early::Broken(Refusal::BrokenResponse)) },
                 100..=199 => {
                     let framing = response_framing(self.response, link.input(), false);
-                    link.is_doubtful |= !framing.map_err(|_| Early::Broken(Refusal::BrokenResponse))?.keep_alive;
+                    if !framing.map_err(|_| Early::Broken(Refusal::BrokenResponse))?.keep_alive {
+                        link.doubt();
+                    }
                     if self.version != Version::Http10 {
                         compose::interim(self.response, link.input(), self.client.link.output());
                     }
@@ -239,36 +261,10 @@ impl<'a, S: Side> Job<'a, S> {
         Err(Early::Broken(Refusal::BrokenResponse))
     }
 
-    /// RFC 9110 §15.2.2: a 101 is an answer to who asked for it, and for that.
-    fn is_granted(&self, link: &Link) -> bool {
-        let is_whole = response_framing(self.response, link.input(), false).is_ok();
-        is_whole && self.upgrade.is_some_and(|wanted| upgrade::is_granted(&self.response.fields, link.input(), wanted))
-    }
-
-    /// Lets client and endpoint speak whatever they agreed on, for as long as they do.
-    async fn switch(&mut self, mut link: Link, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
-        let lookup = HeadLookup { head: self.head, route: &self.route.name };
-        compose::switching(self.response, link.input(), &self.route.response_edits, &lookup, self.client.link.output());
-        link.consume(self.response.bytes);
-        let timeouts = tunnel::Timeouts { idle: pool.timeouts.idle, write: self.listener.timeouts.write };
-        let tunnel = tunnel::run(self.worker, self.client, link, &timeouts).await;
-        Outcome {
-            status: 101,
-            body_in: tunnel.up,
-            body_out: tunnel.down,
-            refusal: None,
-            ending: tunnel.ending,
-            after: if tunnel.ending == Ending::Complete { After::Part } else { After::Abort },
-            ended: Instant::now(),
-            endpoint: Some(Arc::clone(endpoint)),
-            attempts,
-        }
-    }
-
-    fn poll_head(
+    fn poll_head<E: Far>(
         &mut self,
         cx: &mut Context<'_>,
-        link: &mut Link,
+        link: &mut E,
         upload: &mut Pump<'_>,
         pool: &Pool,
         waits: &mut Waits,
@@ -278,10 +274,6 @@ impl<'a, S: Side> Job<'a, S> {
         // sends without a pause is done.
         let is_first = !std::mem::replace(&mut waits.upload_began, true);
         if is_first {
-            // Dialling took its time.
-            if client.link.has_left(cx, false) {
-                return Poll::Ready(Err(Early::ClientGone));
-            }
             poll_upload(cx, client, link, upload, waits)?;
         }
         // While the client does not take an interim answer, the next one waits at the endpoint.
@@ -307,11 +299,7 @@ impl<'a, S: Side> Job<'a, S> {
             }
             match link.poll_fill(cx, RESPONSE_LIMITS.header_bytes + 1) {
                 Poll::Ready(Ok(count)) if count > 0 => {}
-                Poll::Ready(read) if link.input().is_empty() => {
-                    let unwelcome = read.err().and_then(|error| Failure::of_first_read(&error));
-                    return Poll::Ready(Err(unwelcome.map_or(Early::Dead, Early::Unwelcome)));
-                }
-                Poll::Ready(_) => return Poll::Ready(Err(Early::Broken(Refusal::EndpointReset))),
+                Poll::Ready(read) => return Poll::Ready(Err(link.ended_early(read.err()))),
                 Poll::Pending => break,
             }
         }
@@ -323,7 +311,7 @@ impl<'a, S: Side> Job<'a, S> {
         }
         let waits_for_body = upload.waits_for_source && !upload.is_taken();
         let body = waits.body.deadline(waits_for_body, client.link.read_total(), self.listener.timeouts.body);
-        let answer = waits.endpoint.deadline(!waits_for_body && !is_blocked, link.written_total, pool.timeouts.response);
+        let answer = waits.endpoint.deadline(!waits_for_body && !is_blocked, link.written_total(), pool.timeouts.response);
         let write = waits.client.deadline(is_blocked, client.link.written_total(), self.listener.timeouts.write);
         let deadlines = [
             (write, None),
@@ -339,11 +327,19 @@ impl<'a, S: Side> Job<'a, S> {
     }
 
     /// Sends the answer to the client while the rest of the request still flows.
-    async fn relay(&mut self, mut link: Link, mut upload: Pump<'_>, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
+    async fn relay<E: Far>(
+        &mut self,
+        link: &mut E,
+        upload: &mut Pump<'_>,
+        pool: &Pool,
+        endpoint: &Arc<Endpoint>,
+        attempts: u32,
+    ) -> (Outcome, Left) {
         let endpoint_for_log = Some(Arc::clone(endpoint));
         let is_head = self.head.method == b"HEAD";
         let Ok(framing) = response_framing(self.response, link.input(), is_head) else {
-            return self.refuse(Refusal::BrokenResponse, upload.moved, endpoint_for_log, attempts, upload.is_taken()).await;
+            let outcome = self.refuse(Refusal::BrokenResponse, upload.moved, endpoint_for_log, attempts, upload.is_taken()).await;
+            return (outcome, Left::Broken);
         };
         let status = self.response.status;
         if is_event_stream(self.response, link.input()) {
@@ -370,9 +366,9 @@ impl<'a, S: Side> Job<'a, S> {
             compose::response(&relay, self.client.link.output());
         });
         link.consume(self.response.bytes);
-        let mut download = Pump::new(Decoder::of(framing.body), S::encoder(body), u64::MAX, &self.route.response_edits);
+        let mut download = Pump::new(E::decoder(framing.body), S::encoder(body), u64::MAX, &self.route.response_edits);
         let mut waits = Waits::default();
-        let ending = poll_fn(|cx| self.poll_bodies(cx, &mut link, &mut upload, &mut download, pool, &mut waits)).await;
+        let ending = poll_fn(|cx| self.poll_bodies(cx, link, upload, &mut download, pool, &mut waits)).await;
         let after = match (ending, keep) {
             (Ending::Complete, Persistence::Closed) => After::Close,
             (Ending::Complete, _) => After::Keep,
@@ -387,17 +383,13 @@ impl<'a, S: Side> Job<'a, S> {
                 After::Abort
             }
         };
-        let is_clean = ending == Ending::Complete && upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
-        if ending == Ending::Complete && (!is_clean || pool.send_proxy != SendProxy::Off) {
-            link.wire.say_goodbye();
-        } else if is_clean
-            && pool.send_proxy == SendProxy::Off
-            && let Some(wire) = link.into_wire()
-        {
-            self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
-            self.worker.sweep_later();
-        }
-        Outcome {
+        let is_clean = upload.is_done() && framing.keep_alive && framing.body != BodyFraming::UntilClose;
+        let left = match ending {
+            Ending::Complete if is_clean => Left::Clean,
+            Ending::Complete => Left::Used,
+            Ending::ClientGone | Ending::Cut => Left::Broken,
+        };
+        let outcome = Outcome {
             status,
             body_in: upload.moved,
             body_out: download.moved,
@@ -407,13 +399,14 @@ impl<'a, S: Side> Job<'a, S> {
             ended: Instant::now(),
             endpoint: endpoint_for_log,
             attempts,
-        }
+        };
+        (outcome, left)
     }
 
-    fn poll_bodies(
+    fn poll_bodies<E: Far>(
         &mut self,
         cx: &mut Context<'_>,
-        link: &mut Link,
+        link: &mut E,
         upload: &mut Pump<'_>,
         download: &mut Pump<'_>,
         pool: &Pool,
@@ -441,7 +434,7 @@ impl<'a, S: Side> Job<'a, S> {
         let waits_for_body = upload.waits_for_source && !upload.is_taken();
         let blocked = client.link.has_unsent() || !download.waits_for_source;
         let write = waits.client.deadline(blocked, client.link.written_total(), timeouts.write);
-        let silent = waits.endpoint.deadline(download.waits_for_source, link.read_total, pool.timeouts.idle);
+        let silent = waits.endpoint.deadline(download.waits_for_source, link.read_total(), pool.timeouts.idle);
         let body = waits.body.deadline(waits_for_body, client.link.read_total(), timeouts.body);
         let deadlines = [(write, Ending::ClientGone), (silent, Ending::Cut), (body, Ending::Cut), (self.deadline, Ending::Cut)];
         let ending = std::task::ready!(poll_deadlines(cx, client, deadlines));
@@ -464,10 +457,10 @@ impl<'a, S: Side> Job<'a, S> {
     ) -> Outcome {
         let is_read = body_is_taken && (body_in > 0 || self.framing.body == BodyFraming::None);
         let keep = if is_read { self.keep } else { Persistence::Closed };
-        exchange::refuse(self.worker, self.client, self.head.method, refusal, keep);
+        let status = exchange::refuse(self.worker, self.client, self.head.method, self.head.headers, refusal, keep);
         let is_sent = exchange::finish(self.client, self.listener.timeouts.write).await;
         Outcome {
-            status: refusal.status().code(),
+            status,
             body_in,
             body_out: 0,
             refusal: Some(refusal),

@@ -1,6 +1,6 @@
 //! The two ends of an exchange, whatever is spoken there.
 //!
-//! HTTP/1 speaks through a [`Link`], HTTP/2 through a stream. Generic and not an enum, so that the way
+//! HTTP/1 speaks through a [`Link`], HTTP/2 through a stream of either kind. Generic and not an enum, so that the way
 //! that nearly all requests go is compiled as if there were no other.
 
 use std::io;
@@ -10,7 +10,11 @@ use super::buffer::SMALL;
 use super::connection::Ends;
 use super::link::Link;
 use super::pump::{Decoder, Encoder};
+use super::waits::Early;
+use crate::dial::Wire;
 use crate::proto::http1::BodyFraming;
+use crate::refusal::Refusal;
+use crate::tls::Failure;
 
 /// Where a body comes from.
 pub trait Source {
@@ -58,6 +62,27 @@ pub trait Side: Source + Sink {
     fn cut(&mut self);
     /// Whether nothing more of this client is here, so that closing resets nothing.
     fn has_said_all(&mut self) -> bool;
+}
+
+/// The endpoint's end.
+pub trait Far: Source + Sink {
+    /// Whether it can go on with another protocol.
+    const SWITCHES: bool;
+    /// Has the end of this look like no end.
+    fn cut(&mut self);
+    /// How the body of an answer ends, that its head frames like this.
+    fn decoder(framing: BodyFraming) -> Decoder;
+    /// How the endpoint is told where a body ends, that the head it was sent frames like this.
+    fn encoder(framing: BodyFraming) -> Encoder;
+    /// What it means that no answer begins: the end came, or this error.
+    fn ended_early(&self, error: Option<io::Error>) -> Early;
+    /// Whether a second try is the first one for the endpoint, or harmless. `is_reused`: the connection may have died before
+    /// the request was sent.
+    fn may_repeat(&self, is_reused: bool, is_idempotent: bool) -> bool;
+    /// What the endpoint said leaves doubt about where its next message begins.
+    fn doubt(&mut self);
+    /// Ends the exchange. What carries another request on its own comes back, if `is_clean`.
+    fn release(self, is_clean: bool) -> Option<Wire>;
 }
 
 impl Source for Link {
@@ -154,5 +179,44 @@ impl Side for Link {
     /// Not known of TLS, whose own good-bye is still to come.
     fn has_said_all(&mut self) -> bool {
         self.input().is_empty() && !self.wire.is_tls() && self.wire.is_silent_for_certain()
+    }
+}
+
+impl Far for Link {
+    const SWITCHES: bool = true;
+
+    fn cut(&mut self) {
+        self.wire.reset_on_close();
+    }
+
+    fn decoder(framing: BodyFraming) -> Decoder {
+        Decoder::of(framing)
+    }
+
+    fn encoder(framing: BodyFraming) -> Encoder {
+        Encoder::of(framing)
+    }
+
+    fn ended_early(&self, error: Option<io::Error>) -> Early {
+        if !self.input().is_empty() {
+            return Early::Broken(Refusal::EndpointReset);
+        }
+        error.and_then(|error| Failure::of_first_read(&error)).map_or(Early::Dead, Early::Unwelcome)
+    }
+
+    fn may_repeat(&self, is_reused: bool, is_idempotent: bool) -> bool {
+        is_reused && self.read_total == 0 && (is_idempotent || self.written_total == 0)
+    }
+
+    fn doubt(&mut self) {
+        self.is_doubtful = true;
+    }
+
+    fn release(mut self, is_clean: bool) -> Option<Wire> {
+        if is_clean {
+            return self.into_wire();
+        }
+        self.wire.say_goodbye();
+        None
     }
 }

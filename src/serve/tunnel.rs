@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::connection::{Client, left_since};
 use super::exchange::Ending;
-use super::link::Link;
-use super::pump::{Decoder, Encoder, Pump, PumpError};
-use super::side::{Side, Sink, Source};
+use super::pump::{Pump, PumpError};
+use super::side::{Far, Side, Sink, Source};
 use super::timer::Stall;
 use super::worker::{LINGER, Worker};
 use crate::filters::headers::Edits;
@@ -37,18 +36,18 @@ const LAST_BYTES: Duration = Duration::from_millis(300);
 /// Runs until both sides have said their last, one of them broke off, or nothing moves any more. When
 /// the process drains, or nobody stands at the socket any more, it goes on for the time that requests
 /// have, and is closed a little before that is over: both sides hear of an end, not of a break.
-pub async fn run<S: Side>(worker: &Rc<Worker>, client: &mut Client<S>, mut link: Link, timeouts: &Timeouts) -> Tunnel {
+pub async fn run<S: Side, E: Far>(worker: &Rc<Worker>, client: &mut Client<S>, link: &mut E, timeouts: &Timeouts) -> Tunnel {
     let no_edits = Edits::default();
-    let mut up = Direction::new(Pump::new(S::decoder(BodyFraming::UntilClose), Encoder::Identity, u64::MAX, &no_edits));
-    let mut down = Direction::new(Pump::new(Decoder::UntilClose, S::encoder(BodyFraming::UntilClose), u64::MAX, &no_edits));
+    let mut up = Direction::new(Pump::new(S::decoder(BodyFraming::UntilClose), E::encoder(BodyFraming::UntilClose), u64::MAX, &no_edits));
+    let mut down = Direction::new(Pump::new(E::decoder(BodyFraming::UntilClose), S::encoder(BodyFraming::UntilClose), u64::MAX, &no_edits));
     let mut waiting = None;
     let mut heard = (Instant::now(), 0);
     let ending = poll_fn(|cx| {
         if waiting.is_none() {
             waiting = Some(worker.wait(cx.waker()));
         }
-        let up_polled = up.poll(cx, &mut client.link, &mut link);
-        let down_polled = down.poll(cx, &mut link, &mut client.link);
+        let up_polled = up.poll(cx, &mut client.link, link);
+        let down_polled = down.poll(cx, link, &mut client.link);
         match (up_polled, down_polled) {
             (Poll::Ready(Err(PumpError::Source(_))), _) | (_, Poll::Ready(Err(PumpError::Sink(_)))) => {
                 return Poll::Ready(Some(Ending::ClientGone));
@@ -63,7 +62,7 @@ pub async fn run<S: Side>(worker: &Rc<Worker>, client: &mut Client<S>, mut link:
         }
         let mut due = (heard.0 + timeouts.idle, None);
         let stuck = [
-            (up.stall.deadline(link.has_unsent() || up.is_full(), link.written_total, timeouts.write), Ending::Cut),
+            (up.stall.deadline(link.has_unsent() || up.is_full(), link.written_total(), timeouts.write), Ending::Cut),
             (
                 down.stall.deadline(client.link.has_unsent() || down.is_full(), client.link.written_total(), timeouts.write),
                 Ending::ClientGone,

@@ -11,6 +11,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::buffer::Buffers;
+use super::h2::endpoint::Connections;
 use crate::algo::dice;
 use crate::dial::{Idle, SWEEP_EVERY};
 use crate::generation::{Generation, Live};
@@ -42,6 +43,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     pub stock: Rc<Buffers>,
     pub idle: Idle,
+    /// Connections to endpoints that many requests share.
+    pub http2: Connections,
     pinned: RefCell<Rc<Pinned>>,
     #[expect(clippy::vec_box, reason = "they are handed out and moved whole")]
     scratch: RefCell<Vec<Box<Scratch>>>,
@@ -113,6 +116,7 @@ impl Worker {
             shared,
             stock: Rc::default(),
             idle: Idle::default(),
+            http2: Connections::default(),
             pinned,
             scratch: RefCell::default(),
             waiting: RefCell::default(),
@@ -224,9 +228,16 @@ impl Worker {
 
     /// Closes idle connections to endpoints that `generation` does not know.
     pub fn forget_endpoints(&self, generation: &Generation) {
-        if !self.idle.is_empty() {
-            self.idle.sweep(Instant::now(), known_endpoints(generation));
+        self.sweep(|| known_endpoints(generation));
+    }
+
+    fn sweep<K: Fn(EndpointId) -> bool>(&self, known: impl FnOnce() -> K) {
+        if self.idle.is_empty() && self.http2.is_empty() {
+            return;
         }
+        let known = known();
+        self.idle.sweep(Instant::now(), &known);
+        self.http2.sweep(&known);
     }
 
     /// Starts sweeping idle connections to endpoints, unless that is going on.
@@ -236,9 +247,9 @@ impl Worker {
         }
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            while !worker.idle.is_empty() {
+            while !worker.idle.is_empty() || !worker.http2.is_empty() {
                 tokio::time::sleep(SWEEP_EVERY).await;
-                worker.idle.sweep(Instant::now(), known_endpoints(&worker.pin()));
+                worker.sweep(|| known_endpoints(&worker.pin()));
             }
             worker.is_sweeping.set(false);
         });

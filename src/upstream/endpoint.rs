@@ -9,11 +9,22 @@ use std::time::Duration;
 use crate::telemetry::metrics::{EndpointMetrics, Outcome};
 use crate::tls::Peer;
 use crate::value::Address;
+use crate::words;
 
 /// Identity of an endpoint for as long as the process lives; idle connections are kept under it. TLS is part of it: an
 /// endpoint that is to be believed or spoken to differently is another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointId(u64);
+
+words! {
+    /// What endpoints are spoken to in.
+    pub enum Protocol as "a protocol of endpoints" {
+        Http1 = "http/1.1",
+        Http2 = "h2",
+        /// What TLS agrees on.
+        Auto = "auto",
+    }
+}
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -23,6 +34,7 @@ pub struct Endpoint {
     pub address: Address,
     /// `None` speaks without TLS.
     pub tls: Option<Peer>,
+    pub protocol: Protocol,
     /// Name in logs and metrics; the address as written unless the operator gave another.
     pub name: String,
     pub metrics: Arc<EndpointMetrics>,
@@ -30,9 +42,9 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub fn new(address: Address, tls: Option<Peer>, name: String, metrics: Arc<EndpointMetrics>) -> Self {
+    pub fn new(address: Address, tls: Option<Peer>, protocol: Protocol, name: String, metrics: Arc<EndpointMetrics>) -> Self {
         let id = EndpointId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
-        Self { id, address, tls, name, metrics, in_flight: AtomicU32::new(0) }
+        Self { id, address, tls, protocol, name, metrics, in_flight: AtomicU32::new(0) }
     }
 
     pub fn in_flight(&self) -> u32 {

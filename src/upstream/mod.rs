@@ -5,5 +5,5 @@
 mod endpoint;
 mod pool;
 
-pub use endpoint::{Endpoint, EndpointId, Lease};
+pub use endpoint::{Endpoint, EndpointId, Lease, Protocol};
 pub use pool::{Member, Pool, SendProxy, Timeouts};

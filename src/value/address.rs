@@ -97,6 +97,8 @@ pub enum Scheme {
     None,
     Http,
     Https,
+    /// HTTP/2 without TLS, by prior knowledge.
+    H2c,
 }
 
 /// Where an endpoint answers, as it is written: an address, perhaps with a scheme.
@@ -115,7 +117,7 @@ impl EndpointAddress {
         let (scheme, port) = match scheme {
             "http" => (Scheme::Http, 80),
             "https" => (Scheme::Https, 443),
-            "h2c" => return Err("`h2c://` endpoints are not supported by this version".to_owned()),
+            "h2c" => (Scheme::H2c, 80),
             _ => return Err(format!("`{scheme}://` is not a scheme of an endpoint")),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
@@ -131,11 +133,13 @@ impl EndpointAddress {
     }
 }
 
-/// With `https://`, which tells two endpoints apart; `http://` says what is meant anyway.
+/// With `https://` and `h2c://`, which tell two endpoints apart; `http://` says what is meant anyway.
 impl fmt::Display for EndpointAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.scheme == Scheme::Https {
-            f.write_str("https://")?;
+        match self.scheme {
+            Scheme::Https => f.write_str("https://")?,
+            Scheme::H2c => f.write_str("h2c://")?,
+            Scheme::None | Scheme::Http => {}
         }
         self.address.fmt(f)
     }
@@ -188,6 +192,7 @@ mod tests {
             ("https://app/", "https://app:443"),
             ("https://App:8443", "https://app:8443"),
             ("https://[::1]", "https://[::1]:443"),
+            ("h2c://App", "h2c://app:80"),
         ] {
             assert_eq!(EndpointAddress::parse(text).map(|a| a.to_string()).as_deref(), Ok(printed));
         }
@@ -203,7 +208,7 @@ mod tests {
             "unix:",
             "a b:80",
             "10.0.0.999:80",
-            "h2c://a:1",
+            "h2c://unix:/a",
             "http://a/b",
             "https://unix:/a",
             "https://",

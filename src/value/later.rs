@@ -8,7 +8,6 @@ const LATER: &[(&str, &str)] = &[
     // A pool.
     ("discover", "endpoints"),
     ("sticky", "endpoints"),
-    ("protocol", "endpoints"),
     ("health", "endpoints"),
     ("eject", "endpoints"),
     ("retry", "endpoints"),

@@ -96,7 +96,7 @@ fn no_timeout_is_zero_but_a_wait_at_the_end_may_be() {
 
 #[test]
 fn keys_of_later_versions_are_told_from_misspelt_ones() {
-    for key in ["discover", "sticky", "protocol", "health", "eject", "retry", "limits", "slow_start", "leader"] {
+    for key in ["discover", "sticky", "health", "eject", "retry", "limits", "slow_start", "leader"] {
         let expected = format!("6:1: `{key}` is not supported by this version -> remove it");
         check_pool(&format!("endpoints = [\"a:1\"]\n{key} = {{}}\n"), &[&expected]);
     }

@@ -10,6 +10,8 @@ mod cli; // every verb, what it prints and how it exits
 mod config; // wrong configurations: every mistake, its place and its remedy
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
 mod http2; // HTTP/2 from clients: translation, windows, limits, the end
+mod http2_pairs; // every protocol of clients with every protocol of endpoints
+mod http2_upstream; // HTTP/2 to endpoints: sharing, refusals, ends, settings
 mod http2_attacks; // floods, bombs and resets: the offender is cut off, others are served
 mod http2_ends; // how HTTP/2 connections end, and what reloads are to them
 mod http2_strictness; // what HTTP/2 requests are refused, by raw frames

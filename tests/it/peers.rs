@@ -104,6 +104,24 @@ fn check_client(rig: &Rig, python: &Path, name: &str, transport: &Transport, cas
 }
 
 #[test]
+fn grpc_gets_through_by_prior_knowledge() {
+    check("grpc", &Transport::Plain, "protocol = \"h2\"");
+}
+
+#[test]
+fn grpc_gets_through_from_tls() {
+    check("grpc", &Transport::Tls, "protocol = \"h2\"");
+}
+
+/// A client of gRPC understands a status of gRPC, and little else.
+#[test]
+fn a_grpc_client_is_told_that_no_endpoint_is_there() {
+    let Some(python) = python() else { return };
+    let rig = before(crate::support::free_address(), "", "protocol = \"h2\"");
+    check_client(&rig, &python, "grpc", &Transport::Plain, &["unavailable"]);
+}
+
+#[test]
 fn websockets_get_through() {
     check("websocket", &Transport::Plain, "");
 }

@@ -403,6 +403,45 @@ fn nginx_may_be_an_origin_behind_tls() {
     assert!(handshakes("resumed") >= 1.0 && handshakes("failed") == 0.0);
 }
 
+/// It ends connections after a few requests, with a GOAWAY that requests on their way may cross.
+#[test]
+fn nginx_may_be_an_origin_in_http2() {
+    let tls = |directory: &Path| {
+        let (cert, key) = Pair::of(&["localhost"]).write(directory, "tls");
+        format!("ssl_certificate {}; ssl_certificate_key {};", cert.display(), key.display())
+    };
+    for (listen, settings) in [(" http2", "protocol = \"h2\""), (" ssl http2", "protocol = \"auto\"\ntls = { insecure = true }")] {
+        let directory = TempDir::new().unwrap();
+        let server = if listen.contains("ssl") { tls(directory.path()) } else { String::new() };
+        let Some(nginx) = nginx_with(directory.path(), listen, &server) else { return };
+        let rig = Rig::start(&format!(
+            "[process]\nworkers = 1\n[service.app]\nendpoints = [\"{}\"]\n{settings}\n\
+             [[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"app\"\n",
+            nginx.address
+        ));
+        let large = "0123456789".repeat(300_000);
+        let ask = |path: &str| Client::tcp(rig.address("web")).unwrap().ask("GET", path).unwrap();
+        std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..8)
+                .map(|_| {
+                    scope.spawn(|| {
+                        for _ in 0..6 {
+                            assert_eq!(ask("/ssi/index.html").text(), "from a part and whole");
+                        }
+                        check_body(&ask("/large"), &large);
+                    })
+                })
+                .collect();
+            for asked in asking {
+                asked.join().unwrap();
+            }
+        });
+        assert_eq!(Client::tcp(rig.address("web")).unwrap().ask("HEAD", "/large").unwrap().header("content-length"), Some("3000000"));
+        let log = std::fs::read_to_string(directory.path().join("access.log")).unwrap();
+        assert!(log.lines().all(|line| line.contains("HTTP/2.0")), "{log}");
+    }
+}
+
 /// nginx as somebody's old origin: static files, chunked answers and connections that it closes when it likes.
 fn nginx(directory: &Path) -> Option<Served> {
     nginx_with(directory, "", "")

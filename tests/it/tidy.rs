@@ -46,6 +46,8 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("src/supervisor/watch.rs", "one mechanism; most of it is tests of what editors and mounts do"),
     ("src/telemetry/metrics.rs", "every metric is declared once, beside the cells that count it"),
     ("tests/it/engine.rs", "one claim after another about one engine"),
+    ("tests/it/http2_pairs.rs", "one table, with the origins and the clients that it is for"),
+    ("tests/it/http2_upstream.rs", "one claim after another about one protocol"),
     ("tests/it/programs.rs", "one program after another"),
     ("tests/it/reload.rs", "one claim after another about one act"),
     ("tests/it/routing.rs", "one claim after another about one table"),

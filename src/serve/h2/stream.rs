@@ -12,10 +12,11 @@ use bytes::{Buf as _, Bytes};
 use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Request};
+use http::Request;
 
 use super::connection::{Running, Session};
-use crate::proto::http1::{BodyFraming, Limits, Progress, ResponseHead};
+use super::sending::{End, OURS, broken, poll_room, take_output};
+use crate::proto::http1::{BodyFraming, Progress, ResponseHead};
 use crate::proto::http2::{self, WebSocket};
 use crate::serve::buffer::{Buffers, SMALL};
 use crate::serve::connection::{Client, Ends, refusal_of};
@@ -25,14 +26,8 @@ use crate::serve::side::{Side, Sink, Source};
 use crate::serve::timer::Timer;
 use crate::serve::worker::{Scratch, Worker};
 
-/// Bodies up to this size are copied out of the output, which is used again then.
-const COPIED_MAX: usize = 4 << 10;
-/// The most asked for of a window at once.
-const RESERVED_MAX: usize = SMALL;
 /// Fields that most answers have no more of.
 const FIELDS_USUAL: usize = 16;
-/// For heads that we composed ourselves.
-const OURS: Limits = Limits { header_bytes: usize::MAX, headers: usize::MAX, uri_bytes: 0 };
 
 /// Serves one request from its head to the last of its answer.
 pub async fn serve(
@@ -80,15 +75,6 @@ pub async fn serve(
     }
 }
 
-/// What is still to be said about the end of an answer.
-enum End {
-    /// It is not known to be whole.
-    Open,
-    Bare,
-    Trailers(HeaderMap),
-    Said,
-}
-
 pub struct Stream {
     body: RecvStream,
     /// What came of the body and was not consumed; its window is given back as it is.
@@ -109,10 +95,6 @@ pub struct Stream {
     is_tls: bool,
     /// Why the stream is reset, if it is.
     reason: Reason,
-}
-
-fn broken(error: h2::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, error)
 }
 
 impl Stream {
@@ -163,35 +145,9 @@ impl Stream {
         Ok(())
     }
 
-    /// The body in the output, to be sent without another copy if it is long.
-    fn take_output(&mut self) -> Bytes {
-        if self.output.len() <= COPIED_MAX {
-            let body = Bytes::copy_from_slice(&self.output);
-            self.release_output();
-            return body;
-        }
-        Bytes::from(std::mem::take(&mut self.output))
-    }
-
     fn release_output(&mut self) {
         if self.output.capacity() > 0 {
             self.stock.give_output(std::mem::take(&mut self.output));
-        }
-    }
-}
-
-/// Waits until the client's windows let us send something of `wanted` bytes.
-fn poll_room(send: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
-    send.reserve_capacity(wanted.min(RESERVED_MAX));
-    loop {
-        let capacity = send.capacity();
-        if capacity > 0 {
-            return Poll::Ready(Ok(capacity));
-        }
-        match ready!(send.poll_capacity(cx)) {
-            Some(Ok(_)) => {}
-            Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-            None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 }
@@ -252,7 +208,7 @@ impl Sink for Stream {
     }
 
     fn has_unsent(&self) -> bool {
-        !self.output.is_empty() || !self.pending.is_empty() || matches!(self.end, End::Bare | End::Trailers(_))
+        !self.output.is_empty() || !self.pending.is_empty() || self.end.is_unsaid()
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
@@ -272,7 +228,7 @@ impl Sink for Stream {
         }
         loop {
             if self.pending.is_empty() && !self.output.is_empty() {
-                self.pending = self.take_output();
+                self.pending = take_output(&mut self.output);
             }
             let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
             if self.pending.is_empty() {
@@ -288,20 +244,12 @@ impl Sink for Stream {
             }
         }
         let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
-        match std::mem::replace(&mut self.end, End::Said) {
-            End::Bare => send.send_data(Bytes::new(), true).map_err(broken)?,
-            End::Trailers(trailers) => send.send_trailers(trailers).map_err(broken)?,
-            End::Open => self.end = End::Open,
-            End::Said => {}
-        }
+        self.end.say(send)?;
         Poll::Ready(Ok(()))
     }
 
     fn end(&mut self, trailers: &[u8]) {
-        self.end = match http2::trailers(trailers) {
-            Some(trailers) if !trailers.is_empty() => End::Trailers(trailers),
-            _ => End::Bare,
-        };
+        self.end = End::with(trailers);
     }
 
     /// The last frame has said it.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use rustls::pki_types::ServerName;
 
 use crate::tls::connector::{self, Name, Trust};
-use crate::upstream::{SendProxy, Timeouts};
+use crate::upstream::{Protocol, SendProxy, Timeouts};
 use crate::value::{Address, Decode, Diagnostics, EndpointAddress, Fields, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole};
 use crate::words;
 
@@ -18,6 +18,9 @@ pub struct Settings {
     pub endpoints: Vec<EndpointSettings>,
     /// Whose turn it is. Only `"round-robin"`, smooth and weighted.
     pub balance: Balance,
+    /// `"http/1.1"`, `"h2"`, or `"auto"`: what TLS agrees on, and HTTP/1.1 without TLS. Without TLS, `"h2"` is spoken by
+    /// prior knowledge; `h2c://` before an address says so of that endpoint alone.
+    pub protocol: Protocol,
     /// How to speak TLS, for the endpoints that are spoken to with it: all of them if this is written, else those
     /// with `https://`.
     pub tls: Spanned<connector::Settings>,
@@ -38,6 +41,8 @@ words! {
 pub struct EndpointSettings {
     pub address: Spanned<EndpointAddress>,
     pub transport: Transport,
+    /// [`Protocol::Auto`] only where there is TLS.
+    pub protocol: Protocol,
     /// Name in logs and metrics.
     pub name: Option<String>,
     /// Share of the requests relative to the others, 0 to 1000; 0 takes none.
@@ -107,12 +112,20 @@ impl Settings {
             return None;
         }
         let transport = match address.scheme {
-            Scheme::None | Scheme::Http => Transport::Plain,
+            Scheme::None | Scheme::Http | Scheme::H2c => Transport::Plain,
             Scheme::Https => Transport::Tls(own_name(&address, found)?),
         };
+        let protocol = spoken(&address, &transport, Protocol::Http1);
         let tls = Spanned::new(connector::Settings::default(), address.place);
-        let endpoints = vec![EndpointSettings { address, transport, name: None, weight: 1 }];
-        Some(Self { endpoints, balance: Balance::RoundRobin, tls, timeouts: Timeouts::default(), send_proxy: SendProxy::Off })
+        let endpoints = vec![EndpointSettings { address, transport, protocol, name: None, weight: 1 }];
+        Some(Self {
+            endpoints,
+            balance: Balance::RoundRobin,
+            protocol: Protocol::Http1,
+            tls,
+            timeouts: Timeouts::default(),
+            send_proxy: SendProxy::Off,
+        })
     }
 
     pub fn speaks_tls(&self) -> bool {
@@ -125,37 +138,71 @@ impl Decode for Settings {
         let mut fields = Fields::of(item, "a pool", reader)?;
         let endpoints = fields.required::<Spanned<Vec<Written>>>("endpoints", reader);
         let balance = fields.or("balance", Balance::RoundRobin, reader);
+        let protocol = fields.optional::<Spanned<Protocol>>("protocol", reader);
         let tls = fields.optional::<Spanned<connector::Settings>>("tls", reader);
         let timeouts = fields.or("timeouts", Timeouts::default(), reader);
-        let send_proxy = fields.or("send_proxy", SendProxy::Off, reader);
+        let send_proxy = fields.optional::<Spanned<SendProxy>>("send_proxy", reader);
         let unknown = fields.finish(reader);
-        let (endpoints, tls) = (endpoints?, tls?);
+        let (endpoints, protocol, tls, send_proxy) = (endpoints?, protocol?, tls?, send_proxy?);
         let transports = match &tls {
             Some(tls) => with_tls(&endpoints, tls, reader.found),
             None => without_tls(&endpoints, reader.found),
         };
+        let agreed = check_protocol(&endpoints, protocol.as_ref(), reader.found);
+        let protocol_place = protocol.as_ref().map(|protocol| protocol.place);
+        let protocol = protocol.map_or(Protocol::Http1, |protocol| protocol.value);
         let place = endpoints.place;
         let endpoints: Vec<EndpointSettings> = endpoints
             .value
             .into_iter()
             .zip(transports?)
-            .map(|(Written { address, name, weight }, transport)| EndpointSettings { address, transport, name, weight })
+            .map(|(Written { address, name, weight }, transport)| {
+                let protocol = spoken(&address, &transport, protocol);
+                EndpointSettings { address, transport, protocol, name, weight }
+            })
             .collect();
+        if let (Protocol::Auto, Some(place)) = (protocol, protocol_place)
+            && endpoints.iter().all(|endpoint| endpoint.transport == Transport::Plain)
+        {
+            reader
+                .warn(place, "`auto` is agreed on inside TLS, and no endpoint here speaks TLS: HTTP/1.1 is spoken")
+                .help("write protocol = \"h2\" if the endpoints speak HTTP/2, or remove it");
+        }
+        if let Some(send_proxy) = send_proxy.as_ref().filter(|send_proxy| send_proxy.value != SendProxy::Off)
+            && endpoints.iter().any(|endpoint| endpoint.protocol != Protocol::Http1)
+        {
+            reader
+                .error(
+                    send_proxy.place,
+                    "`send_proxy` with HTTP/2: requests of many clients share a connection, whose header names only one",
+                )
+                .help("remove it, or speak HTTP/1.1 with these endpoints");
+            return None;
+        }
+        let send_proxy = send_proxy.map_or(SendProxy::Off, |send_proxy| send_proxy.value);
         let clean = check_endpoints(&endpoints, place, reader);
-        unknown.and(clean)?;
+        unknown.and(clean).and(agreed)?;
         let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
-        Some(Self { endpoints, balance: balance?, tls, timeouts: timeouts?, send_proxy: send_proxy? })
+        Some(Self { endpoints, balance: balance?, protocol, tls, timeouts: timeouts?, send_proxy })
     }
 }
 
 /// With `tls`, every endpoint is spoken to with TLS.
 fn with_tls(endpoints: &[Written], tls: &Spanned<connector::Settings>, found: &mut Diagnostics) -> Option<Vec<Transport>> {
     let name = |endpoint: &Written| {
-        if endpoint.address.scheme == Scheme::Http {
+        let plain = match endpoint.address.scheme {
+            Scheme::Http => Some(("`http://`", "write https://, or give endpoints without TLS a pool of their own")),
+            Scheme::H2c => Some((
+                "`h2c://`, which is HTTP/2 without TLS,",
+                "write https:// and protocol = \"h2\", or give endpoints without TLS a pool of their own",
+            )),
+            Scheme::None | Scheme::Https => None,
+        };
+        if let Some((scheme, help)) = plain {
             found
-                .error(endpoint.address.place, "`http://` in a pool with `tls`")
+                .error(endpoint.address.place, format!("{scheme} in a pool with `tls`"))
                 .related(tls.place, "TLS for every endpoint")
-                .help("write https://, or give endpoints without TLS a pool of their own");
+                .help(help);
             return None;
         }
         match (&tls.server_name, &endpoint.address.address) {
@@ -190,10 +237,30 @@ fn without_tls(endpoints: &[Written], found: &mut Diagnostics) -> Option<Vec<Tra
                 .help("write https:// or http:// before it");
             None
         }
-        (Scheme::None | Scheme::Http, _) => Some(Transport::Plain),
+        (Scheme::None | Scheme::Http | Scheme::H2c, _) => Some(Transport::Plain),
     };
     let transports: Vec<Option<Transport>> = endpoints.iter().map(transport).collect();
     transports.into_iter().collect()
+}
+
+/// What an endpoint is spoken to in, in a pool of this protocol.
+fn spoken(address: &EndpointAddress, transport: &Transport, protocol: Protocol) -> Protocol {
+    match (address.scheme, transport, protocol) {
+        (Scheme::H2c, ..) => Protocol::Http2,
+        (_, Transport::Plain, Protocol::Auto) => Protocol::Http1,
+        (_, _, protocol) => protocol,
+    }
+}
+
+/// `h2c://` beside a protocol that was written is one thing or the other.
+fn check_protocol(endpoints: &[Written], protocol: Option<&Spanned<Protocol>>, found: &mut Diagnostics) -> Option<()> {
+    let Some(protocol) = protocol.filter(|protocol| protocol.value == Protocol::Http1) else { return Some(()) };
+    let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.address.scheme == Scheme::H2c) else { return Some(()) };
+    found
+        .error(endpoint.address.place, "`h2c://` is HTTP/2, and the pool says HTTP/1.1")
+        .related(protocol.place, "the protocol")
+        .help("write http:// before the address, or remove `protocol`");
+    None
 }
 
 /// What stands in the address: its name; or its IP address, which few certificates name.

@@ -10,7 +10,7 @@ use crate::refusal::Refusal;
 use crate::tls::pem::in_days;
 
 /// What went wrong.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     pub refusal: Refusal,
     /// For the log: may show what is in the endpoint's certificate.
@@ -27,6 +27,11 @@ impl Failure {
             }
             (None, _) => Self::other(error.to_string()),
         }
+    }
+
+    /// Of a handshake that ended well, with an endpoint that must speak HTTP/2 and said nothing of it.
+    pub fn without_http2() -> Self {
+        Self::other("it did not agree to HTTP/2 (ALPN `h2`): set the pool's `protocol` to \"auto\" or \"http/1.1\"".to_owned())
     }
 
     /// Of the end of a connection instead of an answer: in TLS 1.3 the handshake is over before the endpoint says what it

@@ -78,6 +78,8 @@ impl Http2 {
         let mut config = (*super::trusting_config(None)).clone();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        // Else each end of a window waits 40 ms for an acknowledgement.
+        stream.set_nodelay(true).unwrap();
         let name = rustls::pki_types::ServerName::try_from(server_name.to_owned()).unwrap();
         let stream = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -270,6 +272,15 @@ impl Raw {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self { stream, buffer: Vec::new() }
+    }
+
+    /// The other side: a connection whose client has said what every client says first.
+    pub fn accept(mut stream: TcpStream) -> Option<Self> {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let mut preface = [0; PREFACE.len()];
+        stream.read_exact(&mut preface).ok()?;
+        (preface == PREFACE).then_some(Self { stream, buffer: Vec::new() })
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -5,6 +5,7 @@
 mod certs;
 mod client;
 pub mod http2;
+pub mod http2_origin;
 mod machine;
 mod optimised;
 mod origin;
