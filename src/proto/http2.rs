@@ -97,6 +97,7 @@ pub fn read_request<B>(
             }
             // Of the handshake that HTTP/2 does not have.
             Known::ContentLength if socket.is_some() => return Err(HeadError::BadName),
+            Known::Other if socket.is_some() && name == http::header::SEC_WEBSOCKET_KEY => continue,
             Known::Te if value != "trailers" => return Err(HeadError::BadValue),
             Known::Host if hosts > 0 => return Err(HeadError::BadName),
             Known::Host => hosts += 1,

@@ -162,6 +162,9 @@ impl<'a, S: Side> Job<'a, S> {
         let body_in = upload.moved;
         let body_is_taken = upload.is_taken();
         let may_repeat = !is_last && upload.is_untouched && link.may_repeat(is_reused, self.is_idempotent());
+        if let Early::TimedOut(_) = early {
+            link.timed_out();
+        }
         // What is left of the request is taken back before anything else is waited for.
         drop(link);
         let settle = |lease, outcome| open::settle(lease, outcome, pool, self.worker, started.elapsed());

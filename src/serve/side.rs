@@ -81,6 +81,8 @@ pub trait Far: Source + Sink {
     fn may_repeat(&self, is_reused: bool, is_idempotent: bool) -> bool;
     /// What the endpoint said leaves doubt about where its next message begins.
     fn doubt(&mut self);
+    /// No answer came in time.
+    fn timed_out(&mut self);
     /// Ends the exchange. What carries another request on its own comes back, if `is_clean`.
     fn release(self, is_clean: bool) -> Option<Wire>;
 }
@@ -211,6 +213,9 @@ impl Far for Link {
     fn doubt(&mut self) {
         self.is_doubtful = true;
     }
+
+    /// It is not used again in any case.
+    fn timed_out(&mut self) {}
 
     fn release(mut self, is_clean: bool) -> Option<Wire> {
         if is_clean {

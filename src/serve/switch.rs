@@ -17,7 +17,7 @@ use crate::upstream::{Endpoint, Pool};
 impl<S: Side> Job<'_, S> {
     /// RFC 9110 §15.2.2: a 101 is an answer to who asked for it, and for that.
     pub fn is_granted<E: Far>(&self, link: &E) -> bool {
-        let is_whole = response_framing(self.response, link.input(), false).is_ok();
+        let is_whole = response_framing(self.response, link.input(), false).is_ok_and(|framing| framing.keep_alive);
         is_whole && self.upgrade.is_some_and(|wanted| E::SWITCHES && upgrade::is_granted(&self.response.fields, link.input(), wanted))
     }
 

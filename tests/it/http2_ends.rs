@@ -197,3 +197,29 @@ fn the_end_under_load_loses_no_request() {
     assert_eq!(rig.ended().code, Some(0));
     load.join().unwrap();
 }
+
+#[test]
+fn a_process_that_ends_waits_until_answers_are_taken() {
+    const COUNT: usize = 100;
+    let body = "x".repeat(30_000);
+    let origin = Origin::run(move |stream, _, _| {
+        let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        Next::Keep
+    });
+    let mut rig = before(origin.address, "");
+    let mut raw = Raw::narrow(rig.address("web"));
+    raw.send(&frame(http2::WINDOW_UPDATE, 0, 0, &(16u32 << 20).to_be_bytes())).unwrap();
+    for number in 0..COUNT as u32 {
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1 + 2 * number, &http2::head("/"))).unwrap();
+    }
+    eventually("every request was answered by the endpoint", || origin.seen().len() == COUNT);
+    rig.signal("TERM");
+    // Longer than a connection without anything to say would stay.
+    std::thread::sleep(Duration::from_secs(3));
+    let mut whole = 0;
+    while let Some(last) = raw.until(|frame| frame.kind == http2::DATA && frame.flags & END_STREAM != 0) {
+        assert_eq!(last.kind, http2::DATA);
+        whole += 1;
+    }
+    assert_eq!((whole, rig.ended().code), (COUNT, Some(0)));
+}

@@ -315,6 +315,23 @@ fn a_connection_that_died_while_idle_is_replaced() {
 }
 
 #[test]
+fn a_connection_on_which_nothing_comes_in_time_is_not_used_again() {
+    let origin = raw_origin(&[], |mut raw, number| {
+        let mut count = 0;
+        while let Some(stream) = next_request(&mut raw) {
+            count += 1;
+            // The first connection falls silent, and stays open.
+            if number > 0 || count == 1 {
+                let _ = raw.send(&answer(stream, "200", "ok"));
+            }
+        }
+    });
+    let rig = before_with(&format!("\"{}\"", origin.address), "protocol = \"h2\"\ntimeouts = { response = \"500ms\" }");
+    assert_eq!([(); 4].map(|()| get(&rig).status), [200, 504, 200, 200]);
+    assert_eq!(origin.connections(), 2);
+}
+
+#[test]
 fn streams_before_the_end_are_finished_and_new_ones_go_elsewhere() {
     let origin = raw_origin(&[], |mut raw, number| {
         let first = next_request(&mut raw).unwrap();

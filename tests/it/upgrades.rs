@@ -162,6 +162,8 @@ fn a_101_to_something_else_is_none() {
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\nsecret",
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nsecret",
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n\r\nsecret",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\r\nsecret",
+        "HTTP/1.0 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nsecret",
     ] {
         let origin = Origin::answering(answer);
         let rig = Rig::start(&config(origin.address, "", ""));

@@ -5,6 +5,9 @@
 use super::bytes::{TOKEN, is, skip, skip_value, trim};
 use super::head::HeadError;
 
+/// No name is longer, whatever heads may have: HTTP/2 could not carry it on.
+const NAME_BYTES_MAX: usize = 32 << 10;
+
 /// A range of the buffer a message was read from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -198,6 +201,7 @@ impl FieldLines {
                     self.at = skip(bytes, self.at, TOKEN);
                     match bytes.get(self.at) {
                         None => return Ok(Line::Partial),
+                        Some(b':') if self.at - self.line > NAME_BYTES_MAX => return Err(HeadError::HeadTooLarge),
                         Some(b':') => {
                             self.place = InLine::Value(self.at);
                             self.at += 1;
@@ -315,6 +319,13 @@ mod tests {
 
     fn check(name: &str, known: Known) {
         assert_eq!(Known::of(name.as_bytes()), known, "{name}");
+    }
+
+    #[test]
+    fn a_name_that_http2_could_not_carry_is_too_long() {
+        let with = |length| [vec![b'a'; length], b": 1\r\n\r\n".to_vec()].concat();
+        assert!(matches!(FieldLines::starting_at(0).next(&with(NAME_BYTES_MAX), true), Ok(Line::Field(_))));
+        assert!(matches!(FieldLines::starting_at(0).next(&with(NAME_BYTES_MAX + 1), true), Err(HeadError::HeadTooLarge)));
     }
 
     #[test]

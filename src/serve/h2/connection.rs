@@ -283,7 +283,8 @@ impl Served {
         let phase = match self.phase {
             Phase::Open => is_idle.then_some((idle_since + timeouts.idle, Due::Leave)),
             // For a client that does not confirm: what it sent before it knew has arrived by then.
-            Phase::Leaving(since) => is_idle.then_some((since.max(idle_since) + LINGER, Due::End)),
+            // Until it has taken what is its own, only the time for writing or the process's ends it.
+            Phase::Leaving(since) => (is_idle && !is_blocked).then_some((since.max(idle_since) + LINGER, Due::End)),
             Phase::Ending(until) => Some((until, Due::Stalled)),
         };
         match stalled.into_iter().chain(phase).min_by_key(|&(at, _)| at) {

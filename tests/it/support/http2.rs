@@ -274,6 +274,18 @@ impl Raw {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// As [`Raw::connect`], with a kernel that takes little before it is read.
+    pub fn narrow(address: SocketAddr) -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4 << 10).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut raw = Self { stream, buffer: Vec::new() };
+        raw.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).unwrap();
+        raw
+    }
+
     /// The other side: a connection whose client has said what every client says first.
     pub fn accept(mut stream: TcpStream) -> Option<Self> {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

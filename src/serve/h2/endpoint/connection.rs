@@ -108,13 +108,16 @@ pub struct Place {
     pub is_reused: bool,
     /// How long the connection may be idle after this.
     pub idle: Duration,
+    /// What had come on the connection before.
+    read_before: u64,
 }
 
 impl Place {
     pub fn new(connection: &Rc<Connection>, group: &Rc<Group>) -> Self {
         connection.open.set(connection.open.get() + 1);
         let is_reused = connection.is_used.replace(true);
-        Self { connection: Rc::clone(connection), group: Rc::clone(group), is_reused, idle: Duration::ZERO }
+        let read_before = connection.watch.read.get();
+        Self { connection: Rc::clone(connection), group: Rc::clone(group), is_reused, idle: Duration::ZERO, read_before }
     }
 
     pub fn send(&self) -> Option<SendRequest<Bytes>> {
@@ -126,6 +129,14 @@ impl Place {
         let others = self.connection.open.get().saturating_sub(1);
         self.connection.open_max.set(others);
         if others == 0 {
+            self.connection.retire();
+        }
+    }
+
+    /// No answer came in time. If nothing else did either, there may be nobody at the other end any more,
+    /// and the next request should not wait for that too.
+    pub fn timed_out(&self) {
+        if self.connection.watch.read.get() == self.read_before {
             self.connection.retire();
         }
     }

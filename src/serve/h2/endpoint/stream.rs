@@ -313,6 +313,10 @@ impl Far for Stream {
     /// A stream carries one message.
     fn doubt(&mut self) {}
 
+    fn timed_out(&mut self) {
+        self.place.timed_out();
+    }
+
     fn release(self, _is_clean: bool) -> Option<Wire> {
         None
     }
