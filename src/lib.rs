@@ -14,7 +14,9 @@
 //! serve/h2            take in streams, a task for each        the same exchanges, in other words
 //! serve/exchange    check it; walk: route → service → Decision (no await); answer, or
 //! serve/forward       lease an endpoint, dial or reuse, pump both bodies, settle
+//! serve/switch      after a 101, serve/tunnel passes bytes on
 //! serve/exchange    count and log
+//! serve/stream      protocol = "tcp": choose a pool by name or client, pass bytes on
 //! ```
 //!
 //! A process is one supervisor thread, one admin thread, and workers: a thread each, with a

@@ -1,6 +1,6 @@
 //! What follows a 101: bytes of a protocol that only the two ends know, both ways at once.
 //!
-//! Looks into none of them. How the two agreed on it is `forward`'s.
+//! Looks into none of them. How the two agreed on it is `switch`'s.
 
 use std::future::poll_fn;
 use std::rc::Rc;

@@ -60,8 +60,35 @@ pub fn broken(error: h2::Error) -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, error)
 }
 
+/// Hands body on as far as the peer's windows allow, and then says the end. `pending` comes before what is in `output`.
+pub fn poll_body(
+    send: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    pending: &mut Bytes,
+    output: &mut Vec<u8>,
+    end: &mut End,
+    written_total: &mut u64,
+) -> Poll<io::Result<()>> {
+    loop {
+        if pending.is_empty() && !output.is_empty() {
+            *pending = take_output(output);
+        }
+        if pending.is_empty() {
+            return Poll::Ready(end.say(send));
+        }
+        let room = ready!(poll_room(send, cx, pending.len()))?;
+        let piece = pending.split_to(room.min(pending.len()));
+        let is_last = pending.is_empty() && output.is_empty() && matches!(end, End::Bare);
+        *written_total += piece.len() as u64;
+        send.send_data(piece, is_last).map_err(broken)?;
+        if is_last {
+            *end = End::Said;
+        }
+    }
+}
+
 /// The body in the output, to be sent without another copy if it is long.
-pub fn take_output(output: &mut Vec<u8>) -> Bytes {
+fn take_output(output: &mut Vec<u8>) -> Bytes {
     if output.len() <= COPIED_MAX {
         let body = Bytes::copy_from_slice(output);
         output.clear();
@@ -71,7 +98,7 @@ pub fn take_output(output: &mut Vec<u8>) -> Bytes {
 }
 
 /// Waits until the peer's windows let us send something of `wanted` bytes.
-pub fn poll_room(send: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+fn poll_room(send: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
     send.reserve_capacity(wanted.min(RESERVED_MAX));
     loop {
         let capacity = send.capacity();

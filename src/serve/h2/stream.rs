@@ -15,7 +15,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::Request;
 
 use super::connection::{Running, Session};
-use super::sending::{End, OURS, broken, poll_room, take_output};
+use super::sending::{self, End, OURS, broken};
 use crate::proto::http1::{BodyFraming, Progress, ResponseHead};
 use crate::proto::http2::{self, WebSocket};
 use crate::serve::buffer::{Buffers, SMALL};
@@ -223,29 +223,15 @@ impl Sink for Stream {
     /// Hands everything on to the connection, as far as the client's windows allow.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.send_heads()?;
+        let Self { send, pending, output, end, written_total, .. } = self;
+        let flushed = match send {
+            Some(send) => sending::poll_body(send, cx, pending, output, end, written_total),
+            None => Poll::Ready(Ok(())),
+        };
         if self.output.is_empty() {
             self.release_output();
         }
-        loop {
-            if self.pending.is_empty() && !self.output.is_empty() {
-                self.pending = take_output(&mut self.output);
-            }
-            let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
-            if self.pending.is_empty() {
-                break;
-            }
-            let room = ready!(poll_room(send, cx, self.pending.len()))?;
-            let piece = self.pending.split_to(room.min(self.pending.len()));
-            let is_last = self.pending.is_empty() && self.output.is_empty() && matches!(self.end, End::Bare);
-            self.written_total += piece.len() as u64;
-            send.send_data(piece, is_last).map_err(broken)?;
-            if is_last {
-                self.end = End::Said;
-            }
-        }
-        let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
-        self.end.say(send)?;
-        Poll::Ready(Ok(()))
+        flushed
     }
 
     fn end(&mut self, trailers: &[u8]) {

@@ -19,7 +19,7 @@ use crate::proto::http1::{BodyFraming, Progress, RequestHead};
 use crate::proto::http2;
 use crate::refusal::Refusal;
 use crate::serve::buffer::SMALL;
-use crate::serve::h2::sending::{End, OURS, broken, poll_room, take_output};
+use crate::serve::h2::sending::{self, End, OURS, broken};
 use crate::serve::pump::{Decoder, Encoder, TRAILERS};
 use crate::serve::side::{Far, Sink, Source};
 use crate::serve::waits::Early;
@@ -245,25 +245,9 @@ impl Sink for Stream {
     /// Hands everything on to the connection, as far as the endpoint's windows allow.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.send_head()?;
-        let Some(send) = &mut self.send else { return Poll::Ready(Ok(())) };
-        loop {
-            if self.pending.is_empty() && !self.output.is_empty() {
-                self.pending = take_output(&mut self.output);
-            }
-            if self.pending.is_empty() {
-                break;
-            }
-            let room = ready!(poll_room(send, cx, self.pending.len()))?;
-            let piece = self.pending.split_to(room.min(self.pending.len()));
-            let is_last = self.pending.is_empty() && self.output.is_empty() && matches!(self.end, End::Bare);
-            self.written_total += piece.len() as u64;
-            send.send_data(piece, is_last).map_err(broken)?;
-            if is_last {
-                self.end = End::Said;
-            }
-        }
-        self.end.say(send)?;
-        Poll::Ready(Ok(()))
+        let Self { send, pending, output, end, written_total, .. } = self;
+        let Some(send) = send else { return Poll::Ready(Ok(())) };
+        sending::poll_body(send, cx, pending, output, end, written_total)
     }
 
     fn end(&mut self, trailers: &[u8]) {
