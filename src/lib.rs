@@ -19,7 +19,7 @@
 //! serve/stream      protocol = "tcp": choose a pool by name or client, pass bytes on
 //! ```
 //!
-//! A process is one supervisor thread, one admin thread, and workers: a thread each, with a
+//! A process is one supervisor thread, one admin thread, one upkeep thread (probes, discovery), and workers: a thread each, with a
 //! current-thread runtime, listening sockets of its own (`SO_REUSEPORT`) and its own idle connections
 //! to endpoints. Workers share nothing that is written per request.
 //!
@@ -53,6 +53,7 @@ pub mod cli;
 pub mod admin;
 pub mod supervisor;
 pub mod serve;
+pub mod upkeep;
 pub mod dial;
 pub mod generation;
 pub mod config;

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use attache::config::{self, File};
 use attache::generation::{Generation, Inputs, Listener, compile};
@@ -21,6 +21,7 @@ use attache::route::{Head, HeadLookup, Headers};
 use attache::serve::compose::{self, Forwarding, Persistence, Relay};
 use attache::telemetry::{Metrics, Stamps, access, metrics};
 use attache::tls::Sessions;
+use attache::upstream::{Ask, Tried};
 use attache::value::Diagnostics;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -100,6 +101,7 @@ fn generation(text: &str) -> Generation {
         sessions: &Sessions::new(),
         workers: 1,
         now: SystemTime::UNIX_EPOCH,
+        started: Instant::now(),
     };
     compile(parsed, &inputs, &mut found).unwrap()
 }
@@ -301,7 +303,11 @@ fn account(criterion: &mut Criterion) {
     let pool = &generation.pools[0].pool;
     let took = Duration::from_micros(730);
     group.bench_function("lease", |bencher| {
-        bencher.iter(|| pool.pick(0, None).unwrap().settle(metrics::Outcome::Ok, black_box(took)));
+        let (now, tried) = (Instant::now(), Tried::default());
+        bencher.iter(|| {
+            let lease = pool.pick(&Ask { worker: 0, now, dice: black_box(7), tried: &tried }).unwrap();
+            pool.settle(lease, metrics::Outcome::Ok, black_box(took), now);
+        });
     });
     let request = parsed(SMALL);
     let head = head_of(&request, SMALL);

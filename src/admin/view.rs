@@ -57,6 +57,7 @@ pub(super) fn services(handle: &Handle) -> Value {
     let pools = generation.pools.iter().map(|named| {
         let endpoints: Vec<Value> = named
             .pool
+            .membership()
             .members()
             .iter()
             .map(|member| {
@@ -65,12 +66,13 @@ pub(super) fn services(handle: &Handle) -> Value {
                     "address": member.endpoint.address.to_string(),
                     "tls": member.endpoint.tls.is_some(),
                     "weight": member.weight,
-                    "healthy": true,
+                    "healthy": member.endpoint.is_open(),
+                    "state": member.endpoint.state(),
                     "in_flight": member.endpoint.in_flight(),
                 })
             })
             .collect();
-        json!({ "name": named.pool.name, "kind": "pool", "balance": named.settings.balance.word(), "endpoints": endpoints })
+        json!({ "name": named.pool.name, "kind": "pool", "balance": named.settings.policy.balance.word(), "endpoints": endpoints })
     });
     Value::Array(pools.collect())
 }

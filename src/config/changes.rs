@@ -27,7 +27,7 @@ pub fn changes(old: &File, new: &File) -> Vec<Change> {
     if old.process.workers != new.process.workers {
         push("process workers".to_owned(), "changed", RESTART);
     }
-    if (old.process.drain, old.process.lame_duck) != (new.process.drain, new.process.lame_duck) {
+    if (old.process.drain, old.process.lame_duck, &old.process.zone) != (new.process.drain, new.process.lame_duck, &new.process.zone) {
         push("process".to_owned(), "changed", IN_PLACE);
     }
     if old.log != new.log {

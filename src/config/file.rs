@@ -13,7 +13,7 @@ use crate::services;
 use crate::settings;
 use crate::telemetry;
 use crate::value::{
-    Address, Decode, Diagnostics, Fields, Grace, Item, Place, Reader, SourceId, Sources, Spanned, Table, Value, Whole, nearest,
+    Address, Decode, Diagnostics, Fields, Grace, Item, LabelText, Place, Reader, SourceId, Sources, Spanned, Table, Value, Whole, nearest,
 };
 
 /// A configuration that reads well. Whether its parts fit together, compiling will say.
@@ -35,12 +35,14 @@ settings! {
         drain: Grace = Grace(Duration::from_secs(25)),
         /// SIGTERM: how long to keep accepting while `/readyz` already fails.
         lame_duck: Grace = Grace(Duration::ZERO),
+        /// Where this process stands: pools prefer endpoints with the same `zone`.
+        zone: Option<LabelText> = None,
     }
 }
 
 impl Default for Process {
     fn default() -> Self {
-        Self { workers: None, drain: Grace(Duration::from_secs(25)), lame_duck: Grace(Duration::ZERO) }
+        Self { workers: None, drain: Grace(Duration::from_secs(25)), lame_duck: Grace(Duration::ZERO), zone: None }
     }
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use indexmap::IndexMap;
 
@@ -16,11 +16,11 @@ use crate::config::{File, Parsed};
 use crate::filters::headers::Edits;
 use crate::proto::http1::Limits;
 use crate::route::{Matchers, Table};
-use crate::services::pool::{self, EndpointSettings, Transport};
+use crate::services::pool::{self, EndpointSettings};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Acceptor, Connector, Sessions};
-use crate::upstream::{self, Endpoint, Member, Pool};
+use crate::upstream::{self, Pool, Recipe};
 use crate::value::{Address, Diagnostics, Place, ServiceRef, Size, Sources, Spanned};
 
 /// What endpoints are offered inside TLS, the preferred one first.
@@ -44,6 +44,8 @@ pub struct Inputs<'a> {
     pub sessions: &'a Sessions,
     pub workers: usize,
     pub now: SystemTime,
+    /// As `now`, by the clock that never jumps.
+    pub started: Instant,
 }
 
 /// `None` if there is an error in `found`, or if the file is not whole: then this looks for further
@@ -91,6 +93,8 @@ struct Services<'a> {
     /// By the address as it is shown.
     addressed: HashMap<String, Arc<Service>>,
     pools: Vec<NamedPool>,
+    /// Where this process stands.
+    zone: Option<String>,
     inputs: &'a Inputs<'a>,
 }
 
@@ -103,7 +107,8 @@ struct Entry {
 
 impl<'a> Services<'a> {
     fn compile(file: &File, inputs: &'a Inputs<'a>, found: &mut Diagnostics) -> Self {
-        let mut services = Self { named: IndexMap::new(), addressed: HashMap::new(), pools: Vec::new(), inputs };
+        let zone = file.process.zone.as_ref().map(|zone| zone.0.clone());
+        let mut services = Self { named: IndexMap::new(), addressed: HashMap::new(), pools: Vec::new(), zone, inputs };
         for (name, settings) in &file.services {
             if !is_service_name(name) {
                 found
@@ -127,50 +132,30 @@ impl<'a> Services<'a> {
     /// The previous generation's pool if nothing about it changed; else a new one that shares the
     /// endpoints that stayed, with their connections and counts.
     fn pool(&mut self, name: &str, settings: &pool::Settings, found: &mut Diagnostics) -> Option<Arc<Pool>> {
-        let connector = self.connector(settings, found)?;
+        let recipe = self.recipe(name, settings, found)?;
         let previous = self.inputs.previous.and_then(|g| g.pools.iter().find(|named| named.pool.name == name));
-        let is_same = |named: &NamedPool| {
-            let endpoints = named.pool.members().iter().map(|member| &*member.endpoint);
-            named.settings == *settings
-                && endpoints.zip(&settings.endpoints).all(|(endpoint, settings)| is_as(endpoint, settings, connector.as_ref()))
-        };
         let pool = match previous {
-            Some(named) if is_same(named) => Arc::clone(&named.pool),
-            _ => Arc::new(self.new_pool(name, settings, connector.as_ref(), previous)),
+            Some(named) if named.settings == *settings && named.pool.is_made_as(&recipe) => Arc::clone(&named.pool),
+            _ => {
+                let specs = settings.endpoints.iter().map(EndpointSettings::spec).collect();
+                let membership = previous.map(|named| named.pool.membership());
+                let previous = membership.as_ref().map_or(&[][..], |membership| membership.members());
+                let Inputs { workers, started, .. } = *self.inputs;
+                Arc::new(Pool::new(recipe, specs, settings.policy.clone(), previous, workers, started))
+            }
         };
         self.pools.push(NamedPool { settings: settings.clone(), pool: Arc::clone(&pool) });
         Some(pool)
     }
 
-    /// Inner `None`: no endpoint speaks TLS.
-    #[expect(clippy::option_option, reason = "absent and wrong are two different answers")]
-    fn connector(&self, settings: &pool::Settings, found: &mut Diagnostics) -> Option<Option<Connector>> {
-        if !settings.speaks_tls() {
-            return Some(None);
-        }
-        let Inputs { read, sessions, now, .. } = self.inputs;
-        Connector::compile(&settings.tls, settings.tls.place, alpn(settings.protocol), read, sessions, found, *now).map(Some)
-    }
-
-    fn new_pool(&self, name: &str, settings: &pool::Settings, connector: Option<&Connector>, previous: Option<&NamedPool>) -> Pool {
-        let metrics = self.inputs.metrics;
-        let carried = |settings: &EndpointSettings| {
-            let members = previous.map_or(&[][..], |named| named.pool.members());
-            members.iter().map(|member| &member.endpoint).find(|endpoint| is_as(endpoint, settings, connector)).cloned()
+    fn recipe(&self, name: &str, settings: &pool::Settings, found: &mut Diagnostics) -> Option<Recipe> {
+        let Inputs { read, sessions, now, metrics, .. } = self.inputs;
+        let connector = if settings.speaks_tls() {
+            Some(Connector::compile(&settings.tls, settings.tls.place, alpn(settings.protocol), read, sessions, found, *now)?)
+        } else {
+            None
         };
-        let members = settings.endpoints.iter().map(|settings| {
-            let fresh = || {
-                let label = settings.label();
-                let tls = match (&settings.transport, connector) {
-                    (Transport::Tls(server_name), Some(connector)) => Some(connector.peer(server_name.clone())),
-                    _ => None,
-                };
-                let endpoint = metrics.endpoint(name, &label);
-                Arc::new(Endpoint::new(settings.address.address.clone(), tls, settings.protocol, label, endpoint))
-            };
-            Member { endpoint: carried(settings).unwrap_or_else(fresh), weight: settings.weight }
-        });
-        Pool::new(name.to_owned(), members.collect(), settings.timeouts, settings.send_proxy, metrics.service(name), self.inputs.workers)
+        Some(Recipe { service: name.to_owned(), connector, metrics: Arc::clone(metrics), is_probed: false, zone: self.zone.clone() })
     }
 
     /// The service a reference stands for, and the name it goes by in metrics.
@@ -202,17 +187,6 @@ impl<'a> Services<'a> {
             found.warn(entry.place, format!("nobody uses the service `{name}`")).help("name it in a route or a listener, or remove it");
         }
     }
-}
-
-/// Whether an endpoint is what these settings ask for, TLS included: its connections may be used then.
-fn is_as(endpoint: &Endpoint, settings: &EndpointSettings, connector: Option<&Connector>) -> bool {
-    let is_same_tls = match (&endpoint.tls, &settings.transport, connector) {
-        (None, Transport::Plain, _) => true,
-        (Some(peer), Transport::Tls(server_name), Some(connector)) => peer.is_as(connector, server_name),
-        _ => false,
-    };
-    let is_same_place = endpoint.address == settings.address.address && endpoint.name == settings.label();
-    is_same_tls && is_same_place && endpoint.protocol == settings.protocol
 }
 
 fn is_service_name(name: &str) -> bool {

@@ -73,7 +73,7 @@ impl<S: Side> Job<'_, S> {
         let failures = group.failures();
         loop {
             if let Some(mut place) = group.take(!self.is_harmless(), now) {
-                place.idle = pool.timeouts.idle;
+                place.idle = pool.policy.timeouts.idle;
                 let is_reused = may_reuse && place.is_reused;
                 return Ok((Carrier::Place(place), is_reused));
             }
@@ -120,7 +120,7 @@ impl<S: Side> Job<'_, S> {
         }
         match tokio::time::timeout_at(limit.until.into(), endpoint::start(wire, group)).await {
             Ok(Ok(mut place)) => {
-                place.idle = pool.timeouts.idle;
+                place.idle = pool.policy.timeouts.idle;
                 self.worker.sweep_later();
                 Ok(Carrier::Place(place))
             }
@@ -133,7 +133,7 @@ impl<S: Side> Job<'_, S> {
     }
 
     fn limit(&self, pool: &Pool) -> Limit {
-        let connect = Limit { until: Instant::now() + pool.timeouts.connect, beyond: Refusal::ConnectTimeout };
+        let connect = Limit { until: Instant::now() + pool.policy.timeouts.connect, beyond: Refusal::ConnectTimeout };
         match self.deadline {
             Some(deadline) if deadline < connect.until => Limit { until: deadline, beyond: Refusal::RouteTimeout },
             _ => connect,
@@ -142,7 +142,7 @@ impl<S: Side> Job<'_, S> {
 
     async fn dial(&self, endpoint: &Endpoint, pool: &Pool, limit: &Limit) -> Result<Wire, Refusal> {
         let mut greeting = Vec::new();
-        if pool.send_proxy == SendProxy::V2 {
+        if pool.policy.send_proxy == SendProxy::V2 {
             let sni = self.head.tls.and_then(|tls| tls.sni.as_deref());
             // What the client speaks with us is not what we speak with the endpoint.
             let extensions = Extensions { alpn: None, authority: sni.map(str::as_bytes) };

@@ -24,7 +24,7 @@ use crate::proto::http1::{BodyFraming, Known, Limits, Progress, RequestFraming, 
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup};
 use crate::telemetry::metrics;
-use crate::upstream::{Endpoint, Lease, Pool, SendProxy};
+use crate::upstream::{Endpoint, Lease, Pool, SendProxy, Tried};
 use crate::value::{Address, BodyLimit};
 
 /// One request on its way.
@@ -58,19 +58,19 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     let mut attempts = 0;
     let mut connects = 0;
     let mut repeats = 0;
-    let mut avoid: Option<Arc<Endpoint>> = None;
+    let mut tried = Tried::default();
     // A request taken back before we came to it: nobody need be asked. Nothing is read to know it.
     if poll_fn(|cx| Poll::Ready(job.client.link.has_left(cx, false))).await {
         return Outcome::gone(0);
     }
     loop {
-        let Some(lease) = pool.pick(job.worker.index, avoid.as_deref()) else {
+        let started = Instant::now();
+        let Some(lease) = job.worker.lease(pool, &tried, started) else {
             return job.refuse(Refusal::NoEndpoint, 0, None, attempts, true).await;
         };
         attempts += 1;
-        let started = Instant::now();
         // The usual way first, which waits for nothing.
-        let may_reuse = repeats == 0 && pool.send_proxy == SendProxy::Off;
+        let may_reuse = repeats == 0 && pool.policy.send_proxy == SendProxy::Off;
         let connected = match job.reuse(lease.endpoint(), may_reuse, started) {
             Some(wire) => Ok((Carrier::Wire(wire), true)),
             None => job.connect(lease.endpoint(), pool, may_reuse, started).await,
@@ -79,12 +79,12 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
             Ok(connected) => connected,
             Err(refusal) => {
                 let endpoint = Arc::clone(lease.endpoint());
-                open::settle(lease, open::outcome(refusal), pool, job.worker, started.elapsed());
+                open::settle(lease, open::outcome(refusal), pool, started.elapsed());
                 connects += 1;
-                let is_another = avoid.as_ref().is_none_or(|avoid| avoid.id != endpoint.id) && pool.members().len() > 1;
+                let is_another = !tried.has(endpoint.id) && pool.membership().members().len() > 1;
                 if connects < CONNECT_ATTEMPTS && is_another && refusal != Refusal::RouteTimeout {
                     pool.metrics.retried(job.worker.index, metrics::Retry::Connect);
-                    avoid = Some(endpoint);
+                    tried.add(endpoint.id);
                     continue;
                 }
                 return job.refuse(refusal, 0, Some(endpoint), attempts, true).await;
@@ -143,9 +143,9 @@ impl<'a, S: Side> Job<'a, S> {
                     self.relay(&mut link, &mut upload, pool, &endpoint, attempts).await
                 };
                 if left != Left::Broken
-                    && let Some(wire) = link.release(left == Left::Clean && pool.send_proxy == SendProxy::Off)
+                    && let Some(wire) = link.release(left == Left::Clean && pool.policy.send_proxy == SendProxy::Off)
                 {
-                    self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.timeouts.idle);
+                    self.worker.idle.put(endpoint.id, wire, Instant::now() + pool.policy.timeouts.idle);
                     self.worker.sweep_later();
                 }
                 let reported = match outcome.ending {
@@ -154,7 +154,7 @@ impl<'a, S: Side> Job<'a, S> {
                     _ if outcome.status >= 500 => metrics::Outcome::Status5xx,
                     _ => metrics::Outcome::Ok,
                 };
-                open::settle(lease, reported, pool, self.worker, outcome.ended.saturating_duration_since(started));
+                open::settle(lease, reported, pool, outcome.ended.saturating_duration_since(started));
                 return Some(outcome);
             }
             Err(early) => early,
@@ -167,7 +167,7 @@ impl<'a, S: Side> Job<'a, S> {
         }
         // What is left of the request is taken back before anything else is waited for.
         drop(link);
-        let settle = |lease, outcome| open::settle(lease, outcome, pool, self.worker, started.elapsed());
+        let settle = |lease, outcome| open::settle(lease, outcome, pool, started.elapsed());
         let (refusal, body_is_taken) = match early {
             Early::Dead | Early::Unwelcome(_) if may_repeat => {
                 // The connection died while it was idle, or the endpoint says that it never saw this request.
@@ -314,7 +314,7 @@ impl<'a, S: Side> Job<'a, S> {
         }
         let waits_for_body = upload.waits_for_source && !upload.is_taken();
         let body = waits.body.deadline(waits_for_body, client.link.read_total(), self.listener.timeouts.body);
-        let answer = waits.endpoint.deadline(!waits_for_body && !is_blocked, link.written_total(), pool.timeouts.response);
+        let answer = waits.endpoint.deadline(!waits_for_body && !is_blocked, link.written_total(), pool.policy.timeouts.response);
         let write = waits.client.deadline(is_blocked, client.link.written_total(), self.listener.timeouts.write);
         let deadlines = [
             (write, None),
@@ -437,7 +437,7 @@ impl<'a, S: Side> Job<'a, S> {
         let waits_for_body = upload.waits_for_source && !upload.is_taken();
         let blocked = client.link.has_unsent() || !download.waits_for_source;
         let write = waits.client.deadline(blocked, client.link.written_total(), timeouts.write);
-        let silent = waits.endpoint.deadline(download.waits_for_source, link.read_total(), pool.timeouts.idle);
+        let silent = waits.endpoint.deadline(download.waits_for_source, link.read_total(), pool.policy.timeouts.idle);
         let body = waits.body.deadline(waits_for_body, client.link.read_total(), timeouts.body);
         let deadlines = [(write, Ending::ClientGone), (silent, Ending::Cut), (body, Ending::Cut), (self.deadline, Ending::Cut)];
         let ending = std::task::ready!(poll_deadlines(cx, client, deadlines));

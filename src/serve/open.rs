@@ -2,7 +2,7 @@
 //!
 //! Does not choose the endpoint and keeps no lease: whoever forwards does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::worker::Worker;
 use crate::dial::{self, DialError, Opening, Step, Wire};
@@ -60,7 +60,6 @@ pub fn complain(worker: &Worker, failure: &Failure, pool: &Pool, endpoint: &Endp
     }
 }
 
-pub fn settle(lease: Lease, outcome: Outcome, pool: &Pool, worker: &Worker, took: Duration) {
-    pool.metrics.attempted(worker.index, took);
-    lease.settle(outcome, took);
+pub fn settle(lease: Lease, outcome: Outcome, pool: &Pool, took: Duration) {
+    pool.settle(lease, outcome, took, Instant::now());
 }

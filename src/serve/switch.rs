@@ -26,7 +26,7 @@ impl<S: Side> Job<'_, S> {
         let lookup = HeadLookup { head: self.head, route: &self.route.name };
         compose::switching(self.response, link.input(), &self.route.response_edits, &lookup, self.client.link.output());
         link.consume(self.response.bytes);
-        let timeouts = tunnel::Timeouts { idle: pool.timeouts.idle, write: self.listener.timeouts.write };
+        let timeouts = tunnel::Timeouts { idle: pool.policy.timeouts.idle, write: self.listener.timeouts.write };
         let tunnel = tunnel::run(self.worker, self.client, link, &timeouts).await;
         Outcome {
             status: 101,

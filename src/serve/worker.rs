@@ -17,7 +17,7 @@ use crate::dial::{Idle, SWEEP_EVERY};
 use crate::generation::{Generation, Live};
 use crate::proto::http1::{RequestHead, ResponseHead};
 use crate::telemetry::{HttpDate, Metrics, Sink, Stamps, access, clock};
-use crate::upstream::EndpointId;
+use crate::upstream::{Ask, EndpointId, Lease, Membership, Pool, Tried};
 
 /// How long an idle connection stays open for one more request once the process drains: a client
 /// that was just about to send one gets its answer, with `Connection: close`.
@@ -162,6 +162,11 @@ impl Worker {
         rolled
     }
 
+    /// An endpoint of `pool` for one more attempt, other than those that were tried if there is any other.
+    pub fn lease(&self, pool: &Pool, tried: &Tried, now: Instant) -> Option<Lease> {
+        pool.pick(&Ask { worker: self.index, now, dice: self.roll(), tried })
+    }
+
     /// Runs `use_date` with today's `Date`.
     pub fn with_date<T>(&self, use_date: impl FnOnce(&[u8]) -> T) -> T {
         use_date(self.date.borrow_mut().refresh(clock::unix_now().as_secs()))
@@ -264,7 +269,12 @@ impl Worker {
 }
 
 fn known_endpoints(generation: &Generation) -> impl Fn(EndpointId) -> bool + use<> {
-    let known: HashSet<_> = generation.pools.iter().flat_map(|named| named.pool.members()).map(|member| member.endpoint.id).collect();
+    let memberships = generation.pools.iter().map(|named| named.pool.membership());
+    let ids = |known: &mut HashSet<EndpointId>, membership: &Membership| known.extend(membership.members().iter().map(|m| m.endpoint.id));
+    let known = memberships.fold(HashSet::new(), |mut known, membership| {
+        ids(&mut known, &membership);
+        known
+    });
     move |endpoint| known.contains(&endpoint)
 }
 
@@ -327,7 +337,7 @@ impl Wakers {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::time::{Instant, SystemTime};
 
     use super::*;
     use crate::config::{self, File};
@@ -351,6 +361,7 @@ mod tests {
             sessions: &Sessions::new(),
             workers: 1,
             now: SystemTime::UNIX_EPOCH,
+            started: Instant::now(),
         };
         let generation = compile(parsed, &inputs, &mut found).expect("the text is right");
         let access = Arc::new(AccessLog { sink: arc_swap::ArcSwapOption::empty() });

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::config::{self, File};
 use crate::generation::{self, Generation, Inputs};
@@ -68,6 +68,7 @@ pub fn assemble(origin: &Origin, carried: &Carried, previous: Option<&Generation
         sessions: &carried.sessions,
         workers: carried.workers,
         now: SystemTime::now(),
+        started: Instant::now(),
     };
     let compiled = generation::compile(parsed, &inputs, &mut found);
     found.sort();

@@ -28,6 +28,7 @@ use crate::refusal::Refusal;
 use crate::serve::{AccessLog, Crew, Shared};
 use crate::telemetry::Metrics;
 use crate::telemetry::log::{self, Log};
+use crate::upkeep::Upkeep;
 use crate::value::{Diagnostics, Sources};
 use sockets::Sockets;
 use watch::Watch;
@@ -125,6 +126,7 @@ pub struct Supervisor {
     changed: mpsc::Receiver<()>,
     watch: Option<Watch>,
     admin: mpsc::Sender<Option<AdminSocket>>,
+    upkeep: Upkeep,
     access: Arc<AccessLog>,
     /// The process's own log; `None` if somebody else set one up.
     log: Option<Log>,
@@ -178,6 +180,13 @@ impl Supervisor {
                 return Err(NotStarted { sources, found });
             }
         };
+        let upkeep = match Upkeep::start() {
+            Ok(upkeep) => upkeep,
+            Err(error) => {
+                found.error(None, format!("cannot start: {error}"));
+                return Err(NotStarted { sources, found });
+            }
+        };
         let (asks, asked) = mpsc::channel(ASKS_MAX);
         let (tell_changed, changed) = mpsc::channel(1);
         let state = Arc::new(State {
@@ -190,7 +199,7 @@ impl Supervisor {
             Origin::Paths(_) => start_watch(tell_changed, &watched),
             Origin::Text { .. } => None,
         };
-        let mut supervisor = Self { origin, carried, sockets, crew, ended, handle, asked, changed, watch, admin, access, log };
+        let mut supervisor = Self { origin, carried, sockets, crew, ended, handle, asked, changed, watch, admin, upkeep, access, log };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
             Ok(runtime) => runtime.block_on(supervisor.apply_sockets(&generation, staged)),

@@ -161,9 +161,8 @@ impl Supervisor {
             })
         });
         metrics.set_certificates(expiries.collect());
-        for member in generation.pools.iter().flat_map(|named| named.pool.members()) {
-            member.endpoint.metrics.set_up(true);
-        }
+        generation.pools.iter().for_each(|named| named.pool.recount());
+        self.upkeep.follow(generation.pools.iter().map(|named| Arc::clone(&named.pool)).collect());
         metrics.retain_live();
     }
 

@@ -55,6 +55,7 @@ metrics! {
     UPSTREAM_REQUESTS = Counter "upstream_requests_total" ["service", "endpoint", "outcome"] "Attempts at an endpoint, by outcome.";
     UPSTREAM_SECONDS = Histogram "upstream_request_duration_seconds" ["service"] "One attempt, from choosing an endpoint to the end of its answer.";
     ENDPOINT_UP = Gauge "endpoint_up" ["service", "endpoint"] "Whether an endpoint is given requests.";
+    EJECTIONS = Counter "endpoint_ejections_total" ["service", "endpoint", "reason"] "Times that an endpoint was given no requests for a while, by reason: consecutive failures, or their share.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
     UPSTREAM_HANDSHAKES = Counter "upstream_tls_handshakes_total" ["service", "endpoint", "outcome"] "TLS handshakes with endpoints: full, resumed, failed, timeout.";
     HANDSHAKES = Counter "tls_handshakes_total" ["listener", "outcome"] "TLS handshakes with clients: full, resumed, failed, timeout.";
@@ -120,6 +121,15 @@ outcomes! {
         Broken = "broken",
         /// The client left first, which says nothing of the endpoint.
         ClientGone = "client_gone",
+    }
+}
+
+outcomes! {
+    /// Why an endpoint gets no requests for a while.
+    pub enum Ejection {
+        /// Failures in a row.
+        Consecutive = "consecutive",
+        ErrorShare = "error_share",
     }
 }
 
@@ -351,6 +361,8 @@ struct EndpointShard {
 #[derive(Debug)]
 pub struct EndpointMetrics {
     is_up: AtomicU8,
+    /// Rare, and counted by whoever comes to it.
+    ejections: [AtomicU64; Ejection::COUNT],
     shards: Shards<EndpointShard>,
 }
 
@@ -361,6 +373,10 @@ impl EndpointMetrics {
 
     pub fn handshake(&self, worker: usize, outcome: Handshake) {
         self.shards.with(worker, EndpointShard::default, |shard| shard.handshakes[outcome as usize].add(1));
+    }
+
+    pub fn ejected(&self, reason: Ejection) {
+        self.ejections[reason as usize].fetch_add(1, Relaxed);
     }
 
     /// True until said otherwise: without health checks an endpoint is up.
@@ -455,7 +471,7 @@ impl Metrics {
     }
 
     pub fn endpoint(&self, service: &str, endpoint: &str) -> Arc<EndpointMetrics> {
-        let make = || EndpointMetrics { is_up: AtomicU8::new(1), shards: Shards::new(self.workers) };
+        let make = || EndpointMetrics { is_up: AtomicU8::new(1), ejections: Default::default(), shards: Shards::new(self.workers) };
         series(&self.endpoints, (service.to_owned(), endpoint.to_owned()), make)
     }
 
@@ -580,6 +596,9 @@ impl Metrics {
     fn collect_upstream(&self, page: &mut Page) {
         for ((service, endpoint), metrics) in sorted(&self.endpoints) {
             page.add(&ENDPOINT_UP, &[&service, &endpoint], f64::from(metrics.is_up.load(Relaxed)));
+            for (index, reason) in Ejection::WORDS.iter().enumerate() {
+                page.add_if_any(&EJECTIONS, &[&service, &endpoint, reason], metrics.ejections[index].load(Relaxed));
+            }
             for (index, outcome) in Outcome::WORDS.iter().enumerate() {
                 let count = metrics.shards.sum(|shard| &shard.outcomes[index]);
                 page.add_if_any(&UPSTREAM_REQUESTS, &[&service, &endpoint, outcome], count);

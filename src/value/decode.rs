@@ -282,6 +282,11 @@ impl<K: Key, T: Decode> Decode for IndexMap<K, T> {
     }
 }
 
+/// A field's name as it is written in the configuration: Rust marks those that are its own words.
+pub fn plain(field: &'static str) -> &'static str {
+    field.strip_prefix("r#").unwrap_or(field)
+}
+
 /// Declares a table of settings: its struct, its reading, its defaults.
 ///
 /// A field without a default is required. The docs of each field are the manual.
@@ -335,10 +340,10 @@ macro_rules! settings {
         $field?
     };
     (@read $fields:ident $reader:ident $field:ident $default:expr) => {
-        $fields.or(stringify!($field), $default, $reader)
+        $fields.or($crate::value::plain(stringify!($field)), $default, $reader)
     };
     (@read $fields:ident $reader:ident $field:ident) => {
-        $fields.required(stringify!($field), $reader)
+        $fields.required($crate::value::plain(stringify!($field)), $reader)
     };
 }
 

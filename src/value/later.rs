@@ -9,12 +9,9 @@ const LATER: &[(&str, &str)] = &[
     ("discover", "endpoints"),
     ("sticky", "endpoints"),
     ("health", "endpoints"),
-    ("eject", "endpoints"),
     ("retry", "endpoints"),
     ("limits", "endpoints"),
-    ("slow_start", "endpoints"),
     ("leader", "endpoints"),
-    ("zone", "weight"),
     // Kinds of services, by name and in a route.
     ("shard", "endpoints"),
     ("split", "endpoints"),
@@ -31,14 +28,10 @@ const LATER: &[(&str, &str)] = &[
     ("health", "rewrite"),
 ];
 
-/// Words of closed sets: a listener's protocols and a pool's ways to balance.
+/// Words of closed sets: a listener's protocols.
 const LATER_WORDS: &[(&str, &str)] = &[
     ("redis", "http"),
     ("memcached", "http"),
-    ("least-requests", "round-robin"),
-    ("p2c", "round-robin"),
-    ("ewma", "round-robin"),
-    ("random", "round-robin"),
 ];
 
 /// Whether `key` belongs to a later version in the table that has the keys `known`.

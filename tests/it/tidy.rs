@@ -11,7 +11,7 @@ use attache::telemetry::metrics::DESCRIPTIONS;
 use crate::support::binary;
 
 /// First-level modules that wait for something. The others compute.
-const ASYNC: &[&str] = &["cli", "admin", "supervisor", "serve", "dial"];
+const ASYNC: &[&str] = &["cli", "admin", "supervisor", "serve", "upkeep", "dial"];
 
 /// Files that name pingora's types; few, since its next version will change them.
 const PINGORA: &[&str] = &[];

@@ -24,7 +24,7 @@ use crate::route::{Head, Headers, TlsFacts};
 use crate::services::Decision;
 use crate::telemetry::metrics::{self, ListenerMetrics};
 use crate::telemetry::{access, clock};
-use crate::upstream::{Endpoint, Lease, Pool, SendProxy};
+use crate::upstream::{Endpoint, Lease, Pool, SendProxy, Tried};
 use relay::{End, Relay};
 
 /// Serves a client whose handshake is over, until both sides have said all they had to say.
@@ -70,7 +70,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Box<Client>, listener: Standing)
     };
     told.outcome = outcome;
     match reported {
-        Some(reported) => open::settle(lease, reported, &pool, worker, since.elapsed()),
+        Some(reported) => open::settle(lease, reported, &pool, since.elapsed()),
         // A lease that is dropped reports that the client left.
         None => drop(lease),
     }
@@ -123,31 +123,31 @@ async fn connect(
     told: &mut Told,
 ) -> Result<(Lease, Instant, Wire), Refusal> {
     let mut greeting = Vec::new();
-    if pool.send_proxy == SendProxy::V2 {
+    if pool.policy.send_proxy == SendProxy::V2 {
         let extensions = Extensions { alpn: client.alpn(), authority: told.sni.as_deref().map(str::as_bytes) };
         proxy_header::write_v2(ends, extensions, &mut greeting);
     }
-    let mut avoid: Option<Arc<Endpoint>> = None;
+    let mut tried = Tried::default();
     loop {
-        let lease = pool.pick(worker.index, avoid.as_deref()).ok_or(Refusal::NoEndpoint)?;
+        let since = Instant::now();
+        let lease = worker.lease(pool, &tried, since).ok_or(Refusal::NoEndpoint)?;
         let endpoint = Arc::clone(lease.endpoint());
         told.attempts += 1;
         told.endpoint = Some(Arc::clone(&endpoint));
-        let since = Instant::now();
         // What the client and we agreed on is what the endpoint will hear; of anything else we know nothing.
         let alpn = client.alpn().map(<[u8]>::to_vec).into_iter().collect();
-        let opening = Opening { greeting: &greeting, alpn: Some(alpn), timeout: pool.timeouts.connect };
+        let opening = Opening { greeting: &greeting, alpn: Some(alpn), timeout: pool.policy.timeouts.connect };
         let refusal = match open::open(worker, pool, &endpoint, opening).await {
             Ok(wire) => return Ok((lease, since, wire)),
             Err(refusal) => refusal,
         };
-        open::settle(lease, open::outcome(refusal), pool, worker, since.elapsed());
-        let is_another = avoid.as_ref().is_none_or(|avoid| avoid.id != endpoint.id) && pool.members().len() > 1;
+        open::settle(lease, open::outcome(refusal), pool, since.elapsed());
+        let is_another = !tried.has(endpoint.id) && pool.membership().members().len() > 1;
         if told.attempts >= CONNECT_ATTEMPTS || !is_another {
             return Err(refusal);
         }
         pool.metrics.retried(worker.index, metrics::Retry::Connect);
-        avoid = Some(endpoint);
+        tried.add(endpoint.id);
     }
 }
 

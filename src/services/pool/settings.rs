@@ -3,37 +3,29 @@
 //! Checks what can be seen in one pool; names of other services are not its business.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
 use crate::tls::connector::{self, Name, Trust};
-use crate::upstream::{Protocol, SendProxy, Timeouts};
-use crate::value::{Address, Decode, Diagnostics, EndpointAddress, Fields, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole};
-use crate::words;
+use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, eject};
+use crate::value::{
+    Address, Decode, Diagnostics, EndpointAddress, Fields, Grace, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole,
+};
 
 /// The endpoints and how long to wait for them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// Addresses that answer, each alone or as `{ address, name, weight }`.
     pub endpoints: Vec<EndpointSettings>,
-    /// Whose turn it is. Only `"round-robin"`, smooth and weighted.
-    pub balance: Balance,
     /// `"http/1.1"`, `"h2"`, or `"auto"`: what TLS agrees on, and HTTP/1.1 without TLS. Without TLS, `"h2"` is spoken by
     /// prior knowledge; `h2c://` before an address says so of that endpoint alone.
     pub protocol: Protocol,
     /// How to speak TLS, for the endpoints that are spoken to with it: all of them if this is written, else those
     /// with `https://`.
     pub tls: Spanned<connector::Settings>,
-    pub timeouts: Timeouts,
-    /// `"v2"` tells endpoints who the client is, by a PROXY header; each client has connections of its own then.
-    pub send_proxy: SendProxy,
-}
-
-words! {
-    /// How a pool chooses.
-    pub enum Balance as "a way to balance that this version has" {
-        RoundRobin = "round-robin",
-    }
+    /// How endpoints are treated, whoever they are.
+    pub policy: Policy,
 }
 
 /// One endpoint as it is written.
@@ -47,6 +39,8 @@ pub struct EndpointSettings {
     pub name: Option<String>,
     /// Share of the requests relative to the others, 0 to 1000; 0 takes none.
     pub weight: u32,
+    /// Where it stands: endpoints in `[process] zone` are preferred.
+    pub zone: Option<String>,
 }
 
 /// How an endpoint is spoken to.
@@ -62,6 +56,7 @@ struct Written {
     address: Spanned<EndpointAddress>,
     name: Option<String>,
     weight: u32,
+    zone: Option<String>,
 }
 
 /// 0 takes no requests.
@@ -71,15 +66,17 @@ impl Decode for Written {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         if matches!(item.value, Value::String(_)) {
             let address = Spanned::decode(item, reader)?;
-            return check_port(Self { address, name: None, weight: 1 }, reader);
+            return check_port(Self { address, name: None, weight: 1, zone: None }, reader);
         }
         let mut fields = Fields::of(item, "an endpoint as an address or", reader)?;
         let address = fields.required("address", reader);
         let name = fields.optional("name", reader);
         let weight = fields.or("weight", Whole(1) as Weight, reader);
+        let zone = fields.optional("zone", reader);
         fields.finish(reader)?;
-        let (address, name, weight) = (address?, name?, weight?);
-        check_port(Self { address, name: name.map(|name: LabelText| name.0), weight: weight.0 }, reader)
+        let (address, name, weight, zone) = (address?, name?, weight?, zone?);
+        let text = |text: LabelText| text.0;
+        check_port(Self { address, name: name.map(text), weight: weight.0, zone: zone.map(text) }, reader)
     }
 }
 
@@ -103,6 +100,23 @@ impl EndpointSettings {
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.address.value.to_string())
     }
+
+    /// As a pool takes it.
+    pub fn spec(&self) -> Spec {
+        let tls = match &self.transport {
+            Transport::Plain => None,
+            Transport::Tls(name) => Some(name.clone()),
+        };
+        Spec {
+            address: self.address.address.clone(),
+            tls,
+            protocol: self.protocol,
+            name: self.label(),
+            weight: self.weight,
+            zone: self.zone.clone(),
+            priority: 0,
+        }
+    }
 }
 
 impl Settings {
@@ -117,15 +131,8 @@ impl Settings {
         };
         let protocol = spoken(&address, &transport, Protocol::Http1);
         let tls = Spanned::new(connector::Settings::default(), address.place);
-        let endpoints = vec![EndpointSettings { address, transport, protocol, name: None, weight: 1 }];
-        Some(Self {
-            endpoints,
-            balance: Balance::RoundRobin,
-            protocol: Protocol::Http1,
-            tls,
-            timeouts: Timeouts::default(),
-            send_proxy: SendProxy::Off,
-        })
+        let endpoints = vec![EndpointSettings { address, transport, protocol, name: None, weight: 1, zone: None }];
+        Some(Self { endpoints, protocol: Protocol::Http1, tls, policy: Policy::default() })
     }
 
     pub fn speaks_tls(&self) -> bool {
@@ -140,7 +147,9 @@ impl Decode for Settings {
         let balance = fields.or("balance", Balance::RoundRobin, reader);
         let protocol = fields.optional::<Spanned<Protocol>>("protocol", reader);
         let tls = fields.optional::<Spanned<connector::Settings>>("tls", reader);
-        let timeouts = fields.or("timeouts", Timeouts::default(), reader);
+        let timeouts = fields.or("timeouts", Default::default(), reader);
+        let eject = fields.optional::<eject::Settings>("eject", reader);
+        let slow_start = fields.or("slow_start", Grace(Duration::ZERO), reader);
         let send_proxy = fields.optional::<Spanned<SendProxy>>("send_proxy", reader);
         let unknown = fields.finish(reader);
         let (endpoints, protocol, tls, send_proxy) = (endpoints?, protocol?, tls?, send_proxy?);
@@ -156,9 +165,9 @@ impl Decode for Settings {
             .value
             .into_iter()
             .zip(transports?)
-            .map(|(Written { address, name, weight }, transport)| {
+            .map(|(Written { address, name, weight, zone }, transport)| {
                 let protocol = spoken(&address, &transport, protocol);
-                EndpointSettings { address, transport, protocol, name, weight }
+                EndpointSettings { address, transport, protocol, name, weight, zone }
             })
             .collect();
         if let (Protocol::Auto, Some(place)) = (protocol, protocol_place)
@@ -183,7 +192,9 @@ impl Decode for Settings {
         let clean = check_endpoints(&endpoints, place, reader);
         unknown.and(clean).and(agreed)?;
         let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
-        Some(Self { endpoints, balance: balance?, protocol, tls, timeouts: timeouts?, send_proxy })
+        let policy =
+            Policy { balance: balance?, timeouts: timeouts?, send_proxy, eject: eject?, slow_start: slow_start?.0, fails_open: false };
+        Some(Self { endpoints, protocol, tls, policy })
     }
 }
 

@@ -1,0 +1,40 @@
+//! Peak EWMA: an average that jumps up with a slow sample and comes down slowly.
+//!
+//! As in Finagle's and linkerd's balancers: what matters is how bad it may be, so the worst sample counts whole at once,
+//! and time heals. Knows no clock.
+
+use std::time::Duration;
+
+/// After so long, two thirds of a sample are forgotten.
+pub const DECAY: Duration = Duration::from_secs(10);
+
+/// The average after one more `sample`, `since` the last one.
+pub fn peak(average: f64, sample: f64, since: Duration) -> f64 {
+    if sample >= average {
+        return sample;
+    }
+    let keeps = kept(since);
+    average * keeps + sample * (1.0 - keeps)
+}
+
+/// The average with nothing new for so long: it fades, so that whoever was slow is tried again.
+pub fn decayed(average: f64, since: Duration) -> f64 {
+    average * kept(since)
+}
+
+fn kept(since: Duration) -> f64 {
+    (-since.as_secs_f64() / DECAY.as_secs_f64()).exp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peak_counts_whole_and_time_heals() {
+        assert_eq!(peak(0.1, 2.0, Duration::ZERO), 2.0);
+        let after = peak(2.0, 0.1, DECAY);
+        assert!((after - (2.0 * (-1.0f64).exp() + 0.1 * (1.0 - (-1.0f64).exp()))).abs() < 1e-12);
+        assert_eq!(peak(2.0, 0.1, Duration::ZERO), 2.0);
+    }
+}

@@ -1,0 +1,113 @@
+//! What requests found out about an endpoint: failures in a row, their share of late, how long answers take.
+//!
+//! Shared by all workers and written without locks: a lost update among thousands changes no decision. Judges nothing.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::algo::ewma;
+
+/// How long a window of outcomes is.
+const WINDOW: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub struct Record {
+    /// Failures since the last success.
+    consecutive: AtomicU32,
+    /// When the window began, in units of [`WINDOW`] since the endpoint's birth.
+    window: AtomicU64,
+    total: AtomicU32,
+    failed: AtomicU32,
+    /// Average of seconds to an answer's head, as bits of an `f64`; 0 while nothing is known.
+    latency: AtomicU64,
+    /// Nanoseconds since the endpoint's birth when `latency` was last fed.
+    fed: AtomicU64,
+    /// Times it was ejected, less one for each time that it served so long without.
+    pub ejections: AtomicU32,
+    /// Nanoseconds since the endpoint's birth until which it is ejected, or was.
+    pub ejected_until: AtomicU64,
+}
+
+/// What the window says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub total: u32,
+    pub failed: u32,
+}
+
+impl Record {
+    /// Returns how many failures there were in a row, this one included.
+    pub fn failed(&self) -> u32 {
+        self.consecutive.fetch_add(1, Relaxed).saturating_add(1)
+    }
+
+    pub fn succeeded(&self) {
+        // Nearly always true already, and a load is cheaper than a store that other workers' caches hear of.
+        if self.consecutive.load(Relaxed) != 0 {
+            self.consecutive.store(0, Relaxed);
+        }
+    }
+
+    /// Adds an outcome to the window that `now` is in, and returns what it holds. `now` is since the endpoint's birth, in nanoseconds.
+    pub fn count(&self, now: u64, is_failure: bool) -> Window {
+        let window = now / WINDOW.as_nanos() as u64;
+        if self.window.swap(window, Relaxed) != window {
+            self.total.store(0, Relaxed);
+            self.failed.store(0, Relaxed);
+        }
+        let total = self.total.fetch_add(1, Relaxed).saturating_add(1);
+        let failed = if is_failure { self.failed.fetch_add(1, Relaxed).saturating_add(1) } else { self.failed.load(Relaxed) };
+        Window { total, failed }
+    }
+
+    /// Forgets failures: what happened before an ejection is no reason for the next one.
+    pub fn forget_failures(&self) {
+        self.consecutive.store(0, Relaxed);
+        self.total.store(0, Relaxed);
+        self.failed.store(0, Relaxed);
+    }
+
+    /// Feeds the average. `now` as in [`Record::count`].
+    pub fn answered_after(&self, waited: Duration, now: u64) {
+        let since = Duration::from_nanos(now.saturating_sub(self.fed.swap(now, Relaxed)));
+        let average = f64::from_bits(self.latency.load(Relaxed));
+        self.latency.store(ewma::peak(average, waited.as_secs_f64(), since).to_bits(), Relaxed);
+    }
+
+    /// Seconds that an answer takes, as of `now`; 0 while nothing is known.
+    pub fn latency(&self, now: u64) -> f64 {
+        let since = Duration::from_nanos(now.saturating_sub(self.fed.load(Relaxed)));
+        ewma::decayed(f64::from_bits(self.latency.load(Relaxed)), since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_success_ends_a_row_of_failures() {
+        let record = Record::default();
+        assert_eq!((record.failed(), record.failed()), (1, 2));
+        record.succeeded();
+        assert_eq!(record.failed(), 1);
+    }
+
+    #[test]
+    fn a_window_forgets_the_one_before() {
+        let record = Record::default();
+        let window = WINDOW.as_nanos() as u64;
+        assert_eq!(record.count(0, true), Window { total: 1, failed: 1 });
+        assert_eq!(record.count(window - 1, false), Window { total: 2, failed: 1 });
+        assert_eq!(record.count(window, false), Window { total: 1, failed: 0 });
+    }
+
+    #[test]
+    fn a_slow_answer_counts_at_once_and_fades() {
+        let record = Record::default();
+        record.answered_after(Duration::from_millis(10), 1);
+        record.answered_after(Duration::from_secs(1), 2);
+        assert!(record.latency(2) > 0.99);
+        assert!(record.latency(60_000_000_000) < 0.01);
+    }
+}
