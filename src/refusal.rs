@@ -112,6 +112,8 @@ refusals! {
     BrokenResponse => 502 "broken_response" Endpoint "bad gateway",
     /// No endpoint may take a request.
     NoEndpoint => 503 "no_endpoint" Endpoint "service unavailable",
+    /// Too many requests are with the endpoints or wait for them, or one waited too long.
+    Overloaded => 503 "overloaded" Endpoint "service unavailable",
     ConnectTimeout => 504 "connect_timeout" Endpoint "gateway timeout",
     ResponseTimeout => 504 "response_timeout" Endpoint "gateway timeout",
     /// The route's own timeout for the whole exchange.

@@ -1,5 +1,9 @@
 //! Pure arithmetic: no clock, no dice, no I/O, nothing of the rest of the crate.
 
+pub mod backoff;
+pub mod budget;
 pub mod dice;
 pub mod ewma;
+pub mod gradient;
+pub mod quantile;
 pub mod weighted;

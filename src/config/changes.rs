@@ -3,6 +3,7 @@
 //! Compares settings, not text: moving a comment changes nothing.
 
 use super::File;
+use super::file::Process;
 
 /// One difference and what it does to traffic.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -27,7 +28,8 @@ pub fn changes(old: &File, new: &File) -> Vec<Change> {
     if old.process.workers != new.process.workers {
         push("process workers".to_owned(), "changed", RESTART);
     }
-    if (old.process.drain, old.process.lame_duck, &old.process.zone) != (new.process.drain, new.process.lame_duck, &new.process.zone) {
+    let in_place = |process: &Process| Process { workers: None, ..process.clone() };
+    if in_place(&old.process) != in_place(&new.process) {
         push("process".to_owned(), "changed", IN_PLACE);
     }
     if old.log != new.log {

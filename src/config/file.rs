@@ -13,7 +13,7 @@ use crate::services;
 use crate::settings;
 use crate::telemetry;
 use crate::value::{
-    Address, Decode, Diagnostics, Fields, Grace, Item, LabelText, Place, Reader, SourceId, Sources, Spanned, Table, Value, Whole, nearest,
+    Address, Decode, Diagnostics, Fields, Grace, Item, LabelText, Place, Reader, Size, SourceId, Sources, Spanned, Table, Value, Whole, nearest,
 };
 
 /// A configuration that reads well. Whether its parts fit together, compiling will say.
@@ -35,6 +35,8 @@ settings! {
         drain: Grace = Grace(Duration::from_secs(25)),
         /// SIGTERM: how long to keep accepting while `/readyz` already fails.
         lame_duck: Grace = Grace(Duration::ZERO),
+        /// All bodies that are held in memory at once; what would be beyond is not held.
+        max_memory_bodies: Size = Size::mib(256),
         /// Where this process stands: pools prefer endpoints with the same `zone`.
         zone: Option<LabelText> = None,
     }
@@ -42,7 +44,7 @@ settings! {
 
 impl Default for Process {
     fn default() -> Self {
-        Self { workers: None, drain: Grace(Duration::from_secs(25)), lame_duck: Grace(Duration::ZERO), zone: None }
+        Self { workers: None, drain: Grace(Duration::from_secs(25)), lame_duck: Grace(Duration::ZERO), max_memory_bodies: Size::mib(256), zone: None }
     }
 }
 

@@ -63,6 +63,14 @@ impl Idle {
         });
     }
 
+    /// Closes one connection to any of these endpoints, to make room for another. `false` if none is idle.
+    pub fn evict(&self, mut endpoints: impl Iterator<Item = EndpointId>) -> bool {
+        let mut by_endpoint = self.by_endpoint.borrow_mut();
+        // The oldest of the first that has one: what was used last is worth most.
+        let evicted = endpoints.find_map(|endpoint| by_endpoint.get_mut(&endpoint).filter(|parked| !parked.is_empty()).map(|parked| parked.remove(0)));
+        evicted.map(|mut parked| parked.wire.say_goodbye()).is_some()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.by_endpoint.borrow().is_empty()
     }

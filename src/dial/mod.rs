@@ -14,9 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 pub use idle::{Idle, SWEEP_EVERY};
-pub use wire::{Socket, Wire};
+pub use wire::{Socket, Stream, Wire};
 
 use crate::tls::{Failure, Peer};
+use crate::upstream::limits::Seat;
 use crate::value::Address;
 
 /// Why there is no connection.
@@ -42,6 +43,8 @@ pub struct Opening<'a> {
     /// Offered inside TLS instead of what the endpoint's TLS offers.
     pub alpn: Option<Vec<Vec<u8>>>,
     pub timeout: Duration,
+    /// The connection's place, where the pool limits them.
+    pub seat: Option<Seat>,
 }
 
 /// Opens a connection in time, TLS included. A name is resolved each time; every address it has is tried
@@ -49,7 +52,7 @@ pub struct Opening<'a> {
 pub async fn dial(address: &Address, tls: Option<&Peer>, opening: Opening<'_>) -> Result<Wire, DialError> {
     let deadline = Instant::now() + opening.timeout;
     let connecting = async {
-        let mut socket = connect(address).await?;
+        let mut socket = Socket::new(connect(address).await?, opening.seat);
         if !opening.greeting.is_empty() {
             socket.write_all(opening.greeting).await?;
         }
@@ -73,15 +76,15 @@ pub async fn dial(address: &Address, tls: Option<&Peer>, opening: Opening<'_>) -
     }
 }
 
-async fn connect(address: &Address) -> io::Result<Socket> {
+async fn connect(address: &Address) -> io::Result<Stream> {
     match address {
         Address::Tcp(address) => tcp(TcpStream::connect(address).await?),
         Address::Name(host, port) => tcp(TcpStream::connect((host.as_str(), *port)).await?),
-        Address::Unix(path) => Ok(Socket::Unix(UnixStream::connect(path).await?)),
+        Address::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
     }
 }
 
-fn tcp(stream: TcpStream) -> io::Result<Socket> {
+fn tcp(stream: TcpStream) -> io::Result<Stream> {
     stream.set_nodelay(true)?;
-    Ok(Socket::Tcp(stream))
+    Ok(Stream::Tcp(stream))
 }

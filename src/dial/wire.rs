@@ -12,10 +12,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
 
+use crate::upstream::limits::Seat;
+
 /// A connected socket.
-pub enum Socket {
+pub struct Socket {
+    stream: Stream,
+    /// Its place among the connections that a pool may have; free again when the socket closes.
+    _seat: Option<Seat>,
+}
+
+pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl Socket {
+    pub fn new(stream: Stream, seat: Option<Seat>) -> Self {
+        Self { stream, _seat: seat }
+    }
 }
 
 /// A socket, or TLS over one.
@@ -28,25 +42,25 @@ pub enum Wire {
 impl Socket {
     /// Reads what is there without waiting.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(buffer),
-            Self::Unix(stream) => stream.try_read(buffer),
+        match &self.stream {
+            Stream::Tcp(stream) => stream.try_read(buffer),
+            Stream::Unix(stream) => stream.try_read(buffer),
         }
     }
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_write(bytes),
-            Self::Unix(stream) => stream.try_write(bytes),
+        match &self.stream {
+            Stream::Tcp(stream) => stream.try_write(bytes),
+            Stream::Unix(stream) => stream.try_write(bytes),
         }
     }
 
     /// As [`Socket::try_read`], asking the kernel even if nothing was reported since the last read.
     fn read_now(&self, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
         let flags = flags | RecvFlags::DONTWAIT;
-        let (_, received) = match self {
-            Self::Tcp(stream) => recv(stream, buffer, flags)?,
-            Self::Unix(stream) => recv(stream, buffer, flags)?,
+        let (_, received) = match &self.stream {
+            Stream::Tcp(stream) => recv(stream, buffer, flags)?,
+            Stream::Unix(stream) => recv(stream, buffer, flags)?,
         };
         Ok(received)
     }
@@ -98,7 +112,7 @@ impl Wire {
     /// Makes closing a reset: for an end that must not be taken for the end of the data, and for a peer
     /// that takes nothing, lest the kernel keep what was meant for it.
     pub fn reset_on_close(&self) {
-        if let Socket::Tcp(stream) = self.socket() {
+        if let Stream::Tcp(stream) = &self.socket().stream {
             // A socket that refuses is one that is gone already.
             let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
         }
@@ -110,9 +124,9 @@ impl Wire {
 
     /// The peer's address and our own, if they have any.
     pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        match self.socket() {
-            Socket::Tcp(stream) => stream.peer_addr().ok().zip(stream.local_addr().ok()),
-            Socket::Unix(_) => None,
+        match &self.socket().stream {
+            Stream::Tcp(stream) => stream.peer_addr().ok().zip(stream.local_addr().ok()),
+            Stream::Unix(_) => None,
         }
     }
 
@@ -186,9 +200,9 @@ impl io::Write for AtOnce<'_> {
 
 macro_rules! delegate {
     ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Self::Tcp($stream) => $call,
-            Self::Unix($stream) => $call,
+        match &mut $self.get_mut().stream {
+            Stream::Tcp($stream) => $call,
+            Stream::Unix($stream) => $call,
         }
     };
 }

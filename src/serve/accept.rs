@@ -26,7 +26,7 @@ use super::stream;
 use super::timer::Timer;
 use super::worker::Worker;
 use crate::config::listener::Protocol;
-use crate::dial::{Socket, Wire};
+use crate::dial::{Socket, Stream, Wire};
 use crate::generation::{Generation, Listener, Permit, SocketKey};
 use crate::proto::proxy_header::{self, Parsed};
 use crate::route::TlsFacts;
@@ -290,10 +290,10 @@ fn accept_one(listening: &OwnedFd, key: &SocketKey) -> io::Result<(Socket, Optio
         other => io::Error::from(other),
     })?;
     if matches!(key.address, Address::Unix(_)) {
-        return Ok((Socket::Unix(UnixStream::from_std(fd.into())?), None));
+        return Ok((Socket::new(Stream::Unix(UnixStream::from_std(fd.into())?), None), None));
     }
     let peer = from.and_then(|from| std::net::SocketAddr::try_from(from).ok()).map(|from| from.ip().to_canonical());
-    Ok((Socket::Tcp(TcpStream::from_std(fd.into())?), peer))
+    Ok((Socket::new(Stream::Tcp(TcpStream::from_std(fd.into())?), None), peer))
 }
 
 /// Counts a connection as long as it lives, however its task ends.

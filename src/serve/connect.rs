@@ -5,12 +5,12 @@
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::call::Call;
 use super::forward::Job;
 use super::h2::endpoint::{self, Group, Place};
 use super::open;
 use super::side::Side;
 use crate::dial::{Opening, Wire};
-use crate::proto::http1::BodyFraming;
 use crate::proto::proxy_header::{self, Extensions};
 use crate::refusal::Refusal;
 use crate::tls::Failure;
@@ -30,19 +30,26 @@ struct Limit {
     beyond: Refusal,
 }
 
-impl<S: Side> Job<'_, S> {
+impl Call<'_> {
     /// An idle connection that speaks HTTP/1, for an endpoint that speaks nothing else.
     pub fn reuse(&self, endpoint: &Endpoint, may_reuse: bool, now: Instant) -> Option<Wire> {
         if may_reuse && endpoint.protocol == Protocol::Http1 { self.take(endpoint, now) } else { None }
     }
 
     /// With whether the carrier was used before. [`Job::reuse`] found none.
-    pub async fn connect(&mut self, endpoint: &Endpoint, pool: &Pool, may_reuse: bool, now: Instant) -> Result<(Carrier, bool), Refusal> {
+    pub async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        pool: &Pool,
+        greeting: &[u8],
+        may_reuse: bool,
+        now: Instant,
+    ) -> Result<(Carrier, bool), Refusal> {
         if endpoint.protocol != Protocol::Http1 {
-            return Box::pin(self.connect_shared(endpoint, pool, may_reuse, now)).await;
+            return Box::pin(self.connect_shared(endpoint, pool, greeting, may_reuse, now)).await;
         }
         let limit = self.limit(pool);
-        self.dial(endpoint, pool, &limit).await.map(|wire| (Carrier::Wire(wire), false))
+        self.dial(endpoint, pool, greeting, &limit).await.map(|wire| (Carrier::Wire(wire), false))
     }
 
     fn take(&self, endpoint: &Endpoint, now: Instant) -> Option<Wire> {
@@ -55,16 +62,12 @@ impl<S: Side> Job<'_, S> {
         None
     }
 
-    /// Nothing is lost if it has to be sent twice.
-    fn is_harmless(&self) -> bool {
-        self.is_idempotent() && self.framing.body == BodyFraming::None
-    }
-
     /// As [`Job::connect`], where requests may share connections. While one request dials, the others wait for what it gets.
     async fn connect_shared(
         &self,
         endpoint: &Endpoint,
         pool: &Pool,
+        greeting: &[u8],
         may_reuse: bool,
         mut now: Instant,
     ) -> Result<(Carrier, bool), Refusal> {
@@ -84,7 +87,7 @@ impl<S: Side> Job<'_, S> {
                 return Ok((Carrier::Wire(wire), true));
             }
             if let Some(dialling) = group.dial() {
-                let dialled = self.dial(endpoint, pool, &limit).await;
+                let dialled = self.dial(endpoint, pool, greeting, &limit).await;
                 let carrier = match dialled {
                     Ok(wire) => self.agreed(endpoint, wire, &group, pool, &limit).await,
                     Err(refusal) => Err(refusal),
@@ -133,26 +136,35 @@ impl<S: Side> Job<'_, S> {
     }
 
     fn limit(&self, pool: &Pool) -> Limit {
-        let connect = Limit { until: Instant::now() + pool.policy.timeouts.connect, beyond: Refusal::ConnectTimeout };
+        let per_try = pool.policy.retry.as_ref().and_then(|retry| retry.per_try);
+        let timeout = per_try.map_or(pool.policy.timeouts.connect, |per_try| per_try.min(pool.policy.timeouts.connect));
+        let connect = Limit { until: Instant::now() + timeout, beyond: Refusal::ConnectTimeout };
         match self.deadline {
             Some(deadline) if deadline < connect.until => Limit { until: deadline, beyond: Refusal::RouteTimeout },
             _ => connect,
         }
     }
 
-    async fn dial(&self, endpoint: &Endpoint, pool: &Pool, limit: &Limit) -> Result<Wire, Refusal> {
-        let mut greeting = Vec::new();
-        if pool.policy.send_proxy == SendProxy::V2 {
-            let sni = self.head.tls.and_then(|tls| tls.sni.as_deref());
-            // What the client speaks with us is not what we speak with the endpoint.
-            let extensions = Extensions { alpn: None, authority: sni.map(str::as_bytes) };
-            proxy_header::write_v2(self.client.ends(), extensions, &mut greeting);
-        }
+    async fn dial(&self, endpoint: &Endpoint, pool: &Pool, greeting: &[u8], limit: &Limit) -> Result<Wire, Refusal> {
         let timeout = limit.until.saturating_duration_since(Instant::now());
-        let opening = Opening { greeting: &greeting, alpn: None, timeout };
+        let opening = Opening { greeting, alpn: None, timeout, seat: None };
         open::open(self.worker, pool, endpoint, opening).await.map_err(|refusal| match refusal {
             Refusal::ConnectTimeout => limit.beyond,
             refusal => refusal,
         })
+    }
+}
+
+impl<S: Side> Job<'_, S> {
+    /// What an endpoint is told of the client before anything else.
+    pub fn greeting(&self, pool: &Pool) -> Vec<u8> {
+        let mut greeting = Vec::new();
+        if pool.policy.send_proxy == SendProxy::V2 {
+            let sni = self.call.head.tls.and_then(|tls| tls.sni.as_deref());
+            // What the client speaks with us is not what we speak with the endpoint.
+            let extensions = Extensions { alpn: None, authority: sni.map(str::as_bytes) };
+            proxy_header::write_v2(self.client.ends(), extensions, &mut greeting);
+        }
+        greeting
     }
 }

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::call::Call;
 use super::check::check;
 use super::compose::{self, Own, Persistence};
 use super::connection::Client;
 use super::forward::{self, Job};
 use super::side::Side;
+use super::tape::Tape;
 use super::timer::Stall;
 use super::worker::{Scratch, Worker};
 use crate::generation::{Generation, Listener, Route, Walk};
@@ -139,9 +141,9 @@ pub async fn run<S: Side>(
     };
     let outcome = match (&walk.decision, walk.route, framing) {
         (Decision::Forward(pool), Some(route), Some(framing)) => {
-            let job = Job {
+            let deadline = deadline(route, &head, request.version, started);
+            let call = Call {
                 worker,
-                client,
                 listener,
                 head: &head,
                 route,
@@ -153,12 +155,11 @@ pub async fn run<S: Side>(
                 } else {
                     None
                 },
+                peer: client.peer,
                 peer_is_trusted,
-                keep,
-                response,
-                deadline: deadline(route, &head, request.version, started),
+                deadline,
             };
-            forward::forward(job, pool).await
+            forward::forward(Job { call, client, keep, response, deadline, tape: Tape::default() }, pool).await
         }
         (Decision::Answer(respond), Some(route), Some(framing)) => {
             let lookup = HeadLookup { head: &head, route: &route.name };
@@ -301,7 +302,7 @@ pub fn refuse<S: Side>(
     let fields: &[u8] = match refusal {
         // RFC 9110 §15.5.6: a 405 says what is allowed.
         Refusal::MethodRefused => b"Content-Type: text/plain\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n",
-        Refusal::NoEndpoint => b"Content-Type: text/plain\r\nRetry-After: 1\r\n",
+        Refusal::NoEndpoint | Refusal::Overloaded => b"Content-Type: text/plain\r\nRetry-After: 1\r\n",
         _ => b"Content-Type: text/plain\r\n",
     };
     let own = Own { status: refusal.status().code(), fields, body: body.as_bytes() };

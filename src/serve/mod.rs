@@ -4,7 +4,9 @@
 //! stop. Reads no configuration text and binds no socket.
 
 pub mod accept;
+mod answer;
 mod buffer;
+mod call;
 mod check;
 pub mod compose;
 mod connect;
@@ -12,13 +14,16 @@ mod connection;
 mod exchange;
 mod forward;
 mod h2;
+mod hedge;
 mod link;
 mod open;
 mod pump;
 mod side;
 mod stream;
 mod switch;
+mod tape;
 mod timer;
+mod tries;
 mod tunnel;
 mod waits;
 mod worker;

@@ -9,12 +9,14 @@ use crate::dial::{self, DialError, Opening, Step, Wire};
 use crate::refusal::Refusal;
 use crate::telemetry::metrics::{Handshake, Outcome};
 use crate::tls::Failure;
+use crate::upstream::limits::Seat;
 use crate::upstream::{Endpoint, Lease, Pool};
 
 /// Endpoints tried when connecting fails: nothing was sent, so anything may go to another.
 pub const CONNECT_ATTEMPTS: u32 = 3;
 
-pub async fn open(worker: &Worker, pool: &Pool, endpoint: &Endpoint, opening: Opening<'_>) -> Result<Wire, Refusal> {
+pub async fn open(worker: &Worker, pool: &Pool, endpoint: &Endpoint, mut opening: Opening<'_>) -> Result<Wire, Refusal> {
+    opening.seat = seat(worker, pool).await?;
     let shook_hands = |outcome| endpoint.metrics.handshake(worker.index, outcome);
     match dial::dial(&endpoint.address, endpoint.tls.as_ref(), opening).await {
         Ok(wire) => {
@@ -41,12 +43,31 @@ pub async fn open(worker: &Worker, pool: &Pool, endpoint: &Endpoint, opening: Op
     }
 }
 
-/// What an attempt came to that ended in [`open`].
-pub fn outcome(refusal: Refusal) -> Outcome {
+/// A place for one more connection, where the pool limits them: a free one, that of an idle connection to another
+/// endpoint, or the next that becomes free in time.
+async fn seat(worker: &Worker, pool: &Pool) -> Result<Option<Seat>, Refusal> {
+    let (Some(connections), Some(limits)) = (&pool.connections, &pool.policy.limits) else { return Ok(None) };
+    let taken = async {
+        loop {
+            let freed = connections.freed(worker.index).notified();
+            if let Some(seat) = connections.take(worker.index) {
+                return seat;
+            }
+            if !worker.idle.evict(pool.membership().members().iter().map(|member| member.endpoint.id)) {
+                freed.await;
+            }
+        }
+    };
+    tokio::time::timeout(limits.wait, taken).await.map(Some).map_err(|_| Refusal::Overloaded)
+}
+
+/// What an attempt came to that ended in [`open`]. `None` where the endpoint was not asked.
+fn outcome(refusal: Refusal) -> Option<Outcome> {
     match refusal {
-        Refusal::ConnectFailed => Outcome::ConnectFailed,
-        Refusal::ConnectTimeout | Refusal::RouteTimeout => Outcome::ConnectTimeout,
-        _ => Outcome::TlsFailed,
+        Refusal::ConnectFailed => Some(Outcome::ConnectFailed),
+        Refusal::ConnectTimeout => Some(Outcome::ConnectTimeout),
+        Refusal::RouteTimeout | Refusal::Overloaded => None,
+        _ => Some(Outcome::TlsFailed),
     }
 }
 
@@ -60,6 +81,15 @@ pub fn complain(worker: &Worker, failure: &Failure, pool: &Pool, endpoint: &Endp
     }
 }
 
-pub fn settle(lease: Lease, outcome: Outcome, pool: &Pool, took: Duration) {
-    pool.settle(lease, outcome, took, Instant::now());
+/// Reports an attempt that began at `since`.
+pub fn settle(lease: Lease, outcome: Outcome, pool: &Pool, since: Instant, took: Duration) {
+    pool.settle(lease, outcome, took, since + took);
+}
+
+/// As [`settle`], of an attempt that ended in [`open`].
+pub fn settle_unopened(lease: Lease, refusal: Refusal, pool: &Pool, since: Instant) {
+    match outcome(refusal) {
+        Some(outcome) => settle(lease, outcome, pool, since, since.elapsed()),
+        None => drop(lease),
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::connection::Client;
 use super::pump::{Pump, PumpError};
 use super::side::{Side, Sink};
+use super::tape::Tape;
 use super::timer::Stall;
 use crate::refusal::Refusal;
 use crate::tls::Failure;
@@ -23,6 +24,8 @@ pub enum Early {
     /// Closed, reset or nonsense in the middle of a head.
     Broken(Refusal),
     TimedOut(Refusal),
+    /// Another endpoint that was asked the same has answered.
+    Overtaken,
 }
 
 /// What is being waited for, and since when.
@@ -40,6 +43,7 @@ pub struct Waits {
 pub fn poll_upload<S: Side>(
     cx: &mut Context<'_>,
     client: &mut Client<S>,
+    tape: &mut Tape,
     link: &mut impl Sink,
     upload: &mut Pump<'_>,
     waits: &mut Waits,
@@ -47,7 +51,7 @@ pub fn poll_upload<S: Side>(
     if upload.is_done() || waits.upload_failed {
         return Ok(());
     }
-    match upload.poll(cx, &mut client.link, link) {
+    match upload.poll(cx, &mut tape.of(&mut client.link), link) {
         Poll::Ready(Err(PumpError::Source(_))) => Err(Early::ClientGone),
         // It sends no more but may still read.
         Poll::Ready(Err(PumpError::Short)) => Err(Early::Refused(Refusal::Incomplete)),

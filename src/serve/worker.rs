@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::buffer::Buffers;
 use super::h2::endpoint::Connections;
+use super::tape::Held;
 use crate::algo::dice;
 use crate::dial::{Idle, SWEEP_EVERY};
 use crate::generation::{Generation, Live};
@@ -31,6 +32,8 @@ pub struct Shared {
     pub live: Arc<Live>,
     pub metrics: Arc<Metrics>,
     pub access: Arc<AccessLog>,
+    /// Bodies in memory.
+    pub held: Arc<Held>,
 }
 
 /// Where access records go and how they look; both can change while records are written.
@@ -365,7 +368,7 @@ mod tests {
         };
         let generation = compile(parsed, &inputs, &mut found).expect("the text is right");
         let access = Arc::new(AccessLog { sink: arc_swap::ArcSwapOption::empty() });
-        Worker::new(0, Arc::new(Shared { live: Arc::new(Live::new(Arc::new(generation))), metrics, access }))
+        Worker::new(0, Arc::new(Shared { live: Arc::new(Live::new(Arc::new(generation))), metrics, access, held: Arc::default() }))
     }
 
     fn worker_has_a_bug() -> bool {

@@ -119,6 +119,8 @@ outcomes! {
         Timeout = "timeout",
         /// An answer that is no HTTP, or was cut short.
         Broken = "broken",
+        /// Another endpoint, asked the same, answered first.
+        Overtaken = "overtaken",
         /// The client left first, which says nothing of the endpoint.
         ClientGone = "client_gone",
     }
@@ -141,6 +143,8 @@ outcomes! {
         Timeout = "timeout",
         /// A status that the pool's `retry.on` lists.
         Status = "status",
+        /// The first attempt is slow; it goes on meanwhile.
+        Hedge = "hedge",
     }
 }
 

@@ -132,14 +132,15 @@ impl Balance {
 
     /// Takes in how long an answer took.
     pub(super) fn learn(self, endpoint: &Endpoint, status: u16, waited: Duration, now: Instant) {
-        if !self.asks_for_latency() {
+        if !self.learns() {
             return;
         }
         let waited = if status == 429 || status == 503 { waited.max(REFUSED_AS) } else { waited };
         endpoint.record.answered_after(waited, endpoint.since_birth(now));
     }
 
-    fn asks_for_latency(self) -> bool {
+    /// Whether latencies matter.
+    pub(super) fn learns(self) -> bool {
         matches!(self, Self::Ewma | Self::P2c | Self::LeastRequests)
     }
 }

@@ -165,13 +165,14 @@ impl Endpoint {
 pub struct Lease {
     endpoint: Arc<Endpoint>,
     worker: usize,
-    is_settled: bool,
+    /// What it means that nobody settled it.
+    unsettled: Option<Outcome>,
 }
 
 impl Lease {
     pub fn take(endpoint: &Arc<Endpoint>, worker: usize) -> Self {
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint: Arc::clone(endpoint), worker, is_settled: false }
+        Self { endpoint: Arc::clone(endpoint), worker, unsettled: Some(Outcome::ClientGone) }
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {
@@ -182,8 +183,18 @@ impl Lease {
         self.worker
     }
 
+    /// What is reported if it is dropped. Unless this is said, that the client left.
+    pub fn means_when_dropped(&mut self, outcome: Outcome) {
+        self.unsettled = Some(outcome);
+    }
+
+    /// Gives the right back unused: nothing is reported.
+    pub fn withdraw(mut self) {
+        self.unsettled = None;
+    }
+
     pub(super) fn end(mut self, outcome: Outcome) {
-        self.is_settled = true;
+        self.unsettled = None;
         self.endpoint.metrics.attempt(self.worker, outcome);
     }
 }
@@ -191,8 +202,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if !self.is_settled {
-            self.endpoint.metrics.attempt(self.worker, Outcome::ClientGone);
+        if let Some(outcome) = self.unsettled {
+            self.endpoint.metrics.attempt(self.worker, outcome);
         }
     }
 }

@@ -3,12 +3,16 @@
 //! Opens no connection; `dial` does. Finds out nothing by itself; `upkeep` does. Nothing here awaits.
 
 mod balance;
+mod budget;
 pub mod eject;
 mod endpoint;
 pub mod health;
+pub mod hedge;
+pub mod limits;
 mod member;
 mod pool;
 mod record;
+pub mod retry;
 
 pub use balance::{Ask, Balance};
 pub use endpoint::{Bar, Endpoint, EndpointId, Lease, Protocol};

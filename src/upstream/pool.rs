@@ -3,6 +3,7 @@
 //! A changed pool is a new pool that shares the unchanged endpoints; only its membership may change while it lives. Whose
 //! turn it is, `balance` says.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,10 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 
 use super::balance::{Ask, Balance, Turns};
-use super::{Endpoint, EndpointId, Lease, Member, Membership, Recipe, Spec, eject};
+use super::budget::Budget;
+use super::hedge::{self, Hedging};
+use super::limits::{self, Admission, Connections};
+use super::{Endpoint, EndpointId, Lease, Member, Membership, Recipe, Spec, eject, retry};
 use crate::telemetry::metrics::{Outcome, ServiceMetrics};
 use crate::{settings, words};
 
@@ -51,6 +55,9 @@ pub struct Policy {
     /// A connection that was opened in one client's name carries nothing of another's.
     pub send_proxy: SendProxy,
     pub eject: Option<eject::Settings>,
+    pub retry: Option<retry::Settings>,
+    pub hedge: Option<hedge::Settings>,
+    pub limits: Option<limits::Settings>,
     /// How long an endpoint that comes back gets fewer requests than its share; zero for not at all.
     pub slow_start: Duration,
     /// Requests go to the endpoints all the same when none may take one.
@@ -64,6 +71,9 @@ impl Default for Policy {
             timeouts: Timeouts::default(),
             send_proxy: SendProxy::Off,
             eject: None,
+            retry: None,
+            hedge: None,
+            limits: None,
             slow_start: Duration::ZERO,
             fails_open: false,
         }
@@ -79,6 +89,13 @@ pub struct Pool {
     named: Vec<Spec>,
     membership: ArcSwap<Membership>,
     turns: Turns,
+    /// With `retry`: what it allows.
+    pub retries: Option<Budget>,
+    pub hedging: Option<Hedging>,
+    /// With `limits`: places for requests, and for connections.
+    pub admission: Option<Arc<Admission>>,
+    pub connections: Option<Arc<Connections>>,
+    waiting: AtomicU32,
     /// Held while counting, so that the last to count has seen every bar.
     counting: Mutex<()>,
     /// Told when somebody may take requests who could not before, and when members come or go.
@@ -92,14 +109,19 @@ impl Pool {
         let membership = Membership::new(members, recipe.zone.as_deref());
         Self {
             name: recipe.service.clone(),
-            policy,
             metrics: recipe.metrics.service(&recipe.service),
             membership: ArcSwap::from_pointee(membership),
             recipe,
             named,
             turns: Turns::new(workers),
+            retries: policy.retry.as_ref().map(|retry| Budget::new(retry.budget, workers, now)),
+            hedging: policy.hedge.as_ref().map(|hedge| Hedging::new(hedge, workers, now)),
+            admission: policy.limits.as_ref().map(|limits| Admission::new(limits, now)),
+            connections: policy.limits.as_ref().map(|limits| Connections::new(limits, workers)),
+            waiting: AtomicU32::new(0),
             counting: Mutex::default(),
             changed: Notify::new(),
+            policy,
         }
     }
 
@@ -127,6 +149,17 @@ impl Pool {
     /// Whether anybody may take a request.
     pub fn is_ready(&self) -> bool {
         self.membership().has_open()
+    }
+
+    /// How long to wait for somebody, where nobody may take requests but that is about to change.
+    pub fn expects_somebody(&self) -> Option<Duration> {
+        None
+    }
+
+    /// A place among those who wait for somebody, of which there are `most`.
+    pub fn wait(&self, most: u32) -> Option<Waiting<'_>> {
+        let entered = self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| (waiting < most).then_some(waiting + 1));
+        entered.ok().map(|_| Waiting(&self.waiting))
     }
 
     /// The endpoint whose turn it is. `None` if nobody may take a request.
@@ -189,14 +222,34 @@ impl Pool {
         lease.end(outcome);
     }
 
-    /// Reports the head of an answer, `waited` after the request was sent.
-    pub fn answered(&self, endpoint: &Endpoint, status: u16, waited: Duration, now: Instant) {
+    /// Whether [`Pool::answered`] has any use.
+    pub fn learns(&self) -> bool {
+        self.hedging.is_some() || self.admission.is_some() || self.policy.balance.learns()
+    }
+
+    /// Reports the head of an answer, `waited` after its attempt began.
+    pub fn answered(&self, worker: usize, endpoint: &Endpoint, status: u16, waited: Duration, now: Instant) {
         self.policy.balance.learn(endpoint, status, waited, now);
+        if let Some(hedging) = &self.hedging {
+            hedging.answered(worker, waited);
+        }
+        if let Some(admission) = &self.admission {
+            admission.answered(waited, now);
+        }
+    }
+}
+
+/// One who waits; given back when dropped.
+pub struct Waiting<'p>(&'p AtomicU32);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Endpoints that were tried for a request.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Tried(Vec<EndpointId>);
 
 impl Tried {

@@ -4,13 +4,10 @@
 
 /// A key, and a neighbour that tells in which table it stands.
 const LATER: &[(&str, &str)] = &[
-    ("max_memory_bodies", "lame_duck"),
     // A pool.
     ("discover", "endpoints"),
     ("sticky", "endpoints"),
     ("health", "endpoints"),
-    ("retry", "endpoints"),
-    ("limits", "endpoints"),
     ("leader", "endpoints"),
     // Kinds of services, by name and in a route.
     ("shard", "endpoints"),

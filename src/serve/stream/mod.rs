@@ -70,7 +70,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Box<Client>, listener: Standing)
     };
     told.outcome = outcome;
     match reported {
-        Some(reported) => open::settle(lease, reported, &pool, since.elapsed()),
+        Some(reported) => open::settle(lease, reported, &pool, since, since.elapsed()),
         // A lease that is dropped reports that the client left.
         None => drop(lease),
     }
@@ -136,12 +136,12 @@ async fn connect(
         told.endpoint = Some(Arc::clone(&endpoint));
         // What the client and we agreed on is what the endpoint will hear; of anything else we know nothing.
         let alpn = client.alpn().map(<[u8]>::to_vec).into_iter().collect();
-        let opening = Opening { greeting: &greeting, alpn: Some(alpn), timeout: pool.policy.timeouts.connect };
+        let opening = Opening { greeting: &greeting, alpn: Some(alpn), timeout: pool.policy.timeouts.connect, seat: None };
         let refusal = match open::open(worker, pool, &endpoint, opening).await {
             Ok(wire) => return Ok((lease, since, wire)),
             Err(refusal) => refusal,
         };
-        open::settle(lease, open::outcome(refusal), pool, since.elapsed());
+        open::settle_unopened(lease, refusal, pool, since);
         let is_another = !tried.has(endpoint.id) && pool.membership().members().len() > 1;
         if told.attempts >= CONNECT_ATTEMPTS || !is_another {
             return Err(refusal);

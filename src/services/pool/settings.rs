@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use crate::tls::connector::{self, Name, Trust};
-use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, eject};
+use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, eject, hedge, limits, retry};
 use crate::value::{
     Address, Decode, Diagnostics, EndpointAddress, Fields, Grace, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole,
 };
@@ -149,6 +149,9 @@ impl Decode for Settings {
         let tls = fields.optional::<Spanned<connector::Settings>>("tls", reader);
         let timeouts = fields.or("timeouts", Default::default(), reader);
         let eject = fields.optional::<eject::Settings>("eject", reader);
+        let retry = fields.optional::<retry::Settings>("retry", reader);
+        let hedge = fields.optional::<hedge::Settings>("hedge", reader);
+        let limits = fields.optional::<limits::Settings>("limits", reader);
         let slow_start = fields.or("slow_start", Grace(Duration::ZERO), reader);
         let send_proxy = fields.optional::<Spanned<SendProxy>>("send_proxy", reader);
         let unknown = fields.finish(reader);
@@ -193,7 +196,7 @@ impl Decode for Settings {
         unknown.and(clean).and(agreed)?;
         let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
         let policy =
-            Policy { balance: balance?, timeouts: timeouts?, send_proxy, eject: eject?, slow_start: slow_start?.0, fails_open: false };
+            Policy { balance: balance?, timeouts: timeouts?, send_proxy, eject: eject?, retry: retry?, hedge: hedge?, limits: limits?, slow_start: slow_start?.0, fails_open: false };
         Some(Self { endpoints, protocol, tls, policy })
     }
 }

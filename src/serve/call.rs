@@ -1,0 +1,87 @@
+//! One request as every attempt at it sees it: what is sent, and under which conditions.
+//!
+//! Shared and never written, so that two attempts may run at once. Its client is the job's.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::buffer::Buffers;
+use super::compose::{self, Forwarding};
+use super::pump::Pump;
+use super::side::{Far, Side};
+use super::worker::Worker;
+use crate::generation::{Listener, Route};
+use crate::proto::http1::{BodyFraming, RequestFraming, Version};
+use crate::route::{Captures, Head};
+use crate::upstream::Endpoint;
+use crate::value::{Address, BodyLimit};
+
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub listener: &'a Listener,
+    pub head: &'a Head<'a>,
+    pub route: &'a Route,
+    pub captures: &'a Captures<'a>,
+    pub framing: &'a RequestFraming,
+    pub version: Version,
+    /// What the connection is to go on with, if the endpoint agrees.
+    pub upgrade: Option<&'a [u8]>,
+    /// The address of the peer itself, which may be a trusted proxy.
+    pub peer: Option<IpAddr>,
+    pub peer_is_trusted: bool,
+    /// When the whole exchange must be over.
+    pub deadline: Option<Instant>,
+}
+
+impl<'a> Call<'a> {
+    /// Buffers for a connection to an endpoint.
+    pub fn stock(&self) -> Rc<Buffers> {
+        Rc::clone(&self.worker.stock)
+    }
+
+    /// RFC 9110 §9.2.2.
+    pub fn is_idempotent(&self) -> bool {
+        matches!(self.head.method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+    }
+
+    /// Nothing is lost if it has to be sent twice.
+    pub fn is_harmless(&self) -> bool {
+        self.is_idempotent() && self.framing.body == BodyFraming::None
+    }
+
+    /// Writes the request's head.
+    pub fn write_head<E: Far>(&self, endpoint: &Endpoint, out: &mut Vec<u8>) {
+        let endpoint_host = match &endpoint.address {
+            Address::Unix(_) => "localhost".to_owned(),
+            address if self.head.authority.is_empty() => address.to_string(),
+            _ => String::new(),
+        };
+        compose::request(
+            &Forwarding {
+                head: self.head,
+                route: self.route,
+                captures: self.captures,
+                body: self.framing.body,
+                // RFC 9110 §10.1.1: not without a body.
+                expects_continue: self.framing.expect_continue && self.framing.body != BodyFraming::None,
+                upgrade: self.upgrade.filter(|_| E::SWITCHES),
+                version: self.version,
+                peer: self.peer,
+                peer_is_trusted: self.peer_is_trusted,
+                endpoint_host: &endpoint_host,
+            },
+            out,
+        );
+    }
+
+    /// What moves its body from the client to an endpoint.
+    pub fn upload<S: Side, E: Far>(&self) -> Pump<'a> {
+        let limit = match self.listener.body {
+            BodyLimit::None => u64::MAX,
+            BodyLimit::Bytes(most) => most,
+        };
+        Pump::new(S::decoder(self.framing.body), E::encoder(self.framing.body), limit, &self.route.request_edits)
+    }
+}
