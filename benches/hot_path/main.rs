@@ -21,6 +21,7 @@ use attache::route::{Head, HeadLookup, Headers};
 use attache::serve::compose::{self, Forwarding, Persistence, Relay};
 use attache::telemetry::{Metrics, Stamps, access, metrics};
 use attache::tls::Sessions;
+use attache::upstream::sticky::Stuck;
 use attache::upstream::{Ask, Tried};
 use attache::value::Diagnostics;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -227,6 +228,7 @@ fn response_to_client(listener: &Listener, head: &Head<'_>, response: &ResponseH
         keeps_length: false,
         persistence: Persistence::Kept,
         date: b"Sun, 06 Nov 1994 08:49:37 GMT",
+        fields: b"",
     };
     out.clear();
     compose::response(black_box(&relay), out);
@@ -305,7 +307,7 @@ fn account(criterion: &mut Criterion) {
     group.bench_function("lease", |bencher| {
         let (now, tried) = (Instant::now(), Tried::default());
         bencher.iter(|| {
-            let lease = pool.pick(&Ask { worker: 0, now, dice: black_box(7), tried: &tried }).unwrap();
+            let lease = pool.pick(&Ask { worker: 0, now, dice: black_box(7), tried: &tried, stuck: Stuck::Free }).unwrap();
             pool.settle(lease, metrics::Outcome::Ok, black_box(took), now);
         });
     });

@@ -6,4 +6,5 @@ pub mod dice;
 pub mod ewma;
 pub mod gradient;
 pub mod quantile;
+pub mod rendezvous;
 pub mod weighted;

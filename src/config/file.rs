@@ -13,7 +13,8 @@ use crate::services;
 use crate::settings;
 use crate::telemetry;
 use crate::value::{
-    Address, Decode, Diagnostics, Fields, Grace, Item, LabelText, Place, Reader, Size, SourceId, Sources, Spanned, Table, Value, Whole, nearest,
+    Address, Decode, Diagnostics, Fields, Grace, Item, LabelText, Place, Reader, Size, SourceId, Sources, Spanned, Table, Value, Whole,
+    nearest,
 };
 
 /// A configuration that reads well. Whether its parts fit together, compiling will say.
@@ -44,7 +45,13 @@ settings! {
 
 impl Default for Process {
     fn default() -> Self {
-        Self { workers: None, drain: Grace(Duration::from_secs(25)), lame_duck: Grace(Duration::ZERO), max_memory_bodies: Size::mib(256), zone: None }
+        Self {
+            workers: None,
+            drain: Grace(Duration::from_secs(25)),
+            lame_duck: Grace(Duration::ZERO),
+            max_memory_bodies: Size::mib(256),
+            zone: None,
+        }
     }
 }
 

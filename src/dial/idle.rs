@@ -67,7 +67,8 @@ impl Idle {
     pub fn evict(&self, mut endpoints: impl Iterator<Item = EndpointId>) -> bool {
         let mut by_endpoint = self.by_endpoint.borrow_mut();
         // The oldest of the first that has one: what was used last is worth most.
-        let evicted = endpoints.find_map(|endpoint| by_endpoint.get_mut(&endpoint).filter(|parked| !parked.is_empty()).map(|parked| parked.remove(0)));
+        let evicted = endpoints
+            .find_map(|endpoint| by_endpoint.get_mut(&endpoint).filter(|parked| !parked.is_empty()).map(|parked| parked.remove(0)));
         evicted.map(|mut parked| parked.wire.say_goodbye()).is_some()
     }
 

@@ -138,8 +138,7 @@ impl<'a> Services<'a> {
             Some(named) if named.settings == *settings && named.pool.is_made_as(&recipe) => Arc::clone(&named.pool),
             _ => {
                 let specs = settings.endpoints.iter().map(EndpointSettings::spec).collect();
-                let membership = previous.map(|named| named.pool.membership());
-                let previous = membership.as_ref().map_or(&[][..], |membership| membership.members());
+                let previous = previous.map(|named| &*named.pool);
                 let Inputs { workers, started, .. } = *self.inputs;
                 Arc::new(Pool::new(recipe, specs, settings.policy.clone(), previous, workers, started))
             }
@@ -155,7 +154,14 @@ impl<'a> Services<'a> {
         } else {
             None
         };
-        Some(Recipe { service: name.to_owned(), connector, metrics: Arc::clone(metrics), is_probed: false, zone: self.zone.clone() })
+        Some(Recipe {
+            service: name.to_owned(),
+            connector,
+            metrics: Arc::clone(metrics),
+            is_probed: false,
+            zone: self.zone.clone(),
+            sticky: None,
+        })
     }
 
     /// The service a reference stands for, and the name it goes by in metrics.

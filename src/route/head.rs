@@ -30,7 +30,7 @@ impl<'a> Headers<'a> {
     }
 
     /// Every value of a cookie (RFC 6265 §4.2.1).
-    pub fn cookies(self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    pub fn cookies<'n>(self, name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
         self.all(b"cookie")
             .flat_map(|value| value.split(|&b| b == b';'))
             .filter_map(|pair| split_once(pair.trim_ascii(), b'='))

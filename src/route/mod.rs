@@ -3,6 +3,7 @@
 //! Knows nothing of services: it answers with an index into the listener's routes.
 
 mod head;
+pub mod key;
 mod pattern;
 mod settings;
 mod table;

@@ -13,8 +13,9 @@ use super::side::{Far, Side};
 use super::worker::Worker;
 use crate::generation::{Listener, Route};
 use crate::proto::http1::{BodyFraming, RequestFraming, Version};
-use crate::route::{Captures, Head};
-use crate::upstream::Endpoint;
+use crate::route::{Captures, Head, key};
+use crate::upstream::sticky::{self, Stuck};
+use crate::upstream::{Endpoint, Pool};
 use crate::value::{Address, BodyLimit};
 
 #[derive(Clone, Copy)]
@@ -36,6 +37,34 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
+    /// What binds the request to an endpoint of `pool`.
+    pub fn stuck(&self, pool: &Pool) -> Stuck<'a> {
+        match &pool.policy.sticky {
+            None => Stuck::Free,
+            Some(sticky::Settings::Cookie { name, .. }) => {
+                self.head.headers.cookies(name.as_bytes()).next().map_or(Stuck::Free, Stuck::Token)
+            }
+            Some(sticky::Settings::Key { by, .. }) => {
+                let mut key = Vec::new();
+                if key::read(by, self.head, &mut key) { Stuck::Key(sticky::hash(&pool.name, &key)) } else { Stuck::Free }
+            }
+        }
+    }
+
+    /// The field that binds the client to this endpoint from now on; empty where it is none.
+    pub fn set_cookie(&self, pool: &Pool, endpoint: &Endpoint) -> Vec<u8> {
+        let Some((name, token, ttl)) = pool.cookie(endpoint) else { return Vec::new() };
+        let mut field = format!("Set-Cookie: {name}={}; Path=/; HttpOnly; SameSite=Lax", String::from_utf8_lossy(&token));
+        if let Some(ttl) = ttl {
+            field.push_str(&format!("; Max-Age={}", ttl.as_secs().max(1)));
+        }
+        if self.head.scheme == "https" {
+            field.push_str("; Secure");
+        }
+        field.push_str("\r\n");
+        field.into_bytes()
+    }
+
     /// Buffers for a connection to an endpoint.
     pub fn stock(&self) -> Rc<Buffers> {
         Rc::clone(&self.worker.stock)

@@ -216,6 +216,8 @@ pub struct Relay<'a> {
     pub keeps_length: bool,
     pub persistence: Persistence,
     pub date: &'a [u8],
+    /// Fields of ours, each a line.
+    pub fields: &'a [u8],
 }
 
 /// The head of a final answer.
@@ -247,6 +249,7 @@ pub fn response(relay: &Relay<'_>, out: &mut Vec<u8>) {
         write_field(name, value, out);
     }
     relay.edits.write(relay.lookup, out);
+    out.extend_from_slice(relay.fields);
     if !has_date && !relay.edits.drops(Known::Date, b"date") {
         write_field(b"Date", relay.date, out);
     }
@@ -272,7 +275,8 @@ pub fn interim(response: &ResponseHead, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The head of a 101, whose end is the beginning of something else.
-pub fn switching(response: &ResponseHead, bytes: &[u8], edits: &Edits, lookup: &HeadLookup<'_, '_>, out: &mut Vec<u8>) {
+/// `ours` are fields of our own, each a line.
+pub fn switching(response: &ResponseHead, bytes: &[u8], edits: &Edits, lookup: &HeadLookup<'_, '_>, ours: &[u8], out: &mut Vec<u8>) {
     status_line(response, bytes, out);
     let nominations = Nominations::of(bytes, &response.fields);
     for field in &response.fields {
@@ -282,6 +286,7 @@ pub fn switching(response: &ResponseHead, bytes: &[u8], edits: &Edits, lookup: &
         }
     }
     edits.write(lookup, out);
+    out.extend_from_slice(ours);
     for field in response.fields.iter().filter(|field| field.known == Known::Upgrade) {
         write_upgrade(field.value.of(bytes), out);
     }

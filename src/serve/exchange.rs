@@ -159,7 +159,7 @@ pub async fn run<S: Side>(
                 peer_is_trusted,
                 deadline,
             };
-            forward::forward(Job { call, client, keep, response, deadline, tape: Tape::default() }, pool).await
+            forward::forward(Job { call, client, keep, response, deadline, cookie: Vec::new(), tape: Tape::default() }, pool).await
         }
         (Decision::Answer(respond), Some(route), Some(framing)) => {
             let lookup = HeadLookup { head: &head, route: &route.name };

@@ -24,6 +24,7 @@ use crate::proto::http1::{BodyFraming, ResponseHead, response_framing};
 use crate::refusal::Refusal;
 use crate::telemetry::metrics;
 use crate::upstream::limits::{Entry, Place};
+use crate::upstream::sticky::Stuck;
 use crate::upstream::{Endpoint, Lease, Pool, SendProxy};
 
 /// One request on its way, with its client.
@@ -35,6 +36,8 @@ pub struct Job<'a, S> {
     pub response: &'a mut ResponseHead,
     /// As the call's; none once an answer has begun that is not meant to end.
     pub deadline: Option<Instant>,
+    /// A field for the client, if it is to be bound to its endpoint; a line.
+    pub cookie: Vec<u8>,
     /// What was taken of the body, where it may be needed again.
     pub tape: Tape,
 }
@@ -56,6 +59,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         Err(Kept::Gone) => return Outcome::gone(0),
     };
     let greeting = job.greeting(pool);
+    let stuck = job.call.stuck(pool);
     let mut tries = Tries::new(pool, job.call.worker, Instant::now());
     if let (Some(retry), true) = (&pool.policy.retry, job.call.framing.body != BodyFraming::None) {
         let most_held = job.call.worker.pin().file.process.max_memory_bodies.0;
@@ -63,7 +67,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     }
     loop {
         let started = Instant::now();
-        let lease = match job.lease(pool, &tries, started).await {
+        let lease = match job.lease(pool, &tries, stuck, started).await {
             Ok(lease) => lease,
             Err(Kept::Out) => return job.refuse(Refusal::NoEndpoint, 0, None, tries.attempts, true).await,
             Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, None, tries.attempts, true).await,
@@ -71,6 +75,9 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         };
         tries.begin();
         let endpoint = Arc::clone(lease.endpoint());
+        if pool.policy.sticky.is_some() {
+            job.cookie = if lease.is_stuck { Vec::new() } else { job.call.set_cookie(pool, &endpoint) };
+        }
         // The usual way first, which waits for nothing.
         let may_reuse = tries.may_reuse() && pool.policy.send_proxy == SendProxy::Off;
         let connected = match job.call.reuse(&endpoint, may_reuse, started) {
@@ -161,9 +168,9 @@ impl<S: Side> Job<'_, S> {
     }
 
     /// An endpoint, at once if anybody may take the request; else as soon as somebody may, where that is to be expected.
-    async fn lease(&mut self, pool: &Pool, tries: &Tries<'_>, now: Instant) -> Result<Lease, Kept> {
+    async fn lease(&mut self, pool: &Pool, tries: &Tries<'_>, stuck: Stuck<'_>, now: Instant) -> Result<Lease, Kept> {
         let worker = self.call.worker;
-        if let Some(lease) = worker.lease(pool, &tries.tried, now) {
+        if let Some(lease) = worker.lease(pool, &tries.tried, stuck, now) {
             return Ok(lease);
         }
         let Some(wait) = pool.expects_somebody() else { return Err(Kept::Out) };
@@ -172,7 +179,7 @@ impl<S: Side> Job<'_, S> {
         let somebody = async {
             loop {
                 let changed = pool.changed.notified();
-                if let Some(lease) = worker.lease(pool, &tries.tried, Instant::now()) {
+                if let Some(lease) = worker.lease(pool, &tries.tried, stuck, Instant::now()) {
                     return lease;
                 }
                 changed.await;

@@ -17,6 +17,7 @@ use super::side::Far;
 use super::tries::Tries;
 use crate::proto::http1::{Progress, ResponseHead};
 use crate::telemetry::metrics::{Outcome, Retry};
+use crate::upstream::sticky::Stuck;
 use crate::upstream::{EndpointId, Lease, Pool, SendProxy, Tried};
 
 /// An attempt that begins when the first one has taken long.
@@ -73,7 +74,7 @@ impl<'a> Hedge<'a> {
 async fn race(call: Call<'_>, pool: &Pool, tried: Tried, begin: Instant) -> Option<Won> {
     tokio::time::sleep_until(begin.into()).await;
     let now = Instant::now();
-    let mut lease = call.worker.lease(pool, &tried, now)?;
+    let mut lease = call.worker.lease(pool, &tried, Stuck::Free, now)?;
     lease.means_when_dropped(Outcome::Overtaken);
     let endpoint = lease.endpoint();
     // The same one twice would only make it slower.

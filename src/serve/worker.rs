@@ -18,6 +18,7 @@ use crate::dial::{Idle, SWEEP_EVERY};
 use crate::generation::{Generation, Live};
 use crate::proto::http1::{RequestHead, ResponseHead};
 use crate::telemetry::{HttpDate, Metrics, Sink, Stamps, access, clock};
+use crate::upstream::sticky::Stuck;
 use crate::upstream::{Ask, EndpointId, Lease, Membership, Pool, Tried};
 
 /// How long an idle connection stays open for one more request once the process drains: a client
@@ -166,8 +167,8 @@ impl Worker {
     }
 
     /// An endpoint of `pool` for one more attempt, other than those that were tried if there is any other.
-    pub fn lease(&self, pool: &Pool, tried: &Tried, now: Instant) -> Option<Lease> {
-        pool.pick(&Ask { worker: self.index, now, dice: self.roll(), tried })
+    pub fn lease(&self, pool: &Pool, tried: &Tried, stuck: Stuck<'_>, now: Instant) -> Option<Lease> {
+        pool.pick(&Ask { worker: self.index, now, dice: self.roll(), tried, stuck })
     }
 
     /// Runs `use_date` with today's `Date`.

@@ -171,7 +171,8 @@ impl Supervisor {
         let generation = Arc::new(generation);
         let live = Arc::new(Live::new(Arc::clone(&generation)));
         let access = Arc::new(AccessLog { sink: arc_swap::ArcSwapOption::from(sink) });
-        let shared = Arc::new(Shared { live: Arc::clone(&live), metrics: Arc::clone(&metrics), access: Arc::clone(&access), held: Arc::default() });
+        let shared =
+            Arc::new(Shared { live: Arc::clone(&live), metrics: Arc::clone(&metrics), access: Arc::clone(&access), held: Arc::default() });
         let (tell_ended, ended) = mpsc::channel(workers);
         let crew = match Crew::start(workers, &shared, &tell_ended) {
             Ok(crew) => crew,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::member::{Membership, Tier};
+use super::sticky::Stuck;
 use super::{Endpoint, Pool, Tried};
 use crate::algo::dice;
 use crate::words;
@@ -36,6 +37,8 @@ pub struct Ask<'a> {
     pub dice: u64,
     /// Endpoints to pass over as long as there are others.
     pub tried: &'a Tried,
+    /// What binds the request to an endpoint.
+    pub stuck: Stuck<'a>,
 }
 
 /// Whose turn it is, one for each worker: no cache line is shared on the hot path.

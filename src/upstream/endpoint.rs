@@ -18,6 +18,13 @@ use crate::words;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointId(u64);
 
+#[cfg(test)]
+impl EndpointId {
+    pub fn of_test(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 words! {
     /// What endpoints are spoken to in.
     pub enum Protocol as "a protocol of endpoints" {
@@ -165,6 +172,8 @@ impl Endpoint {
 pub struct Lease {
     endpoint: Arc<Endpoint>,
     worker: usize,
+    /// The request was bound to this endpoint.
+    pub is_stuck: bool,
     /// What it means that nobody settled it.
     unsettled: Option<Outcome>,
 }
@@ -172,7 +181,7 @@ pub struct Lease {
 impl Lease {
     pub fn take(endpoint: &Arc<Endpoint>, worker: usize) -> Self {
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint: Arc::clone(endpoint), worker, unsettled: Some(Outcome::ClientGone) }
+        Self { endpoint: Arc::clone(endpoint), worker, is_stuck: false, unsettled: Some(Outcome::ClientGone) }
     }
 
     pub fn endpoint(&self) -> &Arc<Endpoint> {

@@ -67,8 +67,7 @@ impl Admission {
     pub fn new(settings: &Settings, now: Instant) -> Arc<Self> {
         let gradient = settings.adaptive.then(|| Gradient::new(settings.requests.0));
         let limit = gradient.map_or(settings.requests.0, |gradient| gradient.limit());
-        let learning =
-            gradient.map(|gradient| Mutex::new(Learning { gradient, window: now, seconds: 0.0, count: 0, most_inside: 0 }));
+        let learning = gradient.map(|gradient| Mutex::new(Learning { gradient, window: now, seconds: 0.0, count: 0, most_inside: 0 }));
         Arc::new(Self {
             limit: AtomicU32::new(limit),
             inside: AtomicU32::new(0),

@@ -2,12 +2,14 @@
 //!
 //! A membership is built whole and never changes; health is not part of it, only counted over it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use rustls::pki_types::ServerName;
 
+use super::sticky::{self, Sticky, Token};
 use super::{Bar, Endpoint, Protocol};
 use crate::algo::weighted;
 use crate::telemetry::Metrics;
@@ -42,6 +44,7 @@ pub struct Recipe {
     pub is_probed: bool,
     /// Where this process stands.
     pub zone: Option<String>,
+    pub sticky: Option<Arc<Sticky>>,
 }
 
 /// An endpoint's part in one pool.
@@ -52,6 +55,10 @@ pub struct Member {
     pub weight: u32,
     pub zone: Option<String>,
     pub priority: u16,
+    /// Its name as a key's order of endpoints knows it.
+    pub hash: u64,
+    /// Its name in cookies, where there are any.
+    pub token: Option<Token>,
 }
 
 /// All of a pool's members at one time.
@@ -59,6 +66,7 @@ pub struct Membership {
     members: Vec<Member>,
     /// The preferred one first; never empty, though perhaps of nobody.
     tiers: Vec<Tier>,
+    by_token: HashMap<Token, u32>,
 }
 
 /// Members that are preferred alike.
@@ -83,7 +91,9 @@ impl Recipe {
         let member = |spec: &Spec| {
             let carried = previous.iter().map(|member| &member.endpoint).find(|endpoint| self.is_as(endpoint, spec));
             let endpoint = carried.map_or_else(|| self.endpoint(spec, !previous.is_empty(), now), Arc::clone);
-            Member { endpoint, weight: spec.weight, zone: spec.zone.clone(), priority: spec.priority }
+            let token = self.sticky.as_ref().and_then(|sticky| sticky.token(&self.service, &spec.name));
+            let hash = sticky::hash(&self.service, spec.name.as_bytes());
+            Member { endpoint, weight: spec.weight, zone: spec.zone.clone(), priority: spec.priority, hash, token }
         };
         specs.iter().map(member).collect()
     }
@@ -132,13 +142,19 @@ impl Membership {
         if tiers.is_empty() {
             tiers.push(Tier { schedule: Vec::new(), members: Vec::new(), priority: 0, weight: 0, open: AtomicU32::new(0) });
         }
-        let membership = Self { members, tiers };
+        let by_token = (0u32..).zip(&members).filter_map(|(index, member)| Some((member.token?, index))).collect();
+        let membership = Self { members, tiers, by_token };
         membership.recount();
         membership
     }
 
     pub fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// Whom a cookie names.
+    pub fn by_token(&self, token: &[u8]) -> Option<u32> {
+        self.by_token.get(token).copied()
     }
 
     pub fn endpoint(&self, index: u32) -> &Arc<Endpoint> {

@@ -13,6 +13,7 @@ mod member;
 mod pool;
 mod record;
 pub mod retry;
+pub mod sticky;
 
 pub use balance::{Ask, Balance};
 pub use endpoint::{Bar, Endpoint, EndpointId, Lease, Protocol};

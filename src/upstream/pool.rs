@@ -14,7 +14,9 @@ use super::balance::{Ask, Balance, Turns};
 use super::budget::Budget;
 use super::hedge::{self, Hedging};
 use super::limits::{self, Admission, Connections};
-use super::{Endpoint, EndpointId, Lease, Member, Membership, Recipe, Spec, eject, retry};
+use super::sticky::{Stuck, Token};
+use super::{Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, retry, sticky};
+use crate::algo::rendezvous;
 use crate::telemetry::metrics::{Outcome, ServiceMetrics};
 use crate::{settings, words};
 
@@ -58,6 +60,7 @@ pub struct Policy {
     pub retry: Option<retry::Settings>,
     pub hedge: Option<hedge::Settings>,
     pub limits: Option<limits::Settings>,
+    pub sticky: Option<sticky::Settings>,
     /// How long an endpoint that comes back gets fewer requests than its share; zero for not at all.
     pub slow_start: Duration,
     /// Requests go to the endpoints all the same when none may take one.
@@ -74,6 +77,7 @@ impl Default for Policy {
             retry: None,
             hedge: None,
             limits: None,
+            sticky: None,
             slow_start: Duration::ZERO,
             fails_open: false,
         }
@@ -90,8 +94,8 @@ pub struct Pool {
     membership: ArcSwap<Membership>,
     turns: Turns,
     /// With `retry`: what it allows.
-    pub retries: Option<Budget>,
-    pub hedging: Option<Hedging>,
+    pub retries: Option<Arc<Budget>>,
+    pub hedging: Option<Arc<Hedging>>,
     /// With `limits`: places for requests, and for connections.
     pub admission: Option<Arc<Admission>>,
     pub connections: Option<Arc<Connections>>,
@@ -103,9 +107,35 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// `previous` are the members of the pool that this one takes the place of, as far as they are still wanted.
-    pub fn new(recipe: Recipe, named: Vec<Spec>, policy: Policy, previous: &[Member], workers: usize, now: Instant) -> Self {
-        let members = recipe.members(&named, previous, now);
+    /// `previous` is the pool that this one takes the place of: what is still wanted of it stays as it is, endpoints, budgets,
+    /// places and who is stuck to whom.
+    pub fn new(mut recipe: Recipe, named: Vec<Spec>, policy: Policy, previous: Option<&Self>, workers: usize, now: Instant) -> Self {
+        let old = previous.map(|previous| &previous.policy);
+        let membership = previous.map(Self::membership);
+        let previous_members = membership.as_ref().map_or(&[][..], |membership| membership.members());
+        recipe.sticky = policy.sticky.as_ref().map(|settings| {
+            let kept =
+                previous.filter(|_| old.is_some_and(|old| old.sticky == policy.sticky)).and_then(|previous| previous.recipe.sticky.clone());
+            kept.unwrap_or_else(|| Arc::new(sticky::Sticky::new(settings)))
+        });
+        let retries = policy.retry.as_ref().map(|retry| {
+            let kept = previous.filter(|_| old.and_then(|old| old.retry.as_ref()).is_some_and(|old| old.budget == retry.budget));
+            kept.and_then(|previous| previous.retries.clone()).unwrap_or_else(|| Arc::new(Budget::new(retry.budget, workers, now)))
+        });
+        let hedging = policy.hedge.as_ref().map(|hedge| {
+            let kept = previous.filter(|_| old.is_some_and(|old| old.hedge == policy.hedge)).and_then(|previous| previous.hedging.clone());
+            kept.unwrap_or_else(|| Arc::new(Hedging::new(hedge, workers, now)))
+        });
+        let limited = previous.filter(|_| old.is_some_and(|old| old.limits == policy.limits));
+        let admission = policy
+            .limits
+            .as_ref()
+            .map(|limits| limited.and_then(|previous| previous.admission.clone()).unwrap_or_else(|| Admission::new(limits, now)));
+        let connections = policy
+            .limits
+            .as_ref()
+            .map(|limits| limited.and_then(|previous| previous.connections.clone()).unwrap_or_else(|| Connections::new(limits, workers)));
+        let members = recipe.members(&named, previous_members, now);
         let membership = Membership::new(members, recipe.zone.as_deref());
         Self {
             name: recipe.service.clone(),
@@ -114,10 +144,10 @@ impl Pool {
             recipe,
             named,
             turns: Turns::new(workers),
-            retries: policy.retry.as_ref().map(|retry| Budget::new(retry.budget, workers, now)),
-            hedging: policy.hedge.as_ref().map(|hedge| Hedging::new(hedge, workers, now)),
-            admission: policy.limits.as_ref().map(|limits| Admission::new(limits, now)),
-            connections: policy.limits.as_ref().map(|limits| Connections::new(limits, workers)),
+            retries,
+            hedging,
+            admission,
+            connections,
             waiting: AtomicU32::new(0),
             counting: Mutex::default(),
             changed: Notify::new(),
@@ -162,11 +192,62 @@ impl Pool {
         entered.ok().map(|_| Waiting(&self.waiting))
     }
 
-    /// The endpoint whose turn it is. `None` if nobody may take a request.
+    /// The endpoint that the request is stuck to, or whose turn it is. `None` if nobody may take a request.
     pub fn pick(&self, ask: &Ask<'_>) -> Option<Lease> {
         let membership = self.membership.load();
+        let stuck = match ask.stuck {
+            Stuck::Free => None,
+            Stuck::Token(token) => membership.by_token(token).filter(|&index| self.fits(&membership, index, ask)),
+            Stuck::Key(key) => self.by_key(&membership, key, ask),
+        };
+        if let Some(index) = stuck {
+            let mut lease = Lease::take(membership.endpoint(index), ask.worker);
+            lease.is_stuck = true;
+            return Some(lease);
+        }
         let endpoint = self.policy.balance.choose(&membership, &self.turns, self, ask)?;
         Some(Lease::take(endpoint, ask.worker))
+    }
+
+    fn fits(&self, membership: &Membership, index: u32, ask: &Ask<'_>) -> bool {
+        let endpoint = membership.endpoint(index);
+        // Who belongs there goes there at once, slow start or not.
+        !ask.tried.has(endpoint.id) && self.lets_through(endpoint, ask.now, 0)
+    }
+
+    /// The first in the key's own order who may take the request. Who had to go to another for that stays there.
+    fn by_key(&self, membership: &Membership, key: u64, ask: &Ask<'_>) -> Option<u32> {
+        let (sticky, Some(sticky::Settings::Key { ttl, .. })) = (self.recipe.sticky.as_ref()?, &self.policy.sticky) else { return None };
+        let members = membership.members();
+        if let Some(moved) = sticky.moved(key, ask.now)
+            && let Some(index) = (0u32..).zip(members).find(|(_, member)| member.endpoint.id == moved).map(|(index, _)| index)
+            && self.fits(membership, index, ask)
+        {
+            sticky.moves(key, moved, *ttl, ask.now);
+            return Some(index);
+        }
+        let serving = || (0u32..).zip(members).filter(|(_, member)| member.weight > 0);
+        let distance = |index: &u32| {
+            let member = &members[*index as usize];
+            rendezvous::distance(key, member.hash, member.weight)
+        };
+        let nearest = |indices: &mut dyn Iterator<Item = u32>| indices.min_by(|one, other| distance(one).total_cmp(&distance(other)));
+        let owner = nearest(&mut serving().map(|(index, _)| index))?;
+        if self.fits(membership, owner, ask) {
+            return Some(owner);
+        }
+        let next = nearest(&mut serving().map(|(index, _)| index).filter(|&index| self.fits(membership, index, ask)))?;
+        if !membership.endpoint(owner).is_open() {
+            sticky.moves(key, membership.endpoint(next).id, *ttl, ask.now);
+        }
+        Some(next)
+    }
+
+    /// The cookie that keeps a client with an endpoint: its name, its value and how long it lasts. `None` where there is none.
+    pub fn cookie(&self, endpoint: &Endpoint) -> Option<(&str, Token, Option<Duration>)> {
+        let Some(sticky::Settings::Cookie { name, ttl, .. }) = &self.policy.sticky else { return None };
+        let token = self.recipe.sticky.as_ref()?.token(&self.name, &endpoint.name)?;
+        Some((name, token, *ttl))
     }
 
     /// Whether an endpoint may take this request, a bar that is over being taken away on the way.

@@ -6,7 +6,6 @@
 const LATER: &[(&str, &str)] = &[
     // A pool.
     ("discover", "endpoints"),
-    ("sticky", "endpoints"),
     ("health", "endpoints"),
     ("leader", "endpoints"),
     // Kinds of services, by name and in a route.
@@ -26,10 +25,7 @@ const LATER: &[(&str, &str)] = &[
 ];
 
 /// Words of closed sets: a listener's protocols.
-const LATER_WORDS: &[(&str, &str)] = &[
-    ("redis", "http"),
-    ("memcached", "http"),
-];
+const LATER_WORDS: &[(&str, &str)] = &[("redis", "http"), ("memcached", "http")];
 
 /// Whether `key` belongs to a later version in the table that has the keys `known`.
 pub(super) fn is_later(key: &str, known: &[&str]) -> bool {

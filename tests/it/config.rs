@@ -96,7 +96,7 @@ fn no_timeout_is_zero_but_a_wait_at_the_end_may_be() {
 
 #[test]
 fn keys_of_later_versions_are_told_from_misspelt_ones() {
-    for key in ["discover", "sticky", "health", "eject", "retry", "limits", "slow_start", "leader"] {
+    for key in ["discover", "health", "leader"] {
         let expected = format!("6:1: `{key}` is not supported by this version -> remove it");
         check_pool(&format!("endpoints = [\"a:1\"]\n{key} = {{}}\n"), &[&expected]);
     }
@@ -110,10 +110,6 @@ fn keys_of_later_versions_are_told_from_misspelt_ones() {
             &[&format!("4:12: \"{protocol}\" is not supported by this version -> write \"http\" or \"tcp\"")],
         );
     }
-    check_listener(
-        "service = \"a:1\"\n[process]\nmax_memory_bodies = \"1MiB\"\n",
-        &["5:1: `max_memory_bodies` is not supported by this version -> remove it"],
-    );
 }
 
 /// A TCP listener's keys, from line 4.

@@ -24,6 +24,7 @@ use crate::route::{Head, Headers, TlsFacts};
 use crate::services::Decision;
 use crate::telemetry::metrics::{self, ListenerMetrics};
 use crate::telemetry::{access, clock};
+use crate::upstream::sticky::Stuck;
 use crate::upstream::{Endpoint, Lease, Pool, SendProxy, Tried};
 use relay::{End, Relay};
 
@@ -130,7 +131,7 @@ async fn connect(
     let mut tried = Tried::default();
     loop {
         let since = Instant::now();
-        let lease = worker.lease(pool, &tried, since).ok_or(Refusal::NoEndpoint)?;
+        let lease = worker.lease(pool, &tried, Stuck::Free, since).ok_or(Refusal::NoEndpoint)?;
         let endpoint = Arc::clone(lease.endpoint());
         told.attempts += 1;
         told.endpoint = Some(Arc::clone(&endpoint));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use crate::tls::connector::{self, Name, Trust};
-use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, eject, hedge, limits, retry};
+use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, eject, hedge, limits, retry, sticky};
 use crate::value::{
     Address, Decode, Diagnostics, EndpointAddress, Fields, Grace, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole,
 };
@@ -152,6 +152,7 @@ impl Decode for Settings {
         let retry = fields.optional::<retry::Settings>("retry", reader);
         let hedge = fields.optional::<hedge::Settings>("hedge", reader);
         let limits = fields.optional::<limits::Settings>("limits", reader);
+        let sticky = fields.optional::<sticky::Settings>("sticky", reader);
         let slow_start = fields.or("slow_start", Grace(Duration::ZERO), reader);
         let send_proxy = fields.optional::<Spanned<SendProxy>>("send_proxy", reader);
         let unknown = fields.finish(reader);
@@ -195,8 +196,18 @@ impl Decode for Settings {
         let clean = check_endpoints(&endpoints, place, reader);
         unknown.and(clean).and(agreed)?;
         let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
-        let policy =
-            Policy { balance: balance?, timeouts: timeouts?, send_proxy, eject: eject?, retry: retry?, hedge: hedge?, limits: limits?, slow_start: slow_start?.0, fails_open: false };
+        let policy = Policy {
+            balance: balance?,
+            timeouts: timeouts?,
+            send_proxy,
+            eject: eject?,
+            retry: retry?,
+            hedge: hedge?,
+            limits: limits?,
+            sticky: sticky?,
+            slow_start: slow_start?.0,
+            fails_open: false,
+        };
         Some(Self { endpoints, protocol, tls, policy })
     }
 }
