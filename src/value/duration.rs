@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Decode, Item, Reader, Value};
 
 /// Longest accepted duration. Deadlines are added to clock readings, which must not overflow.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Parses a number and one of `us ms s m h d`; `None` if it is anything else or over a year.
 pub fn parse_duration(text: &str) -> Option<Duration> {
@@ -22,7 +22,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "d" => Duration::from_secs(number.checked_mul(24 * 3600)?),
         _ => return None,
     };
-    (duration <= LONGEST).then_some(duration)
+    (duration <= DURATION_MAX).then_some(duration)
 }
 
 /// Digits and a unit, however long a time that is.

@@ -19,7 +19,7 @@ pub use address::{Address, EndpointAddress, Scheme, ServiceRef};
 pub use decode::{Decode, Fields, Key, Reader, Whole, nearest};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use document::{Entry, Item, Table, Text, Value};
-pub use duration::{Grace, parse_duration};
+pub use duration::{DURATION_MAX, Grace, parse_duration};
 pub use label::{Label, LabelText};
 pub use later::is_later_word;
 pub use place::{Place, SourceId, SourceText, Sources, Spanned};
