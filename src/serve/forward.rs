@@ -318,6 +318,7 @@ impl<'a, S: Side> Job<'a, S> {
         let write = waits.client.deadline(is_blocked, client.link.written_total(), self.listener.timeouts.write);
         let deadlines = [
             (write, None),
+            (client.link.gone_at(), None),
             (body, Some(Refusal::BodyTimeout)),
             (answer, Some(Refusal::ResponseTimeout)),
             (self.deadline, Some(Refusal::RouteTimeout)),
