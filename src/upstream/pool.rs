@@ -84,6 +84,11 @@ impl Pool {
         &self.members
     }
 
+    /// Whether any endpoint may take requests.
+    pub fn is_ready(&self) -> bool {
+        self.members.iter().any(|member| member.weight > 0)
+    }
+
     /// The next endpoint in turn, other than `avoid` if there is any other. `None` if nobody may
     /// take a request.
     pub fn pick(&self, worker: usize, avoid: Option<&Endpoint>) -> Option<Lease> {
