@@ -5,7 +5,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{dial_address, fail, out, say};
 use crate::admin::client::{self, Answer};
@@ -37,7 +37,7 @@ impl Args {
         reachable(&config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default()).file.admin)
     }
 
-    fn ask(&self, method: &str, target: &str, timeout: Duration) -> Result<Answer, String> {
+    pub(super) fn ask(&self, method: &str, target: &str, timeout: Duration) -> Result<Answer, String> {
         let address = match self.address() {
             Ok(address) => Ok(address),
             // A running attache refuses a broken file and serves on, so a health check must not take it for dead. But
@@ -77,7 +77,7 @@ fn reachable(admin: &config::Admin) -> Result<Address, Unknown> {
     })
 }
 
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// A reload reads files and waits for every worker.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -151,24 +151,6 @@ pub(super) fn status(args: &Args) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
-}
-
-/// Between two questions.
-const PAUSE: Duration = Duration::from_millis(100);
-
-pub(super) fn wait(args: &Args, timeout: Duration) -> ExitCode {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let reason = match args.ask("GET", "/readyz", PATIENCE.min(timeout).max(PAUSE)) {
-            Ok(Answer { status: 200, .. }) => return ExitCode::SUCCESS,
-            Ok(answer) => format!("not ready: {}", String::from_utf8_lossy(&answer.body).trim()),
-            Err(message) => message,
-        };
-        if Instant::now() >= deadline {
-            return fail(&reason);
-        }
-        std::thread::sleep(PAUSE);
-    }
 }
 
 pub(super) fn healthcheck(args: &Args, ready: bool) -> ExitCode {

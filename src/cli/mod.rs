@@ -8,6 +8,7 @@ mod origin;
 mod proxy;
 pub mod render;
 mod run;
+mod wait;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -76,14 +77,8 @@ enum Verb {
     Drain(ask::Args),
     /// Show what a running attache serves
     Status(ask::Args),
-    /// Wait until a running attache is ready
-    Wait {
-        #[command(flatten)]
-        ask: ask::Args,
-        /// How long to wait, such as 30s
-        #[arg(long, default_value = "60s", value_parser = duration)]
-        timeout: Duration,
-    },
+    /// Wait until a running attache, or what URLs name, is ready; then become a program
+    Wait(wait::Args),
     /// Exit 0 if a running attache is alive, for container health checks
     Healthcheck {
         #[command(flatten)]
@@ -112,7 +107,7 @@ pub fn main() -> ExitCode {
         Verb::Reload(args) => ask::reload(&args),
         Verb::Drain(args) => ask::drain(&args),
         Verb::Status(args) => ask::status(&args),
-        Verb::Wait { ask, timeout } => ask::wait(&ask, timeout),
+        Verb::Wait(args) => wait::wait(&args),
         Verb::Healthcheck { ask, ready } => ask::healthcheck(&ask, ready),
         Verb::Version => {
             out(&format!("attache {}\n", env!("CARGO_PKG_VERSION")));
