@@ -69,11 +69,7 @@ async fn answer(handle: &Handle, request: &Request) -> Answer {
     match (method, path) {
         ("GET", "/") => Answer::text(200, index()),
         ("GET", "/healthz") => Answer::text(200, "ok\n"),
-        ("GET", "/readyz") => match handle.phase() {
-            Phase::Serving => Answer::text(200, "ready\n"),
-            Phase::Starting => Answer::text(503, "starting\n"),
-            Phase::LameDuck | Phase::Draining => Answer::text(503, "draining\n"),
-        },
+        ("GET", "/readyz") => readiness(handle),
         ("GET", "/metrics") => {
             Answer { status: 200, content_type: "text/plain; version=0.0.4; charset=utf-8", fields: "", body: handle.metrics.render() }
         }
@@ -101,6 +97,23 @@ async fn answer(handle: &Handle, request: &Request) -> Answer {
             Some(_) => Answer { fields: "Allow: GET, HEAD\r\n", ..Answer::text(405, "use GET\n") },
             None => Answer::text(404, index()),
         },
+    }
+}
+
+/// Whether clients should come. What is waited for, the configuration names.
+fn readiness(handle: &Handle) -> Answer {
+    match handle.phase() {
+        Phase::Starting => Answer::text(503, "starting\n"),
+        Phase::LameDuck | Phase::Draining => Answer::text(503, "draining\n"),
+        Phase::Serving => {
+            let generation = handle.live.pin();
+            let missing: Vec<&str> = generation.waits_for().collect();
+            if missing.is_empty() {
+                Answer::text(200, "ready\n")
+            } else {
+                Answer::text(503, format!("waiting for {}\n", missing.join(", ")))
+            }
+        }
     }
 }
 

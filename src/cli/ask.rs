@@ -5,7 +5,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{dial_address, fail, out, say};
 use crate::admin::client::{self, Answer};
@@ -30,19 +30,19 @@ impl Args {
         let environment = |name: &str| std::env::var(name).ok();
         let paths = if self.config.is_empty() { config::default_paths(&environment).unwrap_or_default() } else { self.config.clone() };
         if paths.is_empty() {
-            return reachable(config::Admin::default());
+            return reachable(&config::Admin::default());
         }
         let Ok(loaded) = config::load(&paths, &environment) else { return Err(Unknown::Unreadable) };
         // Mistakes elsewhere are none of ours: a running attache that refused them can still be asked.
-        reachable(config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default()).file.admin)
+        reachable(&config::File::parse(&loaded.root, &loaded.sources, &mut Diagnostics::default()).file.admin)
     }
 
-    fn ask(&self, method: &str, target: &str, timeout: Duration) -> Result<Answer, String> {
+    pub(super) fn ask(&self, method: &str, target: &str, timeout: Duration) -> Result<Answer, String> {
         let address = match self.address() {
             Ok(address) => Ok(address),
             // A running attache refuses a broken file and serves on, so a health check must not take it for dead. But
             // a command is not given to whoever listens at the default address.
-            Err(Unknown::Unreadable) if method == "GET" => reachable(config::Admin::default()),
+            Err(Unknown::Unreadable) if method == "GET" => reachable(&config::Admin::default()),
             Err(unknown) => Err(unknown),
         };
         let address = address.map_err(|unknown| unknown.to_string())?;
@@ -66,9 +66,9 @@ impl fmt::Display for Unknown {
 }
 
 /// An address to listen on every interface is reached on this one.
-fn reachable(admin: config::Admin) -> Result<Address, Unknown> {
-    let config::Admin::On(address) = admin else { return Err(Unknown::Off) };
-    Ok(match address.value {
+fn reachable(admin: &config::Admin) -> Result<Address, Unknown> {
+    let address = admin.listen().ok_or(Unknown::Off)?;
+    Ok(match address.value.clone() {
         Address::Tcp(mut tcp) if tcp.ip().is_unspecified() => {
             tcp.set_ip(if tcp.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
             Address::Tcp(tcp)
@@ -77,7 +77,7 @@ fn reachable(admin: config::Admin) -> Result<Address, Unknown> {
     })
 }
 
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// A reload reads files and waits for every worker.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -151,24 +151,6 @@ pub(super) fn status(args: &Args) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
-}
-
-/// Between two questions.
-const PAUSE: Duration = Duration::from_millis(100);
-
-pub(super) fn wait(args: &Args, timeout: Duration) -> ExitCode {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let reason = match args.ask("GET", "/readyz", PATIENCE.min(timeout).max(PAUSE)) {
-            Ok(Answer { status: 200, .. }) => return ExitCode::SUCCESS,
-            Ok(answer) => format!("not ready: {}", String::from_utf8_lossy(&answer.body).trim()),
-            Err(message) => message,
-        };
-        if Instant::now() >= deadline {
-            return fail(&reason);
-        }
-        std::thread::sleep(PAUSE);
-    }
 }
 
 pub(super) fn healthcheck(args: &Args, ready: bool) -> ExitCode {

@@ -8,6 +8,7 @@ mod origin;
 mod proxy;
 pub mod render;
 mod run;
+mod wait;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use rustix::process::Pid;
 
 use crate::value::{Address, Diagnostics, EndpointAddress, Sources, parse_duration};
 
@@ -40,6 +42,15 @@ struct RunArgs {
     /// A configuration file, or a directory of *.toml; may be repeated
     #[arg(short, long = "config", value_name = "PATH")]
     config: Vec<PathBuf>,
+    #[command(flatten)]
+    with: WithArgs,
+}
+
+#[derive(clap::Args)]
+struct WithArgs {
+    /// End, as at SIGTERM, when this process has ended
+    #[arg(long, value_name = "PID", value_parser = process)]
+    exit_with: Option<Pid>,
 }
 
 #[derive(Subcommand)]
@@ -66,14 +77,8 @@ enum Verb {
     Drain(ask::Args),
     /// Show what a running attache serves
     Status(ask::Args),
-    /// Wait until a running attache is ready
-    Wait {
-        #[command(flatten)]
-        ask: ask::Args,
-        /// How long to wait, such as 30s
-        #[arg(long, default_value = "60s", value_parser = duration)]
-        timeout: Duration,
-    },
+    /// Wait until a running attache, or what URLs name, is ready; then become a program
+    Wait(wait::Args),
     /// Exit 0 if a running attache is alive, for container health checks
     Healthcheck {
         #[command(flatten)]
@@ -95,14 +100,14 @@ pub fn main() -> ExitCode {
         }
     };
     match args.verb.unwrap_or(Verb::Run(args.run)) {
-        Verb::Run(run) => run::run(run.config),
+        Verb::Run(run) => run::run(run.config, run.with.exit_with),
         Verb::Check { paths, config, strict } => check::check(paths.into_iter().chain(config).collect(), strict),
         Verb::Proxy(args) => proxy::proxy(&args),
         Verb::Origin(args) => origin::origin(&args),
         Verb::Reload(args) => ask::reload(&args),
         Verb::Drain(args) => ask::drain(&args),
         Verb::Status(args) => ask::status(&args),
-        Verb::Wait { ask, timeout } => ask::wait(&ask, timeout),
+        Verb::Wait(args) => wait::wait(&args),
         Verb::Healthcheck { ask, ready } => ask::healthcheck(&ask, ready),
         Verb::Version => {
             out(&format!("attache {}\n", env!("CARGO_PKG_VERSION")));
@@ -149,6 +154,11 @@ fn named_or_default(named: Vec<PathBuf>) -> Result<Vec<PathBuf>, ExitCode> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| "write a whole number with its unit, such as 500ms, 30s or 5m".to_owned())
+}
+
+fn process(text: &str) -> Result<Pid, String> {
+    let number = text.parse().ok().filter(|&number: &i32| number > 0);
+    number.and_then(Pid::from_raw).ok_or_else(|| "write the number of a process, such as 4711".to_owned())
 }
 
 fn listen_address(text: &str) -> Result<Address, String> {

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use super::{endpoint_address, listen_address, run, say};
+use super::{WithArgs, endpoint_address, listen_address, run, say};
 use crate::supervisor::Origin;
 use crate::value::{Address, EndpointAddress};
 
@@ -20,6 +20,8 @@ pub(super) struct Args {
     /// Serve HTTPS with a certificate made on the spot for localhost
     #[arg(long)]
     tls: bool,
+    #[command(flatten)]
+    with: WithArgs,
 }
 
 pub(super) fn proxy(args: &Args) -> ExitCode {
@@ -29,7 +31,7 @@ pub(super) fn proxy(args: &Args) -> ExitCode {
         quoted(&args.from.to_string()),
         quoted(&args.to.to_string()),
     );
-    run::serve(Origin::Text { name: "<command line>".to_owned(), text }, |address| say(&hint(address, args)))
+    run::serve(Origin::Text { name: "<command line>".to_owned(), text }, args.with.exit_with, |address| say(&hint(address, args)))
 }
 
 /// What to type next.

@@ -5,22 +5,31 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::process::Pid;
 use tokio::sync::mpsc;
 
 use super::{CUT_OFF, fail, named_or_default, show};
 use crate::admin;
-use crate::supervisor::{End, Origin, Supervisor};
+use crate::supervisor::{Companion, End, Origin, Supervisor};
 
-pub(super) fn run(paths: Vec<PathBuf>) -> ExitCode {
+pub(super) fn run(paths: Vec<PathBuf>, exit_with: Option<Pid>) -> ExitCode {
     let paths = match named_or_default(paths) {
         Ok(paths) => paths,
         Err(code) => return code,
     };
-    serve(Origin::Paths(paths), |_| {})
+    serve(Origin::Paths(paths), exit_with, |_| {})
 }
 
 /// `announce` is told every address that listens, as the system says it is.
-pub(super) fn serve(origin: Origin, announce: impl Fn(&str)) -> ExitCode {
+pub(super) fn serve(origin: Origin, exit_with: Option<Pid>, announce: impl Fn(&str)) -> ExitCode {
+    // First of all: it may end while we start.
+    let companion = match exit_with.map(Companion::find).transpose() {
+        Ok(companion) => companion,
+        Err(reason) => {
+            let pid = exit_with.map_or(0, |pid| pid.as_raw_nonzero().get());
+            return fail(&format!("cannot exit with process {pid}: {reason}"));
+        }
+    };
     raise_open_files();
     decline_huge_pages();
     // Two sockets at most are on their way to the admin's thread.
@@ -48,7 +57,8 @@ pub(super) fn serve(origin: Origin, announce: impl Fn(&str)) -> ExitCode {
         }
     }
     drop(generation);
-    let ended = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| runtime.block_on(supervisor.run()));
+    let ended =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| runtime.block_on(supervisor.run(companion)));
     match ended {
         Ok(End::Done) => ExitCode::SUCCESS,
         Ok(End::CutOff(_)) => ExitCode::from(CUT_OFF),

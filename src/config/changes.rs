@@ -36,7 +36,8 @@ pub fn changes(old: &File, new: &File) -> Vec<Change> {
         push("log".to_owned(), "changed", IN_PLACE);
     }
     if old.admin != new.admin {
-        push("admin".to_owned(), "changed", REBINDS);
+        let effect = if old.admin.listen() == new.admin.listen() { IN_PLACE } else { REBINDS };
+        push("admin".to_owned(), "changed", effect);
     }
     let name = |listener: &super::listener::Listener| {
         let first = || listener.listen.first().map_or_else(String::new, |listen| listen.0.to_string());

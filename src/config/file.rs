@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
+use super::admin::Admin;
 use super::listener::Listener;
 use super::protocol;
 use crate::services;
 use crate::settings;
 use crate::telemetry;
 use crate::value::{
-    Address, Decode, Diagnostics, Fields, Grace, Item, LabelText, Place, Reader, Size, SourceId, Sources, Spanned, Table, Value, Whole,
-    nearest,
+    Decode, Diagnostics, Fields, Grace, Item, LabelText, Place, Reader, Size, SourceId, Sources, Spanned, Table, Value, Whole, nearest,
 };
 
 /// A configuration that reads well. Whether its parts fit together, compiling will say.
@@ -55,34 +55,6 @@ impl Default for Process {
     }
 }
 
-/// `[admin]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admin {
-    On(Spanned<Address>),
-    Off,
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        let address = Address::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 9901)));
-        Self::On(Spanned::new(address, Place::new(SourceId(0), 0..0)))
-    }
-}
-
-impl Decode for Admin {
-    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        let mut fields = Fields::of(item, "admin settings", reader)?;
-        let listen = fields.optional::<super::listener::Listen>("listen", reader);
-        let off = fields.or("off", false, reader);
-        fields.finish(reader)?;
-        match (listen?, off?) {
-            (_, true) => Some(Self::Off),
-            (Some(listen), false) => Some(Self::On(listen.0)),
-            (None, false) => Some(Self::default()),
-        }
-    }
-}
-
 /// What could be read of a document.
 pub struct Parsed {
     pub file: File,
@@ -118,6 +90,7 @@ impl File {
         // Under a misspelt `[services.…]` every one would be missing too.
         if let (Some(services), true) = (&services, keys_are_known) {
             check_references(reader, &services.0);
+            admin.check_names(reader, &services.0);
         }
         let services =
             services.unwrap_or_default().0.into_iter().filter_map(|(name, service): (_, Service)| Some((name, service.0?))).collect();
@@ -186,7 +159,7 @@ impl Decode for NamedServices {
 }
 
 /// `None` where the settings are wrong: the name is still one that may be mentioned.
-struct Service(Option<services::Settings>);
+pub(super) struct Service(pub(super) Option<services::Settings>);
 
 impl Decode for Service {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {

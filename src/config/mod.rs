@@ -2,6 +2,7 @@
 //!
 //! Pure data. What it becomes is `generation`'s business.
 
+mod admin;
 mod changes;
 mod file;
 pub mod listener;
@@ -9,6 +10,7 @@ mod load;
 mod protocol;
 mod substitute;
 
+pub use admin::Admin;
 pub use changes::{Change, changes};
-pub use file::{Admin, File, Parsed, Process, Workers};
+pub use file::{File, Parsed, Process, Workers};
 pub use load::{Failed, Loaded, default_paths, from_text, is_listed, load};

@@ -212,7 +212,7 @@ fn check_purpose(file: &File, found: &mut Diagnostics) {
 fn check_addresses(file: &File, found: &mut Diagnostics) {
     let mut addresses: HashMap<&Address, Place> = HashMap::new();
     let mut names: HashMap<&str, Place> = HashMap::new();
-    if let crate::config::Admin::On(admin) = &file.admin {
+    if let Some(admin) = file.admin.listen() {
         addresses.insert(&admin.value, admin.place);
     }
     for listener in &file.listeners {

@@ -101,6 +101,12 @@ impl Generation {
     pub fn listener_at(&self, socket: &SocketKey) -> Option<&Arc<Listener>> {
         self.by_socket.get(socket)
     }
+
+    /// Pools of `[admin] ready` in which no endpoint may take requests now.
+    pub fn waits_for(&self) -> impl Iterator<Item = &str> {
+        let names = self.file.admin.ready().iter().map(|name| name.value.as_str());
+        names.filter(|name| !self.pools.iter().any(|named| named.pool.name == *name && named.pool.is_ready()))
+    }
 }
 
 impl Listener {

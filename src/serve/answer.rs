@@ -117,6 +117,7 @@ impl<S: Side> Job<'_, S> {
         let write = waits.client.deadline(is_blocked, client.link.written_total(), self.call.listener.timeouts.write);
         let deadlines = [
             (write, None),
+            (client.link.gone_at(), None),
             (body, Some(Refusal::BodyTimeout)),
             (answer, Some(Refusal::ResponseTimeout)),
             (self.deadline, Some(Refusal::RouteTimeout)),

@@ -19,8 +19,8 @@ use super::tape::Tape;
 use super::timer::Stall;
 use super::worker::{Scratch, Worker};
 use crate::generation::{Generation, Listener, Route, Walk};
-use crate::proto::grpc;
-use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Version, upgrade};
+use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Span, Version, upgrade};
+use crate::proto::{grpc, request_timeout};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers};
 use crate::services::Decision;
@@ -266,13 +266,22 @@ fn keep_after_local(keep: Persistence, framing: &RequestFraming) -> Persistence 
     }
 }
 
-/// When the whole exchange must be over: by the route, or sooner if a gRPC client says so.
+/// When the whole exchange must be over: by the route, or sooner if the client says so.
 fn deadline(route: &Route, head: &Head<'_>, version: Version, started: Instant) -> Option<Instant> {
-    let theirs = match version {
+    let grpc = match version {
         Version::Http2 if is_grpc(head.headers) => head.headers.first(b"grpc-timeout").and_then(grpc::timeout),
         _ => None,
     };
-    route.timeout.into_iter().chain(theirs).min().and_then(|timeout| started.checked_add(timeout))
+    let timeouts = [route.timeout, grpc, client_timeout(head.headers)];
+    timeouts.into_iter().flatten().min().and_then(|timeout| started.checked_add(timeout))
+}
+
+fn client_timeout(headers: Headers<'_>) -> Option<Duration> {
+    const NAME: &[u8] = request_timeout::NAME;
+    // Looked for in every request and rarely there: lengths are compared before anything is read.
+    let is_it = |name: Span| name.len() == NAME.len() && name.of(headers.bytes).eq_ignore_ascii_case(NAME);
+    let field = headers.fields.iter().find(|field| is_it(field.name))?;
+    request_timeout::parse(field.value.of(headers.bytes))
 }
 
 fn is_grpc(headers: Headers<'_>) -> bool {

@@ -19,7 +19,7 @@ use super::open;
 use super::side::{Far, Side};
 use super::tape::Tape;
 use super::tries::{Cause, Tries};
-use super::waits::Early;
+use super::waits::{Early, poll_deadlines};
 use crate::proto::http1::{BodyFraming, ResponseHead, response_framing};
 use crate::refusal::Refusal;
 use crate::telemetry::metrics;
@@ -82,7 +82,15 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         let may_reuse = tries.may_reuse() && pool.policy.send_proxy == SendProxy::Off;
         let connected = match job.call.reuse(&endpoint, may_reuse, started) {
             Some(wire) => Ok((Carrier::Wire(wire), true)),
-            None => job.call.connect(&endpoint, pool, &greeting, may_reuse, started).await,
+            None => {
+                let call = job.call;
+                // It ends by itself in time; only the client may want it to end sooner.
+                match job.wait_for(None, call.connect(&endpoint, pool, &greeting, may_reuse, started)).await {
+                    Ok(connected) => connected,
+                    Err(Kept::Gone) => return Outcome { endpoint: Some(endpoint), attempts: tries.attempts, ..Outcome::gone(0) },
+                    Err(_) => Err(Refusal::RouteTimeout),
+                }
+            }
         };
         let tried = match connected {
             Ok((carrier, is_reused)) => {
@@ -162,7 +170,7 @@ impl<S: Side> Job<'_, S> {
             Entry::Waiting(ticket) => {
                 let until = Instant::now() + limits.wait;
                 // A ticket whose place is gone was never handed in.
-                self.wait_for(until, ticket).await?.map(Some).map_err(|_| Kept::Out)
+                self.wait_for(Some(until), ticket).await?.map(Some).map_err(|_| Kept::Out)
             }
         }
     }
@@ -185,26 +193,24 @@ impl<S: Side> Job<'_, S> {
                 changed.await;
             }
         };
-        self.wait_for(until, somebody).await
+        self.wait_for(Some(until), somebody).await
     }
 
     /// Waits for something other than bytes, as long as the client does and there is time.
-    async fn wait_for<F: Future>(&mut self, until: Instant, something: F) -> Result<F::Output, Kept> {
-        let (until, late) = match self.deadline {
-            Some(deadline) if deadline < until => (deadline, Kept::Late),
-            _ => (until, Kept::Out),
-        };
-        let mut late = Some(late);
+    async fn wait_for<F: Future>(&mut self, until: Option<Instant>, something: F) -> Result<F::Output, Kept> {
         let mut something = std::pin::pin!(something);
         let client = &mut *self.client;
+        // A body that was not asked for yet stays where it is.
+        let is_all_here = self.call.framing.body == BodyFraming::None;
         poll_fn(|cx| {
             if let Poll::Ready(output) = something.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            if client.link.has_left(cx, false) {
+            if client.link.has_left(cx, is_all_here) {
                 return Poll::Ready(Err(Kept::Gone));
             }
-            client.timer.poll(cx, until).map(|()| Err(late.take().unwrap_or(Kept::Out)))
+            let deadlines = [(until, Kept::Out), (self.deadline, Kept::Late), (client.link.gone_at(), Kept::Gone)];
+            poll_deadlines(cx, client, deadlines).map(Err)
         })
         .await
     }
@@ -213,7 +219,7 @@ impl<S: Side> Job<'_, S> {
         if pause.is_zero() {
             return Ok(());
         }
-        match self.wait_for(Instant::now() + pause, std::future::pending::<()>()).await {
+        match self.wait_for(Some(Instant::now() + pause), std::future::pending::<()>()).await {
             Ok(()) | Err(Kept::Out) => Ok(()),
             Err(kept) => Err(kept),
         }
@@ -286,8 +292,9 @@ impl<S: Side> Job<'_, S> {
                 (refusal, (refusal == Refusal::EndpointReset).then_some(Cause::Reset), body_is_taken)
             }
             Early::TimedOut(refusal) => {
-                settle(lease, metrics::Outcome::Timeout);
-                (refusal, (refusal == Refusal::ResponseTimeout).then_some(Cause::Timeout), body_is_taken)
+                let is_theirs = refusal == Refusal::ResponseTimeout;
+                settle(lease, if is_theirs { metrics::Outcome::Timeout } else { metrics::Outcome::OutOfTime });
+                (refusal, is_theirs.then_some(Cause::Timeout), body_is_taken)
             }
             // Not the endpoint's fault: the lease is dropped, which reports a cancelled request.
             Early::Refused(refusal) => {

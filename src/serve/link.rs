@@ -6,6 +6,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -22,6 +23,8 @@ pub struct Link {
     sent: usize,
     /// The peer will send no more.
     pub is_ended: bool,
+    /// When a client that will send no more is taken for gone.
+    pub gone_at: Option<Instant>,
     /// What the peer said leaves doubt about where its next message begins.
     pub is_doubtful: bool,
     /// The last read left no room: more was probably waiting.
@@ -39,6 +42,7 @@ impl Link {
             output: Vec::new(),
             sent: 0,
             is_ended: false,
+            gone_at: None,
             is_doubtful: false,
             filled_up: false,
             read_total: 0,

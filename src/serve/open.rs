@@ -66,7 +66,8 @@ fn outcome(refusal: Refusal) -> Option<Outcome> {
     match refusal {
         Refusal::ConnectFailed => Some(Outcome::ConnectFailed),
         Refusal::ConnectTimeout => Some(Outcome::ConnectTimeout),
-        Refusal::RouteTimeout | Refusal::Overloaded => None,
+        Refusal::RouteTimeout => Some(Outcome::OutOfTime),
+        Refusal::Overloaded => None,
         _ => Some(Outcome::TlsFailed),
     }
 }
@@ -90,6 +91,6 @@ pub fn settle(lease: Lease, outcome: Outcome, pool: &Pool, since: Instant, took:
 pub fn settle_unopened(lease: Lease, refusal: Refusal, pool: &Pool, since: Instant) {
     match outcome(refusal) {
         Some(outcome) => settle(lease, outcome, pool, since, since.elapsed()),
-        None => drop(lease),
+        None => lease.withdraw(),
     }
 }

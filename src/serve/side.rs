@@ -5,6 +5,7 @@
 
 use std::io;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use super::buffer::SMALL;
 use super::connection::Ends;
@@ -15,6 +16,11 @@ use crate::dial::Wire;
 use crate::proto::http1::BodyFraming;
 use crate::refusal::Refusal;
 use crate::tls::Failure;
+
+/// How long a client that has ended its sending may wait for the head of an answer. Whether it still listens cannot be
+/// seen: half a close and a whole one look alike. Those that listen ask what is answered soon, and a request whose client
+/// has left should not keep an endpoint busy.
+const HALF_CLOSED_MAX: Duration = Duration::from_millis(500);
 
 /// Where a body comes from.
 pub trait Source {
@@ -58,6 +64,8 @@ pub trait Side: Source + Sink {
     fn encoder(framing: BodyFraming) -> Encoder;
     /// Whether the client has left. `is_taken`: nothing of its request is still to come.
     fn has_left(&mut self, cx: &mut Context<'_>, is_taken: bool) -> bool;
+    /// When a client that may have left is taken for gone, unless the head of its answer has come by then.
+    fn gone_at(&self) -> Option<Instant>;
     /// Has the end of this look like no end: for an answer that is not whole, and for a client that takes nothing.
     fn cut(&mut self);
     /// Whether nothing more of this client is here, so that closing resets nothing.
@@ -162,16 +170,30 @@ impl Side for Link {
     }
 
     /// Reads ahead while an answer is awaited: pipelined requests, and whether the client is still
-    /// there. The end of its sending is no sign of leaving, a reset is.
+    /// there. A reset is a sign of leaving. The end of its sending may be one, so that a time begins.
     fn has_left(&mut self, cx: &mut Context<'_>, is_taken: bool) -> bool {
-        while is_taken && !self.is_ended && self.input().len() < SMALL {
+        if !is_taken {
+            // Another request than the one that the time began with.
+            self.gone_at = None;
+            return false;
+        }
+        while !self.is_ended && self.input().len() < SMALL {
             match self.poll_fill(cx, SMALL) {
-                Poll::Ready(Err(error)) => return error.kind() != io::ErrorKind::UnexpectedEof,
+                // The end too, of TLS that took no leave.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => self.is_ended = true,
+                Poll::Ready(Err(_)) => return true,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => break,
             }
         }
+        if self.is_ended && self.gone_at.is_none() {
+            self.gone_at = Some(Instant::now() + HALF_CLOSED_MAX);
+        }
         false
+    }
+
+    fn gone_at(&self) -> Option<Instant> {
+        self.gone_at
     }
 
     fn cut(&mut self) {

@@ -4,12 +4,14 @@
 //! client byte, and does not know that an admin API exists: it hands out a [`Handle`].
 
 pub mod assemble;
+mod companion;
 mod crew;
 mod reload;
 mod sockets;
 pub mod watch;
 
 pub use assemble::{Assembled, Carried, Failed, Origin, assemble};
+pub use companion::Companion;
 pub use crew::available_cpus;
 pub use reload::{LastReload, Reloaded};
 pub use sockets::AdminSocket;
@@ -217,8 +219,9 @@ impl Supervisor {
         self.handle.clone()
     }
 
-    /// Serves until told to end.
-    pub async fn run(mut self) -> std::io::Result<End> {
+    /// Serves until told to end, or until `companion` has ended.
+    pub async fn run(mut self, companion: Option<Companion>) -> std::io::Result<End> {
+        let companion = companion.as_ref();
         let mut signals = Signals::new()?;
         self.set_phase(Phase::Serving);
         loop {
@@ -228,8 +231,8 @@ impl Supervisor {
                         let reloaded = self.reload("request").await;
                         let _ = answer.send(reloaded);
                     }
-                    Ask::Drain => return self.finish(&mut signals, true).await,
-                    Ask::Quit => return self.finish(&mut signals, false).await,
+                    Ask::Drain => return self.finish(&mut signals, Stay::UntilTold(companion)).await,
+                    Ask::Quit => return self.finish(&mut signals, Stay::No).await,
                 },
                 Some(()) = self.changed.recv() => {
                     self.reload_if_changed().await;
@@ -238,8 +241,9 @@ impl Supervisor {
                     self.reload("SIGHUP").await;
                 }
                 _ = signals.reopen.recv() => self.reopen_log(),
-                _ = signals.terminate.recv() => return self.finish(&mut signals, false).await,
-                _ = signals.interrupt.recv() => return self.finish(&mut signals, false).await,
+                _ = signals.terminate.recv() => return self.finish(&mut signals, Stay::No).await,
+                _ = signals.interrupt.recv() => return self.finish(&mut signals, Stay::No).await,
+                () = end_of(companion) => return self.finish(&mut signals, Stay::No).await,
             }
         }
     }
@@ -256,8 +260,8 @@ impl Supervisor {
         }
     }
 
-    /// Unready, lame duck, drain, end. With `stays`, the process waits for a signal after draining.
-    async fn finish(mut self, signals: &mut Signals, stays: bool) -> std::io::Result<End> {
+    /// Unready, lame duck, drain, end.
+    async fn finish(mut self, signals: &mut Signals, stay: Stay<'_>) -> std::io::Result<End> {
         let process = self.handle.live.pin().file.process.clone();
         tracing::info!(lame_duck = ?process.lame_duck.0, drain = ?process.drain.0, "draining");
         self.set_phase(Phase::LameDuck);
@@ -286,8 +290,11 @@ impl Supervisor {
                 }
             }
         }
-        if stays && !is_hurried {
-            signals.end(&mut self.asked).await;
+        if let (Stay::UntilTold(companion), false) = (stay, is_hurried) {
+            tokio::select! {
+                () = signals.end(&mut self.asked) => {}
+                () = end_of(companion) => {}
+            }
         }
         self.crew.join();
         if let Some(sink) = self.access.sink.swap(None) {
@@ -299,6 +306,19 @@ impl Supervisor {
         }
         Ok(if cut_off > 0 { End::CutOff(cut_off) } else { End::Done })
     }
+}
+
+/// What becomes of the process once it has drained.
+enum Stay<'a> {
+    No,
+    /// Until a signal, somebody who asks, or the end of the companion.
+    UntilTold(Option<&'a Companion>),
+}
+
+async fn end_of(companion: Option<&Companion>) {
+    let Some(companion) = companion else { return std::future::pending().await };
+    companion.ended().await;
+    tracing::info!(pid = companion.pid(), "the process to exit with has ended");
 }
 
 fn start_watch(tell: mpsc::Sender<()>, watched: &[PathBuf]) -> Option<Watch> {

@@ -142,10 +142,7 @@ impl Sockets {
     }
 
     fn stage_admin(&self, generation: &Generation, staged: &mut Staged, found: &mut Diagnostics) {
-        let wanted = match &generation.file.admin {
-            crate::config::Admin::On(address) => Some(address),
-            crate::config::Admin::Off => None,
-        };
+        let wanted = generation.file.admin.listen();
         let have = self.admin.as_ref().map(|(address, _)| address);
         if wanted.map(|address| &address.value) == have {
             return;

@@ -119,6 +119,8 @@ outcomes! {
         Timeout = "timeout",
         /// An answer that is no HTTP, or was cut short.
         Broken = "broken",
+        /// The time that the route or the client gives the whole exchange was over first, which need not be the endpoint's fault.
+        OutOfTime = "out_of_time",
         /// Another endpoint, asked the same, answered first.
         Overtaken = "overtaken",
         /// The client left first, which says nothing of the endpoint.

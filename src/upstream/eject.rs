@@ -35,7 +35,7 @@ impl Settings {
     pub fn judge(&self, pool: &Pool, endpoint: &Endpoint, outcome: Outcome, now: Instant) {
         let is_failure = match outcome {
             Outcome::Ok => false,
-            Outcome::ClientGone | Outcome::Overtaken => return,
+            Outcome::ClientGone | Outcome::Overtaken | Outcome::OutOfTime => return,
             _ => true,
         };
         let reason = self.reason(endpoint, is_failure, now);

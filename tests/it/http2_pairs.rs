@@ -509,7 +509,7 @@ fn a_client_that_leaves_takes_its_request_back_everywhere() {
                 let mut client = connect(address, client);
                 client.send("GET /hang HTTP/1.1\r\nHost: a.example\r\n\r\n").unwrap();
                 eventually("it is asked", is_asked);
-                // The end of its sending is no sign of leaving, a reset is.
+                // Of the end of its sending one would have to wait whether it is one of leaving; of a reset not.
                 socket2::SockRef::from(client.socket()).set_linger(Some(Duration::ZERO)).unwrap();
             }
             H2c | Http2Tls => run_for(Duration::from_secs(60), async {

@@ -17,8 +17,10 @@ mod http2_ends; // how HTTP/2 connections end, and what reloads are to them
 mod http2_strictness; // what HTTP/2 requests are refused, by raw frames
 mod http2_windows; // bodies over HTTP/2, at the pace of the slower side
 mod instructions; // what an exchange costs in instructions, against what it did
+mod lifecycle; // waiting for other processes, ending with them, being ready once they are
 mod memory; // bodies, idle connections, bugs: what they cost
 mod parsers; // what the parsers accept, others read alike
+mod patience; // clients that say how long they wait, and clients that leave
 mod peers; // gRPC and `WebSockets` between real clients and servers
 mod pod; // the pod of deploy/, run for real
 mod programs; // real programs on both sides

@@ -457,6 +457,26 @@ fn every_sample_compiles_without_a_warning_and_is_in_the_manual() {
     }
 }
 
+/// What manifests bring as a file to mount.
+#[test]
+fn every_configuration_of_deploy_compiles_and_its_manifest_is_in_the_manual() {
+    let directory = tempfile::tempdir().unwrap();
+    let readme = read("README.md");
+    let mut manifests = Vec::new();
+    files_below(&root().join("deploy"), "yaml", &mut manifests);
+    for manifest in manifests {
+        let name = manifest.strip_prefix(root()).unwrap().display().to_string();
+        let text = read(&name);
+        let after = text.split_once("attache.toml: |\n").unwrap_or_else(|| panic!("{name} has no configuration")).1;
+        let lines = after.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
+        let settings: Vec<&str> = lines.map(|line| line.trim_start_matches("    ")).collect();
+        let path = directory.path().join("attache.toml");
+        std::fs::write(&path, settings.join("\n")).unwrap();
+        check(&name, &path);
+        assert!(readme.contains(&name), "README.md does not mention {name}");
+    }
+}
+
 /// What the manual shows as TOML can be copied into a file. Certificates it names are there.
 #[test]
 fn every_example_in_the_manual_compiles() {

@@ -273,6 +273,11 @@ impl Side for Stream {
         }
     }
 
+    /// The end of a request is no end of its client.
+    fn gone_at(&self) -> Option<Instant> {
+        None
+    }
+
     fn cut(&mut self) {
         self.reason = Reason::CANCEL;
     }

@@ -48,10 +48,22 @@ impl Rig {
 
     /// As [`Rig::start_in`], by a command that runs attache with the arguments it is given.
     #[track_caller]
-    pub fn start_with(mut command: Command, directory: TempDir, config: &str) -> Self {
+    pub fn start_with(command: Command, directory: TempDir, config: &str) -> Self {
+        Self::start_command(command, directory, config, &[])
+    }
+
+    /// As [`Rig::start_in`], with more arguments to `run`.
+    #[track_caller]
+    pub fn start_as(directory: TempDir, config: &str, arguments: &[&str]) -> Self {
+        Self::start_command(binary(), directory, config, arguments)
+    }
+
+    #[track_caller]
+    fn start_command(mut command: Command, directory: TempDir, config: &str, arguments: &[&str]) -> Self {
         let path = directory.path().join("attache.toml");
         std::fs::write(&path, whole(directory.path(), config)).unwrap();
-        let mut child = command.arg("run").arg("-c").arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.arg("run").arg("-c").arg(&path).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = collect(child.stderr.take().unwrap());
         let out = collect(child.stdout.take().unwrap());
         let mut rig = Self { directory, child, log, out };
