@@ -193,9 +193,13 @@ impl Choice<'_, '_> {
 
     fn in_turn(&mut self, tier: &Tier, turns: &Turns) -> Option<u32> {
         let length = tier.schedule.len();
-        let chosen = tier.schedule[turns.next(self.ask.worker, length)];
-        if self.fits(chosen) {
-            return Some(chosen);
+        // A second attempt is nobody's turn: it would take that of whoever is next, and the first turns of all would go to
+        // an endpoint that fails.
+        if self.ask.tried.is_empty() {
+            let chosen = tier.schedule[turns.next(self.ask.worker, length)];
+            if self.fits(chosen) {
+                return Some(chosen);
+            }
         }
         let detour = &turns.of(self.ask.worker).detour;
         for _ in 0..length {

@@ -26,6 +26,7 @@ mod pod; // the pod of deploy/, run for real
 mod programs; // real programs on both sides
 mod proxy_protocol; // clients named by PROXY headers, also before TLS
 mod reload; // reloads: all or nothing, and nobody notices
+mod retries; // requests that go out again, and those that are asked twice
 mod routing; // which route takes a request, and what it does to it
 mod serving; // the smallest path through real bytes
 mod slow; // slow clients, scarce resources
