@@ -72,7 +72,15 @@ pub(super) fn services(handle: &Handle) -> Value {
                 })
             })
             .collect();
-        json!({ "name": named.pool.name, "kind": "pool", "balance": named.settings.policy.balance.word(), "endpoints": endpoints })
+        let mut pool =
+            json!({ "name": named.pool.name, "kind": "pool", "balance": named.settings.policy.balance.word(), "endpoints": endpoints });
+        if let Some(admission) = &named.pool.admission {
+            let (inside, waiting, most) = admission.counts();
+            pool["in_flight"] = inside.into();
+            pool["waiting"] = waiting.into();
+            pool["requests_max"] = most.into();
+        }
+        pool
     });
     Value::Array(pools.collect())
 }

@@ -1,4 +1,4 @@
-//! Peak EWMA: an average that jumps up with a slow sample and comes down slowly.
+//! Averages that forget. Peak EWMA: an average that jumps up with a slow sample and comes down slowly.
 //!
 //! As in Finagle's and linkerd's balancers: what matters is how bad it may be, so the worst sample counts whole at once,
 //! and time heals. Knows no clock.
@@ -15,6 +15,11 @@ pub fn peak(average: f64, sample: f64, since: Duration) -> f64 {
     }
     let keeps = kept(since);
     average * keeps + sample * (1.0 - keeps)
+}
+
+/// The average after one more `sample`, each of which weighs a sixteenth.
+pub fn smoothed(average: f64, sample: f64) -> f64 {
+    average + (sample - average) / 16.0
 }
 
 /// The average with nothing new for so long: it fades, so that whoever was slow is tried again.

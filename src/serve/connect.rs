@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::call::Call;
 use super::forward::Job;
 use super::h2::endpoint::{self, Group, Place};
-use super::open;
+use super::open::{self, Room};
 use super::side::Side;
 use crate::dial::{Opening, Wire};
 use crate::proto::proxy_header::{self, Extensions};
@@ -49,7 +49,7 @@ impl Call<'_> {
             return Box::pin(self.connect_shared(endpoint, pool, greeting, may_reuse, now)).await;
         }
         let limit = self.limit(pool);
-        self.dial(endpoint, pool, greeting, &limit).await.map(|wire| (Carrier::Wire(wire), false))
+        self.dial(endpoint, pool, greeting, may_reuse, &limit).await.map(|wire| (Carrier::Wire(wire), false))
     }
 
     fn take(&self, endpoint: &Endpoint, now: Instant) -> Option<Wire> {
@@ -87,7 +87,8 @@ impl Call<'_> {
                 return Ok((Carrier::Wire(wire), true));
             }
             if let Some(dialling) = group.dial() {
-                let dialled = self.dial(endpoint, pool, greeting, &limit).await;
+                // What was idle is asked for above, whatever it speaks.
+                let dialled = self.dial(endpoint, pool, greeting, false, &limit).await;
                 let carrier = match dialled {
                     Ok(wire) => self.agreed(endpoint, wire, &group, pool, &limit).await,
                     Err(refusal) => Err(refusal),
@@ -145,9 +146,14 @@ impl Call<'_> {
         }
     }
 
-    async fn dial(&self, endpoint: &Endpoint, pool: &Pool, greeting: &[u8], limit: &Limit) -> Result<Wire, Refusal> {
+    async fn dial(&self, endpoint: &Endpoint, pool: &Pool, greeting: &[u8], may_reuse: bool, limit: &Limit) -> Result<Wire, Refusal> {
+        let reuse = || if may_reuse { self.take(endpoint, Instant::now()) } else { None };
+        let seat = match open::room(self.worker, pool, reuse).await? {
+            Room::Seat(seat) => seat,
+            Room::Wire(wire) => return Ok(wire),
+        };
         let timeout = limit.until.saturating_duration_since(Instant::now());
-        let opening = Opening { greeting, alpn: None, timeout, seat: None };
+        let opening = Opening { greeting, alpn: None, timeout, seat };
         open::open(self.worker, pool, endpoint, opening).await.map_err(|refusal| match refusal {
             Refusal::ConnectTimeout => limit.beyond,
             refusal => refusal,

@@ -231,11 +231,13 @@ impl<S: Side> Job<'_, S> {
         self.call.write_head::<E>(&endpoint, link.output());
         self.tape.rewind();
         let mut upload = self.call.upload::<S, E>();
+        // Connecting is not what makes an answer slow.
+        let sent = if pool.learns() { Instant::now() } else { started };
         let mut hedge = Hedge::of(self.call, pool, tries, endpoint.id, started);
         let early = match self.until_final_head(&mut link, &mut upload, pool, &mut hedge).await {
             Ok(()) => {
                 drop(hedge);
-                self.heard(pool, &endpoint, started);
+                self.heard(pool, &endpoint, sent);
                 let status = self.response.status;
                 let is_repeatable = self.call.is_idempotent() && (upload.is_untouched || self.tape.is_whole());
                 if status >= 400
@@ -346,10 +348,10 @@ impl<S: Side> Job<'_, S> {
     }
 
     /// The head of an answer has come.
-    fn heard(&self, pool: &Pool, endpoint: &Endpoint, started: Instant) {
+    fn heard(&self, pool: &Pool, endpoint: &Endpoint, sent: Instant) {
         if pool.learns() {
             let now = Instant::now();
-            pool.answered(self.call.worker.index, endpoint, self.response.status, now.saturating_duration_since(started), now);
+            pool.answered(self.call.worker.index, endpoint, self.response.status, now.saturating_duration_since(sent), now);
         }
     }
 
@@ -358,6 +360,9 @@ impl<S: Side> Job<'_, S> {
         if let Some(wire) = link.release(is_clean && pool.policy.send_proxy == SendProxy::Off) {
             self.call.worker.idle.put(endpoint.id, wire, Instant::now() + pool.policy.timeouts.idle);
             self.call.worker.sweep_later();
+            if let Some(connections) = &pool.connections {
+                connections.freed(self.call.worker.index).notify_one();
+            }
         }
     }
 

@@ -15,8 +15,7 @@ use crate::upstream::{Endpoint, Lease, Pool};
 /// Endpoints tried when connecting fails: nothing was sent, so anything may go to another.
 pub const CONNECT_ATTEMPTS: u32 = 3;
 
-pub async fn open(worker: &Worker, pool: &Pool, endpoint: &Endpoint, mut opening: Opening<'_>) -> Result<Wire, Refusal> {
-    opening.seat = seat(worker, pool).await?;
+pub async fn open(worker: &Worker, pool: &Pool, endpoint: &Endpoint, opening: Opening<'_>) -> Result<Wire, Refusal> {
     let shook_hands = |outcome| endpoint.metrics.handshake(worker.index, outcome);
     match dial::dial(&endpoint.address, endpoint.tls.as_ref(), opening).await {
         Ok(wire) => {
@@ -43,22 +42,33 @@ pub async fn open(worker: &Worker, pool: &Pool, endpoint: &Endpoint, mut opening
     }
 }
 
-/// A place for one more connection, where the pool limits them: a free one, that of an idle connection to another
-/// endpoint, or the next that becomes free in time.
-async fn seat(worker: &Worker, pool: &Pool) -> Result<Option<Seat>, Refusal> {
-    let (Some(connections), Some(limits)) = (&pool.connections, &pool.policy.limits) else { return Ok(None) };
+/// What a request gets that needs a connection.
+pub enum Room {
+    /// A place for a new one; none where the pool limits nothing.
+    Seat(Option<Seat>),
+    /// One that has become idle meanwhile.
+    Wire(Wire),
+}
+
+/// Room for a connection: a free place, that of an idle connection to another endpoint, or what comes first in time, a place
+/// that becomes free or a connection that `reuse` finds.
+pub async fn room(worker: &Worker, pool: &Pool, reuse: impl Fn() -> Option<Wire>) -> Result<Room, Refusal> {
+    let (Some(connections), Some(limits)) = (&pool.connections, &pool.policy.limits) else { return Ok(Room::Seat(None)) };
     let taken = async {
         loop {
             let freed = connections.freed(worker.index).notified();
             if let Some(seat) = connections.take(worker.index) {
-                return seat;
+                return Room::Seat(Some(seat));
+            }
+            if let Some(wire) = reuse() {
+                return Room::Wire(wire);
             }
             if !worker.idle.evict(pool.membership().members().iter().map(|member| member.endpoint.id)) {
                 freed.await;
             }
         }
     };
-    tokio::time::timeout(limits.wait, taken).await.map(Some).map_err(|_| Refusal::Overloaded)
+    tokio::time::timeout(limits.wait, taken).await.map_err(|_| Refusal::Overloaded)
 }
 
 /// What an attempt came to that ended in [`open`]. `None` where the endpoint was not asked.

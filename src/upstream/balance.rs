@@ -62,6 +62,8 @@ const REFUSED_AS: Duration = Duration::from_secs(1);
 const UNKNOWN_AS: f64 = 0.1;
 /// Endpoints whose latencies are less than this factor apart count as equally fast.
 const CLEARLY: f64 = 2.0;
+/// And so do those that are so few seconds apart.
+const NOTHING: f64 = 0.001;
 /// A zone is overloaded when its endpoint has twice the requests of one elsewhere, and at least so many.
 const CROWD: f64 = 8.0;
 
@@ -174,7 +176,7 @@ impl Choice<'_, '_> {
         let endpoint = self.membership.endpoint(index);
         let latency = endpoint.record.latency(endpoint.since_birth(self.ask.now));
         let is_unknown = latency == 0.0 && endpoint.in_flight() > 0;
-        (if is_unknown { UNKNOWN_AS } else { latency }) * self.load(index)
+        (if is_unknown { UNKNOWN_AS } else { latency + NOTHING }) * self.load(index)
     }
 
     /// Fewer requests in flight; where that is even, clearly faster. Endpoints that are slow but idle would otherwise look
@@ -186,9 +188,9 @@ impl Choice<'_, '_> {
         }
         let latency = |index| {
             let endpoint = self.membership.endpoint(index);
-            endpoint.record.latency(endpoint.since_birth(self.ask.now))
+            endpoint.record.usual_latency(endpoint.since_birth(self.ask.now))
         };
-        latency(index) * CLEARLY < latency(than)
+        latency(index) * CLEARLY + NOTHING < latency(than)
     }
 
     fn in_turn(&mut self, tier: &Tier, turns: &Turns) -> Option<u32> {

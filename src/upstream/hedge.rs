@@ -29,7 +29,8 @@ pub enum After {
 impl Decode for After {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
-        let quantile = text.strip_prefix('p').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()) && (2..=4).contains(&digits.len()));
+        let quantile =
+            text.strip_prefix('p').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()) && (2..=4).contains(&digits.len()));
         // `p999` is 99.9 per cent.
         let quantile = quantile.and_then(|digits| format!("0.{digits}").parse::<f64>().ok()).filter(|&share| share >= 0.5);
         let time = parse_duration(&text).filter(|time| !time.is_zero());

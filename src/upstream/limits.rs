@@ -179,7 +179,7 @@ pub struct Connections {
 #[repr(align(128))]
 struct Open {
     count: AtomicU32,
-    /// Told when a place becomes free.
+    /// Told when a place becomes free, or a connection idle.
     freed: Notify,
 }
 
@@ -203,7 +203,7 @@ impl Connections {
         taken.ok().map(|_| Seat { connections: Arc::clone(self), worker })
     }
 
-    /// Told when a place of this worker becomes free.
+    /// Told when a place of this worker becomes free, or one of its connections idle.
     pub fn freed(&self, worker: usize) -> &Notify {
         &self.workers[worker % self.workers.len()].freed
     }

@@ -20,7 +20,9 @@ pub struct Record {
     failed: AtomicU32,
     /// Average of seconds to an answer's head, as bits of an `f64`; 0 while nothing is known.
     latency: AtomicU64,
-    /// Nanoseconds since the endpoint's birth when `latency` was last fed.
+    /// The same without peaks, and from below: slow is who was slow several times.
+    usual: AtomicU64,
+    /// Nanoseconds since the endpoint's birth when these two were last fed.
     fed: AtomicU64,
     /// Times it was ejected, less one for each time that it served so long without.
     pub ejections: AtomicU32,
@@ -72,9 +74,17 @@ impl Record {
         let since = Duration::from_nanos(now.saturating_sub(self.fed.swap(now, Relaxed)));
         let average = f64::from_bits(self.latency.load(Relaxed));
         self.latency.store(ewma::peak(average, waited.as_secs_f64(), since).to_bits(), Relaxed);
+        let usual = ewma::decayed(f64::from_bits(self.usual.load(Relaxed)), since);
+        self.usual.store(ewma::smoothed(usual, waited.as_secs_f64()).to_bits(), Relaxed);
     }
 
-    /// Seconds that an answer takes, as of `now`; 0 while nothing is known.
+    /// Seconds that an answer usually takes, as of `now`: less than that while few are known.
+    pub fn usual_latency(&self, now: u64) -> f64 {
+        let since = Duration::from_nanos(now.saturating_sub(self.fed.load(Relaxed)));
+        ewma::decayed(f64::from_bits(self.usual.load(Relaxed)), since)
+    }
+
+    /// Seconds that an answer may take, as of `now`; 0 while nothing is known.
     pub fn latency(&self, now: u64) -> f64 {
         let since = Duration::from_nanos(now.saturating_sub(self.fed.load(Relaxed)));
         ewma::decayed(f64::from_bits(self.latency.load(Relaxed)), since)
@@ -100,6 +110,16 @@ mod tests {
         assert_eq!(record.count(0, true), Window { total: 1, failed: 1 });
         assert_eq!(record.count(window - 1, false), Window { total: 2, failed: 1 });
         assert_eq!(record.count(window, false), Window { total: 1, failed: 0 });
+    }
+
+    #[test]
+    fn one_slow_answer_makes_nobody_slow() {
+        let record = Record::default();
+        (0..50).for_each(|_| record.answered_after(Duration::from_millis(1), 1));
+        record.answered_after(Duration::from_millis(10), 1);
+        assert!(record.usual_latency(1) < 0.002, "{}", record.usual_latency(1));
+        (0..10).for_each(|_| record.answered_after(Duration::from_millis(10), 1));
+        assert!(record.usual_latency(1) > 0.004);
     }
 
     #[test]

@@ -394,9 +394,13 @@ fn a_bad_stream_leaves_its_neighbours_alone() {
 #[test]
 fn a_request_taken_back_is_reset_at_the_endpoint() {
     let resets: Arc<Mutex<Vec<u32>>> = Arc::default();
-    let noted = Arc::clone(&resets);
+    let asked: Arc<AtomicUsize> = Arc::default();
+    let (noted, asking) = (Arc::clone(&resets), Arc::clone(&asked));
     let origin = raw_origin(&[], move |mut raw, _| {
         while let Ok(Some(frame)) = raw.next() {
+            if frame.kind == HEADERS {
+                asking.fetch_add(1, SeqCst);
+            }
             if frame.kind == RST_STREAM {
                 noted.lock().unwrap().push(frame.code().unwrap());
             }
@@ -412,6 +416,8 @@ fn a_request_taken_back_is_reset_at_the_endpoint() {
                 // A client of HTTP/1 that is gone is one that reset its connection.
                 let mut gone = Client::tcp(address).unwrap();
                 gone.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+                // Before, there would be nothing to take back.
+                eventually("both are with the endpoint", || asked.load(SeqCst) == 2);
                 socket2::SockRef::from(gone.socket()).set_linger(Some(std::time::Duration::ZERO)).unwrap();
             }
         })

@@ -23,6 +23,7 @@ mod parsers; // what the parsers accept, others read alike
 mod patience; // clients that say how long they wait, and clients that leave
 mod peers; // gRPC and `WebSockets` between real clients and servers
 mod pod; // the pod of deploy/, run for real
+mod pools; // limits, ejection, zones, clients that stay with their endpoint
 mod programs; // real programs on both sides
 mod proxy_protocol; // clients named by PROXY headers, also before TLS
 mod reload; // reloads: all or nothing, and nobody notices

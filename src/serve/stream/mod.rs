@@ -14,7 +14,7 @@ use std::time::Instant;
 use super::accept::Standing;
 use super::buffer::Buffer;
 use super::connection::{Client, Ends};
-use super::open::{self, CONNECT_ATTEMPTS};
+use super::open::{self, CONNECT_ATTEMPTS, Room};
 use super::worker::Worker;
 use crate::dial::{Opening, Wire};
 use crate::generation::Listener;
@@ -138,7 +138,12 @@ async fn connect(
         // What the client and we agreed on is what the endpoint will hear; of anything else we know nothing.
         let alpn = client.alpn().map(<[u8]>::to_vec).into_iter().collect();
         let opening = Opening { greeting: &greeting, alpn: Some(alpn), timeout: pool.policy.timeouts.connect, seat: None };
-        let refusal = match open::open(worker, pool, &endpoint, opening).await {
+        let opened = match open::room(worker, pool, || None).await {
+            Ok(Room::Seat(seat)) => open::open(worker, pool, &endpoint, Opening { seat, ..opening }).await,
+            Ok(Room::Wire(_)) => Err(Refusal::Overloaded),
+            Err(refusal) => Err(refusal),
+        };
+        let refusal = match opened {
             Ok(wire) => return Ok((lease, since, wire)),
             Err(refusal) => refusal,
         };
