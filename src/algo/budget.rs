@@ -50,7 +50,7 @@ impl Purse {
         if self.earned >= 1.0 {
             return Some(Self { earned: self.earned - 1.0, ..self });
         }
-        (self.reserve >= 1.0).then(|| Self { reserve: self.reserve - 1.0, ..self })
+        (self.reserve >= 1.0).then_some(Self { reserve: self.reserve - 1.0, ..self })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Shared and never written, so that two attempts may run at once. Its client is the job's.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -56,7 +57,7 @@ impl<'a> Call<'a> {
         let Some((name, token, ttl)) = pool.cookie(endpoint) else { return Vec::new() };
         let mut field = format!("Set-Cookie: {name}={}; Path=/; HttpOnly; SameSite=Lax", String::from_utf8_lossy(&token));
         if let Some(ttl) = ttl {
-            field.push_str(&format!("; Max-Age={}", ttl.as_secs().max(1)));
+            let _ = write!(field, "; Max-Age={}", ttl.as_secs().max(1));
         }
         if self.head.scheme == "https" {
             field.push_str("; Secure");

@@ -80,16 +80,15 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         }
         // The usual way first, which waits for nothing.
         let may_reuse = tries.may_reuse() && pool.policy.send_proxy == SendProxy::Off;
-        let connected = match job.call.reuse(&endpoint, may_reuse, started) {
-            Some(wire) => Ok((Carrier::Wire(wire), true)),
-            None => {
-                let call = job.call;
-                // It ends by itself in time; only the client may want it to end sooner.
-                match job.wait_for(None, call.connect(&endpoint, pool, &greeting, may_reuse, started)).await {
-                    Ok(connected) => connected,
-                    Err(Kept::Gone) => return Outcome { endpoint: Some(endpoint), attempts: tries.attempts, ..Outcome::gone(0) },
-                    Err(_) => Err(Refusal::RouteTimeout),
-                }
+        let connected = if let Some(wire) = job.call.reuse(&endpoint, may_reuse, started) {
+            Ok((Carrier::Wire(wire), true))
+        } else {
+            let call = job.call;
+            // It ends by itself in time; only the client may want it to end sooner.
+            match job.wait_for(None, call.connect(&endpoint, pool, &greeting, may_reuse, started)).await {
+                Ok(connected) => connected,
+                Err(Kept::Gone) => return Outcome { endpoint: Some(endpoint), attempts: tries.attempts, ..Outcome::gone(0) },
+                Err(_) => Err(Refusal::RouteTimeout),
             }
         };
         let tried = match connected {

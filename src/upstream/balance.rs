@@ -60,6 +60,8 @@ const ROLLS_MAX: u32 = 8;
 const REFUSED_AS: Duration = Duration::from_secs(1);
 /// What is in flight before the first answer counts as this slow.
 const UNKNOWN_AS: f64 = 0.1;
+/// Promises less than this factor apart are as good as each other: chance decides, and equals get equal shares.
+const NEARLY: f64 = 1.25;
 /// Endpoints whose latencies are less than this factor apart count as equally fast.
 const CLEARLY: f64 = 2.0;
 /// And so do those that are so few seconds apart.
@@ -130,7 +132,7 @@ impl Balance {
             Self::Ewma => {
                 let one = choice.rolled(tier, None)?;
                 let Some(other) = choice.rolled(tier, Some(one)) else { return Some(one) };
-                Some(if choice.promise(other) < choice.promise(one) { other } else { one })
+                Some(if choice.promise(other) * NEARLY < choice.promise(one) { other } else { one })
             }
         }
     }
@@ -182,9 +184,10 @@ impl Choice<'_, '_> {
     /// Fewer requests in flight; where that is even, clearly faster. Endpoints that are slow but idle would otherwise look
     /// as good as any.
     fn is_better(&self, index: u32, than: u32) -> bool {
-        let (one, other) = (self.load(index), self.load(than));
-        if one != other {
-            return one < other;
+        match self.load(index).total_cmp(&self.load(than)) {
+            std::cmp::Ordering::Less => return true,
+            std::cmp::Ordering::Greater => return false,
+            std::cmp::Ordering::Equal => {}
         }
         let latency = |index| {
             let endpoint = self.membership.endpoint(index);
@@ -217,12 +220,20 @@ impl Choice<'_, '_> {
 
     fn least(&mut self, tier: &Tier, turns: &Turns) -> Option<u32> {
         let mut best = None;
-        let count = tier.members.len();
-        if count <= COMPARED_MAX {
-            let from = turns.next(self.ask.worker, count);
+        if tier.members.len() <= COMPARED_MAX {
+            let mut fitting = [0; COMPARED_MAX];
+            let mut count = 0;
+            for &index in &tier.members {
+                if self.fits(index) {
+                    fitting[count] = index;
+                    count += 1;
+                }
+            }
+            // Turns among those only, or whoever stands behind one that is out would win twice as many ties.
+            let from = if count > 0 { turns.next(self.ask.worker, count) } else { 0 };
             for step in 0..count {
-                let index = tier.members[(from + step) % count];
-                if self.fits(index) && best.is_none_or(|best| self.is_better(index, best)) {
+                let index = fitting[(from + step) % count];
+                if best.is_none_or(|best| self.is_better(index, best)) {
                     best = Some(index);
                 }
             }

@@ -14,6 +14,8 @@ mod pool;
 mod record;
 pub mod retry;
 pub mod sticky;
+#[cfg(test)]
+mod tests;
 
 pub use balance::{Ask, Balance};
 pub use endpoint::{Bar, Endpoint, EndpointId, Lease, Protocol};

@@ -188,7 +188,9 @@ fn an_adaptive_limit_lets_in_less_where_answers_become_slow() {
         .collect();
     eventually("the limit falls", || limit() < before / 2);
     is_over.store(true, Ordering::Relaxed);
-    clients.into_iter().for_each(|client| client.join().unwrap());
+    for client in clients {
+        client.join().unwrap();
+    }
 }
 
 /// Answers 500 while it is told to, and its number otherwise.
@@ -251,7 +253,7 @@ fn a_share_of_failures_ejects_too() {
     let counting = Arc::clone(&asked);
     // Every second request fails, so never two in a row.
     let flaky = Origin::run(move |stream, _, _| {
-        let status = if counting.fetch_add(1, Ordering::Relaxed) % 2 == 0 { "500 Sorry" } else { "200 OK" };
+        let status = if counting.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { "500 Sorry" } else { "200 OK" };
         write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").unwrap();
         Next::Keep
     });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use crate::tls::connector::{self, Name, Trust};
-use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, eject, hedge, limits, retry, sticky};
+use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, Timeouts, eject, hedge, limits, retry, sticky};
 use crate::value::{
     Address, Decode, Diagnostics, EndpointAddress, Fields, Grace, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole,
 };
@@ -147,7 +147,7 @@ impl Decode for Settings {
         let balance = fields.or("balance", Balance::RoundRobin, reader);
         let protocol = fields.optional::<Spanned<Protocol>>("protocol", reader);
         let tls = fields.optional::<Spanned<connector::Settings>>("tls", reader);
-        let timeouts = fields.or("timeouts", Default::default(), reader);
+        let timeouts = fields.or("timeouts", Timeouts::default(), reader);
         let eject = fields.optional::<eject::Settings>("eject", reader);
         let retry = fields.optional::<retry::Settings>("retry", reader);
         let hedge = fields.optional::<hedge::Settings>("hedge", reader);
