@@ -23,8 +23,6 @@ use super::waits::{Early, poll_deadlines};
 use crate::proto::http1::{BodyFraming, ResponseHead, response_framing};
 use crate::refusal::Refusal;
 use crate::telemetry::metrics;
-use crate::upstream::limits::{Entry, Place};
-use crate::upstream::sticky::Stuck;
 use crate::upstream::{Endpoint, Lease, Pool, SendProxy};
 
 /// One request on its way, with its client.
@@ -42,8 +40,6 @@ pub struct Job<'a, S> {
     pub tape: Tape,
 }
 
-/// Requests that wait for somebody who may take them, in one pool.
-const WAITING_MAX: u32 = 1024;
 /// An answer that is not wanted is read to its end if all of it is here and no more than this.
 const UNWANTED_MAX: u64 = 16 << 10;
 
@@ -52,9 +48,9 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     if poll_fn(|cx| Poll::Ready(job.client.link.has_left(cx, false))).await {
         return Outcome::gone(0);
     }
-    let _place = match job.enter(pool).await {
-        Ok(place) => place,
-        Err(Kept::Out) => return job.refuse(Refusal::Overloaded, 0, None, 0, true).await,
+    let _place = match job.wait_for(open::enter(pool)).await {
+        Ok(Ok(place)) => place,
+        Ok(Err(refusal)) => return job.refuse(refusal, 0, None, 0, true).await,
         Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, None, 0, true).await,
         Err(Kept::Gone) => return Outcome::gone(0),
     };
@@ -67,9 +63,10 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     }
     loop {
         let started = Instant::now();
-        let lease = match job.lease(pool, &tries, stuck, started).await {
-            Ok(lease) => lease,
-            Err(Kept::Out) => return job.refuse(Refusal::NoEndpoint, 0, None, tries.attempts, true).await,
+        let worker = job.call.worker;
+        let lease = match job.wait_for(open::lease(worker, pool, &tries.tried, stuck, started)).await {
+            Ok(Some(lease)) => lease,
+            Ok(None) => return job.refuse(Refusal::NoEndpoint, 0, None, tries.attempts, true).await,
             Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, None, tries.attempts, true).await,
             Err(Kept::Gone) => return Outcome { attempts: tries.attempts, ..Outcome::gone(0) },
         };
@@ -85,10 +82,10 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         } else {
             let call = job.call;
             // It ends by itself in time; only the client may want it to end sooner.
-            match job.wait_for(None, call.connect(&endpoint, pool, &greeting, may_reuse, started)).await {
+            match job.wait_for(call.connect(&endpoint, pool, &greeting, may_reuse, started)).await {
                 Ok(connected) => connected,
                 Err(Kept::Gone) => return Outcome { endpoint: Some(endpoint), attempts: tries.attempts, ..Outcome::gone(0) },
-                Err(_) => Err(Refusal::RouteTimeout),
+                Err(Kept::Late) => Err(Refusal::RouteTimeout),
             }
         };
         let tried = match connected {
@@ -117,7 +114,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
             Tried::Again(pause) => match job.pause(pause).await {
                 Ok(()) => {}
                 Err(Kept::Gone) => return Outcome { endpoint: Some(endpoint), attempts: tries.attempts, ..Outcome::gone(0) },
-                Err(_) => return job.refuse(Refusal::RouteTimeout, 0, Some(endpoint), tries.attempts, true).await,
+                Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, Some(endpoint), tries.attempts, true).await,
             },
         }
     }
@@ -125,8 +122,6 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
 
 /// Why a request does not go on.
 enum Kept {
-    /// There is no place, or nobody, for it.
-    Out,
     /// Its time is over.
     Late,
     /// Its client has left.
@@ -160,43 +155,8 @@ pub enum Left {
 }
 
 impl<S: Side> Job<'_, S> {
-    /// Waits for a place among the requests that the pool takes at once.
-    async fn enter(&mut self, pool: &Pool) -> Result<Option<Place>, Kept> {
-        let (Some(admission), Some(limits)) = (&pool.admission, &pool.policy.limits) else { return Ok(None) };
-        match admission.enter() {
-            Entry::Inside(place) => Ok(Some(place)),
-            Entry::Full => Err(Kept::Out),
-            Entry::Waiting(ticket) => {
-                let until = Instant::now() + limits.wait;
-                // A ticket whose place is gone was never handed in.
-                self.wait_for(Some(until), ticket).await?.map(Some).map_err(|_| Kept::Out)
-            }
-        }
-    }
-
-    /// An endpoint, at once if anybody may take the request; else as soon as somebody may, where that is to be expected.
-    async fn lease(&mut self, pool: &Pool, tries: &Tries<'_>, stuck: Stuck<'_>, now: Instant) -> Result<Lease, Kept> {
-        let worker = self.call.worker;
-        if let Some(lease) = worker.lease(pool, &tries.tried, stuck, now) {
-            return Ok(lease);
-        }
-        let Some(wait) = pool.expects_somebody() else { return Err(Kept::Out) };
-        let Some(_waiting) = pool.wait(WAITING_MAX) else { return Err(Kept::Out) };
-        let until = now + wait;
-        let somebody = async {
-            loop {
-                let changed = pool.changed.notified();
-                if let Some(lease) = worker.lease(pool, &tries.tried, stuck, Instant::now()) {
-                    return lease;
-                }
-                changed.await;
-            }
-        };
-        self.wait_for(Some(until), somebody).await
-    }
-
     /// Waits for something other than bytes, as long as the client does and there is time.
-    async fn wait_for<F: Future>(&mut self, until: Option<Instant>, something: F) -> Result<F::Output, Kept> {
+    async fn wait_for<F: Future>(&mut self, something: F) -> Result<F::Output, Kept> {
         let mut something = std::pin::pin!(something);
         let client = &mut *self.client;
         // A body that was not asked for yet stays where it is.
@@ -208,7 +168,7 @@ impl<S: Side> Job<'_, S> {
             if client.link.has_left(cx, is_all_here) {
                 return Poll::Ready(Err(Kept::Gone));
             }
-            let deadlines = [(until, Kept::Out), (self.deadline, Kept::Late), (client.link.gone_at(), Kept::Gone)];
+            let deadlines = [(self.deadline, Kept::Late), (client.link.gone_at(), Kept::Gone)];
             poll_deadlines(cx, client, deadlines).map(Err)
         })
         .await
@@ -218,10 +178,7 @@ impl<S: Side> Job<'_, S> {
         if pause.is_zero() {
             return Ok(());
         }
-        match self.wait_for(Some(Instant::now() + pause), std::future::pending::<()>()).await {
-            Ok(()) | Err(Kept::Out) => Ok(()),
-            Err(kept) => Err(kept),
-        }
+        self.wait_for(tokio::time::sleep(pause)).await
     }
 
     async fn attempt<E: Far>(&mut self, mut link: E, attempt: Attempt<'_>, tries: &mut Tries<'_>) -> Tried {

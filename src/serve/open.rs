@@ -1,6 +1,6 @@
-//! A new connection to an endpoint, with what becomes known on the way: metrics, refusals, complaints.
+//! What a request needs before its first byte goes out: a place, an endpoint, a connection; and what becomes known on the way.
 //!
-//! Does not choose the endpoint and keeps no lease: whoever forwards does.
+//! Waits within bounds and keeps nothing: whoever forwards does.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,9 @@ use crate::dial::{self, DialError, Opening, Step, Wire};
 use crate::refusal::Refusal;
 use crate::telemetry::metrics::{Handshake, Outcome};
 use crate::tls::Failure;
-use crate::upstream::limits::Seat;
-use crate::upstream::{Endpoint, Lease, Pool};
+use crate::upstream::limits::{Entry, Place, Seat};
+use crate::upstream::sticky::Stuck;
+use crate::upstream::{Endpoint, Lease, Pool, Tried};
 
 /// Endpoints tried when connecting fails: nothing was sent, so anything may go to another.
 pub const CONNECT_ATTEMPTS: u32 = 3;
@@ -38,6 +39,42 @@ pub async fn open(worker: &Worker, pool: &Pool, endpoint: &Endpoint, opening: Op
         Err(DialError::Failed(error)) => {
             tracing::debug!(service = pool.name, endpoint = endpoint.name, %error, "cannot connect");
             Err(Refusal::ConnectFailed)
+        }
+    }
+}
+
+/// Requests that wait for somebody who may take them, in one pool.
+const WAITING_MAX: u32 = 1024;
+
+/// An endpoint, as soon as somebody may take a request: at once, or in a moment where that is to be expected.
+pub async fn lease(worker: &Worker, pool: &Pool, tried: &Tried, stuck: Stuck<'_>, now: Instant) -> Option<Lease> {
+    if let Some(lease) = worker.lease(pool, tried, stuck, now) {
+        return Some(lease);
+    }
+    let wait = pool.expects_somebody()?;
+    let _waiting = pool.wait(WAITING_MAX)?;
+    let somebody = async {
+        loop {
+            let changed = pool.changed.notified();
+            if let Some(lease) = worker.lease(pool, tried, stuck, Instant::now()) {
+                return lease;
+            }
+            changed.await;
+        }
+    };
+    tokio::time::timeout(wait, somebody).await.ok()
+}
+
+/// A place among the requests that a pool takes at once, as soon as there is one; none where it takes any number.
+pub async fn enter(pool: &Pool) -> Result<Option<Place>, Refusal> {
+    let (Some(admission), Some(limits)) = (&pool.admission, &pool.policy.limits) else { return Ok(None) };
+    match admission.enter() {
+        Entry::Inside(place) => Ok(Some(place)),
+        Entry::Full => Err(Refusal::Overloaded),
+        // A ticket whose place is gone was never handed in.
+        Entry::Waiting(ticket) => {
+            let place = tokio::time::timeout(limits.wait, ticket).await;
+            place.ok().and_then(Result::ok).map(Some).ok_or(Refusal::Overloaded)
         }
     }
 }

@@ -174,6 +174,9 @@ impl Pool {
         let members = self.recipe.members(&specs, previous.members(), now);
         self.membership.store(Arc::new(Membership::new(members, self.recipe.zone.as_deref())));
         self.recount();
+        drop(previous);
+        // Addresses come and go for months; series of those that are gone must not pile up until a reload.
+        self.recipe.metrics.retain_live();
     }
 
     /// Whether anybody may take a request.

@@ -215,7 +215,7 @@ fn the_routes_time_ends_all_attempts() {
 #[test]
 fn a_client_that_leaves_ends_the_attempts() {
     let bad = resetting();
-    let rig = rig(&[bad.address], "retry = { attempts = 10, backoff = \"10s\" }");
+    let rig = rig(&[bad.address], "retry = { attempts = 10, backoff = \"1h\" }");
     let mut client = rig.connect("web");
     client.send(GET).unwrap();
     eventually("the first attempt is over", || bad.seen().len() == 1);

@@ -14,18 +14,19 @@ use std::time::Instant;
 use super::accept::Standing;
 use super::buffer::Buffer;
 use super::connection::{Client, Ends};
-use super::open::{self, CONNECT_ATTEMPTS, Room};
+use super::open::{self, Room};
+use super::tries::{Cause, Tries};
 use super::worker::Worker;
 use crate::dial::{Opening, Wire};
 use crate::generation::Listener;
 use crate::proto::proxy_header::{self, Extensions};
 use crate::refusal::Refusal;
-use crate::route::{Head, Headers, TlsFacts};
+use crate::route::{Head, Headers, TlsFacts, key};
 use crate::services::Decision;
 use crate::telemetry::metrics::{self, ListenerMetrics};
 use crate::telemetry::{access, clock};
-use crate::upstream::sticky::Stuck;
-use crate::upstream::{Endpoint, Lease, Pool, SendProxy, Tried};
+use crate::upstream::sticky::{self, Stuck};
+use crate::upstream::{Endpoint, Lease, Pool, SendProxy};
 use relay::{End, Relay};
 
 /// Serves a client whose handshake is over, until both sides have said all they had to say.
@@ -46,15 +47,19 @@ pub async fn serve(worker: &Rc<Worker>, client: Box<Client>, listener: Standing)
     };
     let walked = walk(&listener, sni.as_deref(), peer, tls.as_deref(), &mut told);
     told.sni = sni;
-    let pool = match walked {
-        Ok(pool) => pool,
+    let (pool, key) = match walked {
+        Ok(walked) => walked,
         Err(refusal) => return told.refuse(refusal, &wire),
     };
     let timeouts = listener.timeouts;
     let is_tls = listener.tls.is_some();
     // A stream may last for days and should not keep its generation's routes in memory.
     drop(listener);
-    let (lease, since, endpoint) = match connect(worker, &pool, &wire, ends, &mut told).await {
+    let _place = match open::enter(&pool).await {
+        Ok(place) => place,
+        Err(refusal) => return told.refuse(refusal, &wire),
+    };
+    let (lease, since, endpoint) = match connect(worker, &pool, &wire, ends, key, &mut told).await {
         Ok(connected) => connected,
         Err(refusal) => return told.refuse(refusal, &wire),
     };
@@ -78,6 +83,13 @@ pub async fn serve(worker: &Rc<Worker>, client: Box<Client>, listener: Standing)
     drop(in_flight);
 }
 
+/// What binds a stream to an endpoint: a key, if the pool has one that streams have. There are no cookies here.
+fn key_of(pool: &Pool, head: &Head<'_>) -> Option<u64> {
+    let Some(sticky::Settings::Key { by, .. }) = &pool.policy.sticky else { return None };
+    let mut key = Vec::new();
+    key::read(by, head, &mut key).then(|| sticky::hash(&pool.name, &key))
+}
+
 /// Where the stream goes, by the same walk as a request: its only host is the name that TLS asked for.
 fn walk(
     listener: &Listener,
@@ -85,7 +97,7 @@ fn walk(
     client: Option<IpAddr>,
     tls: Option<&TlsFacts>,
     told: &mut Told,
-) -> Result<Arc<Pool>, Refusal> {
+) -> Result<(Arc<Pool>, Option<u64>), Refusal> {
     let name = sni.unwrap_or_default().as_bytes();
     let head = Head {
         method: b"",
@@ -107,7 +119,7 @@ fn walk(
         told.service.clone_from(&route.service_name);
     }
     match walk.decision {
-        Decision::Forward(pool) => Ok(Arc::clone(pool)),
+        Decision::Forward(pool) => Ok((Arc::clone(pool), key_of(pool, &head))),
         Decision::Refuse(refusal) => Err(refusal),
         Decision::Answer(_) | Decision::Redirect(_) => {
             debug_assert!(false, "a listener for streams was compiled with pools only");
@@ -121,6 +133,7 @@ async fn connect(
     pool: &Pool,
     client: &Wire,
     ends: Option<Ends>,
+    key: Option<u64>,
     told: &mut Told,
 ) -> Result<(Lease, Instant, Wire), Refusal> {
     let mut greeting = Vec::new();
@@ -128,12 +141,14 @@ async fn connect(
         let extensions = Extensions { alpn: client.alpn(), authority: told.sni.as_deref().map(str::as_bytes) };
         proxy_header::write_v2(ends, extensions, &mut greeting);
     }
-    let mut tried = Tried::default();
+    let mut tries = Tries::new(pool, worker, Instant::now());
+    let stuck = key.map_or(Stuck::Free, Stuck::Key);
     loop {
         let since = Instant::now();
-        let lease = worker.lease(pool, &tried, Stuck::Free, since).ok_or(Refusal::NoEndpoint)?;
+        let lease = open::lease(worker, pool, &tries.tried, stuck, since).await.ok_or(Refusal::NoEndpoint)?;
+        tries.begin();
         let endpoint = Arc::clone(lease.endpoint());
-        told.attempts += 1;
+        told.attempts = tries.attempts;
         told.endpoint = Some(Arc::clone(&endpoint));
         // What the client and we agreed on is what the endpoint will hear; of anything else we know nothing.
         let alpn = client.alpn().map(<[u8]>::to_vec).into_iter().collect();
@@ -148,12 +163,8 @@ async fn connect(
             Err(refusal) => refusal,
         };
         open::settle_unopened(lease, refusal, pool, since);
-        let is_another = !tried.has(endpoint.id) && pool.membership().members().len() > 1;
-        if told.attempts >= CONNECT_ATTEMPTS || !is_another {
-            return Err(refusal);
-        }
-        pool.metrics.retried(worker.index, metrics::Retry::Connect);
-        tried.add(endpoint.id);
+        let pause = Cause::of_unopened(refusal).and_then(|cause| tries.again(cause, endpoint.id, Instant::now()));
+        tokio::time::sleep(pause.ok_or(refusal)?).await;
     }
 }
 
