@@ -4,6 +4,7 @@
 
 mod changes;
 mod file;
+mod include;
 pub mod listener;
 mod load;
 mod protocol;

@@ -3,6 +3,7 @@
 //! Opens no connection; `dial` does. Finds out nothing by itself; `upkeep` does. Nothing here awaits.
 
 mod balance;
+pub mod discover;
 pub mod eject;
 mod endpoint;
 pub mod health;
@@ -11,6 +12,7 @@ mod pool;
 mod record;
 
 pub use balance::{Ask, Balance};
+pub use discover::Discovery;
 pub use endpoint::{Bar, Endpoint, EndpointId, Lease, Protocol};
 pub use member::{Member, Membership, Recipe, Spec};
 pub use pool::{Policy, Pool, SendProxy, Timeouts, Tried};

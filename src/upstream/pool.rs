@@ -10,8 +10,9 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 
 use super::balance::{Ask, Balance, Turns};
-use super::{Endpoint, EndpointId, Lease, Member, Membership, Recipe, Spec, eject};
-use crate::telemetry::metrics::{Outcome, ServiceMetrics};
+use super::discover::{Answer, Moment, News};
+use super::{Discovery, Endpoint, EndpointId, Lease, Member, Membership, Recipe, Spec, eject};
+use crate::telemetry::metrics::{self, Outcome, ServiceMetrics};
 use crate::{settings, words};
 
 settings! {
@@ -77,6 +78,7 @@ pub struct Pool {
     recipe: Recipe,
     /// Endpoints that the configuration names; others may be found.
     named: Vec<Spec>,
+    discovery: Discovery,
     membership: ArcSwap<Membership>,
     turns: Turns,
     /// Held while counting, so that the last to count has seen every bar.
@@ -87,8 +89,16 @@ pub struct Pool {
 
 impl Pool {
     /// `previous` are the members of the pool that this one takes the place of, as far as they are still wanted.
-    pub fn new(recipe: Recipe, named: Vec<Spec>, policy: Policy, previous: &[Member], workers: usize, now: Instant) -> Self {
-        let members = recipe.members(&named, previous, now);
+    pub fn new(
+        recipe: Recipe,
+        named: Vec<Spec>,
+        discovery: Discovery,
+        policy: Policy,
+        previous: &[Member],
+        workers: usize,
+        now: Instant,
+    ) -> Self {
+        let members = recipe.members(&together(&named, discovery.specs()), previous, now);
         let membership = Membership::new(members, recipe.zone.as_deref());
         Self {
             name: recipe.service.clone(),
@@ -97,6 +107,7 @@ impl Pool {
             membership: ArcSwap::from_pointee(membership),
             recipe,
             named,
+            discovery,
             turns: Turns::new(workers),
             counting: Mutex::default(),
             changed: Notify::new(),
@@ -109,7 +120,14 @@ impl Pool {
 
     /// Whether this pool would make of its endpoints what another recipe would: nothing about them changed.
     pub fn is_made_as(&self, recipe: &Recipe) -> bool {
-        self.recipe.zone == recipe.zone
+        let is_same_tls = match (&self.recipe.connector, &recipe.connector) {
+            (Some(ours), Some(theirs)) => ours.is_as(theirs),
+            (None, None) => true,
+            _ => false,
+        };
+        // Also for endpoints that are still to be found.
+        is_same_tls
+            && self.recipe.zone == recipe.zone
             && self.recipe.is_probed == recipe.is_probed
             && self.named.iter().zip(self.membership().members()).all(|(spec, member)| recipe.is_as(&member.endpoint, spec))
     }
@@ -117,11 +135,49 @@ impl Pool {
     /// Takes in what was found beside the endpoints that are named. Those that stay are the same as before.
     pub fn find(&self, found: Vec<Spec>, now: Instant) {
         let previous = self.membership.load_full();
-        let mut specs = self.named.clone();
-        specs.extend(found.into_iter().filter(|spec| !self.named.iter().any(|named| named.name == spec.name)));
+        let specs = together(&self.named, found);
+        if self.recipe.is_made_of(previous.members(), &specs) {
+            return;
+        }
         let members = self.recipe.members(&specs, previous.members(), now);
         self.membership.store(Arc::new(Membership::new(members, self.recipe.zone.as_deref())));
         self.recount();
+        drop(previous);
+        // Addresses come and go for as long as the process lives; their series must not stay.
+        self.recipe.metrics.retain_live();
+    }
+
+    pub fn discovery(&self) -> &Discovery {
+        &self.discovery
+    }
+
+    /// Takes in what a source said, or why it said nothing: then everybody stays who was found before.
+    pub fn discovered(&self, source: usize, answer: Result<Answer, String>, moment: Moment) {
+        let (is_good, reason) = (answer.is_ok(), answer.as_ref().err().cloned().unwrap_or_default());
+        self.metrics.discovered(if is_good { metrics::Discovery::Ok } else { metrics::Discovery::Failed });
+        let news = self.discovery.take_in(source, answer, moment);
+        let (service, source) = (&self.name, &self.discovery.sources()[source]);
+        match news {
+            News::FirstFailure => tracing::warn!(service, %source, reason, "cannot discover endpoints; those known before are kept"),
+            News::Recovered => tracing::info!(service, %source, "discovers endpoints again"),
+            News::None => {}
+        }
+        if is_good {
+            self.find(self.discovery.specs(), moment.now);
+        }
+        // Also those who wait for a first answer that does not come.
+        self.changed.notify_waiters();
+    }
+
+    /// Every place to look for endpoints has answered once or failed to, so that who is not known is not there.
+    pub fn is_looked_up(&self) -> bool {
+        self.discovery.is_looked_up()
+    }
+
+    /// How long a request may wait for `changed` where [`Pool::pick`] gives nobody, since the first answer about endpoints is
+    /// still out.
+    pub fn discovery_wait(&self) -> Option<Duration> {
+        (!self.is_looked_up()).then_some(self.policy.timeouts.connect)
     }
 
     /// Whether anybody may take a request.
@@ -176,6 +232,7 @@ impl Pool {
         for member in membership.members() {
             member.endpoint.metrics.set_up(member.endpoint.is_open());
         }
+        self.metrics.set_endpoints(membership.members().len());
         drop(counting);
         self.changed.notify_waiters();
     }
@@ -193,6 +250,12 @@ impl Pool {
     pub fn answered(&self, endpoint: &Endpoint, status: u16, waited: Duration, now: Instant) {
         self.policy.balance.learn(endpoint, status, waited, now);
     }
+}
+
+/// What is named comes first, and wins over what was found under the same name.
+fn together(named: &[Spec], found: Vec<Spec>) -> Vec<Spec> {
+    let is_new = |spec: &Spec| !named.iter().any(|named| named.name == spec.name);
+    named.iter().cloned().chain(found.into_iter().filter(is_new)).collect()
 }
 
 /// Endpoints that were tried for a request.

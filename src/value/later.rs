@@ -6,7 +6,6 @@
 const LATER: &[(&str, &str)] = &[
     ("max_memory_bodies", "lame_duck"),
     // A pool.
-    ("discover", "endpoints"),
     ("sticky", "endpoints"),
     ("health", "endpoints"),
     ("retry", "endpoints"),
@@ -29,10 +28,7 @@ const LATER: &[(&str, &str)] = &[
 ];
 
 /// Words of closed sets: a listener's protocols.
-const LATER_WORDS: &[(&str, &str)] = &[
-    ("redis", "http"),
-    ("memcached", "http"),
-];
+const LATER_WORDS: &[(&str, &str)] = &[("redis", "http"), ("memcached", "http")];
 
 /// Whether `key` belongs to a later version in the table that has the keys `known`.
 pub(super) fn is_later(key: &str, known: &[&str]) -> bool {

@@ -23,7 +23,7 @@ pub use document::{Entry, Item, Table, Text, Value};
 pub use duration::{Grace, parse_duration};
 pub use label::{Label, LabelText};
 pub use later::is_later_word;
-pub use place::{Place, SourceId, SourceText, Sources, Spanned};
+pub use place::{Included, Place, SourceId, SourceText, Sources, Spanned};
 pub use share::Share;
 pub use size::Size;
 pub use template::{Lookup, Template, Variable};
