@@ -164,6 +164,10 @@ impl<'e> Loader<'e> {
                 continue;
             }
             let document = match self.documents.iter().position(|(read, _)| is_same(read, &path)) {
+                Some(at) if self.documents[at].1.source == place.source => {
+                    self.found.error(place, "this is the file that names it").help("list the endpoints in a file of their own");
+                    None
+                }
                 Some(at) => Some(self.documents.remove(at).1),
                 None => self.read_named(&path, place),
             };

@@ -796,6 +796,7 @@ mod tests {
             metrics.route("edge", "a", "app").finished(worker, 200, Duration::from_micros(500));
             metrics.endpoint("app", "10.0.0.1:80").attempt(worker, Outcome::Ok);
             metrics.endpoint("app", "10.0.0.1:80").handshake(worker, Handshake::Full);
+            metrics.endpoint("app", "10.0.0.1:80").ejected(Ejection::Consecutive);
             metrics.service("app").attempted(worker, Duration::from_millis(3));
             metrics.service("app").retried(worker, Retry::Connect);
             metrics.service("app").discovered(Discovery::Ok);

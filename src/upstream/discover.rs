@@ -290,7 +290,7 @@ impl Every {
 /// Up to a tenth less, so that many processes which heard the same answer do not ask again at once. Never more: an answer must
 /// not be held for longer than it holds.
 fn early(pause: Duration, dice: u32) -> Duration {
-    pause - pause.mul_f64(0.1 * f64::from(dice) / f64::from(u32::MAX))
+    pause.mul_f64(1.0 - 0.1 * f64::from(dice) / f64::from(u32::MAX))
 }
 
 /// The answer with what was `known` of what could not be heard, each address once and in an order of this process's own that
