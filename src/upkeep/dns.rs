@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
@@ -20,7 +20,8 @@ use tokio::time::timeout;
 
 use crate::upstream::discover::{Answer, Family, Found, Question, Source, weights};
 
-/// As many as resolv.conf may name. All of them are asked at once and the first answer counts: one that is dead costs nothing.
+/// As many as resolv.conf may name. All of them are asked at once and the first answer counts: one that is dead costs nothing,
+/// nor does one that has only errors to tell.
 const SERVERS_MAX: usize = 3;
 /// Of servers that the configuration names.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -149,43 +150,60 @@ struct Service {
     target: String,
 }
 
+/// One for each server: asked together, the library would take the first error for the answer.
 #[derive(Clone)]
-struct Resolver(TokioResolver);
+struct Resolver(Vec<TokioResolver>);
 
 impl Resolver {
     /// With the names to ask for, one after another as long as they have no records.
     fn new(servers: &[SocketAddr], name: &str) -> Result<(Self, Vec<String>), Silence> {
-        let (mut config, mut options, search) = if servers.is_empty() {
+        let (servers, mut options, search) = if servers.is_empty() {
             let (config, options) = system_conf::read_system_conf()
                 .map_err(|error| Silence::Failed(format!("/etc/resolv.conf names nobody to ask: {}", described(&error))))?;
             let search: Vec<String> = match (config.search(), config.domain()) {
                 ([], domain) => domain.into_iter().map(Name::to_ascii).collect(),
                 (domains, _) => domains.iter().map(Name::to_ascii).collect(),
             };
-            (ResolverConfig::from_name_servers(config.name_servers().to_vec()), options, search)
+            (config.name_servers().to_vec(), options, search)
         } else {
             let mut options = ResolverOpts::default();
             options.timeout = TIMEOUT;
             options.attempts = ATTEMPTS;
-            (ResolverConfig::from_name_servers(servers.iter().copied().map(server).collect()), options, Vec::new())
+            (servers.iter().copied().map(server).collect(), options, Vec::new())
         };
-        config.name_servers.truncate(SERVERS_MAX);
         // For the resolver it is a number of attempts after the first.
         options.attempts = options.attempts.saturating_sub(1);
         options.use_hosts_file = ResolveHosts::Never;
-        options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-        options.num_concurrent_reqs = SERVERS_MAX;
         options.cache_size = 0;
         let names = candidates(name, &search, options.ndots);
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options;
-        Ok((Self(builder.build()?), names))
+        let resolver = |server: NameServerConfig| {
+            let config = ResolverConfig::from_name_servers(vec![server]);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options.clone()).build()
+        };
+        let resolvers: Result<Vec<TokioResolver>, NetError> = servers.into_iter().take(SERVERS_MAX).map(resolver).collect();
+        Ok((Self(resolvers?), names))
     }
 
+    /// What the first of the servers says that has an answer, be it that there is nothing.
     async fn ask(&self, name: &str, kind: RecordType) -> Result<Lookup, Silence> {
         let name = Name::from_ascii(name).map_err(|error| Silence::Failed(error.to_string()))?;
-        let lookup = self.0.lookup(name, kind).await?;
-        if lookup.answers().iter().any(|record| record.record_type() == kind) { Ok(lookup) } else { Err(Silence::Nothing { exists: true }) }
+        let mut asking = JoinSet::new();
+        for resolver in &self.0 {
+            let (resolver, name) = (resolver.clone(), name.clone());
+            asking.spawn(async move { resolver.lookup(name, kind).await });
+        }
+        let mut failed = Silence::Failed("nobody is there to be asked".to_owned());
+        while let Some(heard) = asking.join_next().await {
+            // A panic has been counted.
+            let Ok(heard) = heard else { continue };
+            match heard.map_err(Silence::from) {
+                Ok(lookup) if lookup.answers().iter().any(|record| record.record_type() == kind) => return Ok(lookup),
+                Ok(_) => return Err(Silence::Nothing { exists: true }),
+                Err(nothing @ Silence::Nothing { .. }) => return Err(nothing),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
     }
 
     async fn family(&self, name: &str, family: Family) -> (Family, Result<Addresses, Silence>) {

@@ -219,15 +219,15 @@ fn a_server_that_never_answers_keeps_nobody_from_starting() {
     assert_eq!(get(&rig), "127.0.0.1");
 }
 
-/// Of two servers, one is dead.
 #[test]
-fn a_dead_server_is_made_up_for_by_another() {
-    let Some(dns) = Dns::start(&["--local-ttl=3600"]) else { return };
+fn servers_that_are_dead_or_refuse_are_made_up_for_by_another() {
+    let Some(dns) = Dns::start(&["--host-record=app.example,127.0.0.2"]) else { return };
+    let Some(refusing) = Dns::start(&[]) else { return };
     let silent = UdpSocket::bind(free_address()).unwrap();
     let origin = Everywhere::new();
-    dns.say(&[("app.test", "127.0.0.2")]);
-    let servers = format!("servers = [\"{}\", \"{}\"]", silent.local_addr().unwrap(), dns.address);
-    let rig = Rig::start(&asking(&dns, &origin).replace(&format!("servers = [\"{}\"]", dns.address), &servers));
+    let one = format!("servers = [\"{}\"]", dns.address);
+    let three = format!("servers = [\"{}\", \"{}\", \"{}\"]", silent.local_addr().unwrap(), refusing.address, dns.address);
+    let rig = Rig::start(&asking(&dns, &origin).replace("app.test", "app.example").replace(&one, &three));
     has_members(&rig, &["127.0.0.2"]);
 }
 
