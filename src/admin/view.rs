@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::supervisor::{Handle, Phase};
+use crate::upstream::Pool;
 
 pub(super) fn status(handle: &Handle) -> Value {
     let generation = handle.live.pin();
@@ -72,8 +73,13 @@ pub(super) fn services(handle: &Handle) -> Value {
                 })
             })
             .collect();
-        let mut pool =
-            json!({ "name": named.pool.name, "kind": "pool", "balance": named.settings.policy.balance.word(), "endpoints": endpoints });
+        let mut pool = json!({
+            "name": named.pool.name,
+            "kind": "pool",
+            "balance": named.settings.policy.balance.word(),
+            "endpoints": endpoints,
+            "discovered": discovered(&named.pool),
+        });
         if let Some(admission) = &named.pool.admission {
             let (inside, waiting, most) = admission.counts();
             pool["in_flight"] = inside.into();
@@ -83,6 +89,21 @@ pub(super) fn services(handle: &Handle) -> Value {
         pool
     });
     Value::Array(pools.collect())
+}
+
+/// What each place to look for endpoints said, and why the latest look-up failed.
+fn discovered(pool: &Pool) -> Value {
+    let discovery = pool.discovery();
+    let progress = discovery.progress();
+    let sources = discovery.sources().iter().zip(&progress).map(|(source, progress)| {
+        json!({
+            "source": source.to_string(),
+            "at": progress.at.map(rfc3339),
+            "found": progress.found.len(),
+            "error": progress.error,
+        })
+    });
+    Value::Array(sources.collect())
 }
 
 fn rfc3339(at: SystemTime) -> String {

@@ -146,6 +146,15 @@ pub(super) fn status(args: &Args) -> ExitCode {
     }
     for service in documents[2].as_array().into_iter().flatten() {
         out(&format!("service {}  {}\n", text(&service["name"]), text(&service["balance"])));
+        for place in service["discovered"].as_array().into_iter().flatten() {
+            let at = if place["at"].is_null() {
+                "nothing yet".to_owned()
+            } else {
+                format!("{} found at {}", place["found"], text(&place["at"]))
+            };
+            let error = if place["error"].is_null() { String::new() } else { format!("  now failing: {}", text(&place["error"])) };
+            out(&format!("  discovers {}  {at}{error}\n", text(&place["source"])));
+        }
         for endpoint in service["endpoints"].as_array().into_iter().flatten() {
             out(&format!("  {}  weight {}  {} in flight\n", text(&endpoint["name"]), endpoint["weight"], endpoint["in_flight"]));
         }

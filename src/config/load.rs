@@ -12,8 +12,9 @@ use indexmap::map::Entry as Slot;
 use toml::Spanned;
 use toml::de::{DeArray, DeInteger, DeTable, DeValue};
 
+use super::include::{is_same, named_documents};
 use super::substitute::{Fault, substitute};
-use crate::value::{Diagnostics, Entry, Item, Place, SourceId, Sources, Table, Text, Value};
+use crate::value::{Diagnostics, Entry, Included, Item, Place, SourceId, Sources, Table, Text, Value};
 
 /// No configuration is this large; a log file named by mistake is.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -110,7 +111,8 @@ struct Loader<'e> {
     environment: &'e dyn Fn(&str) -> Option<String>,
     sources: Sources,
     found: Diagnostics,
-    root: Table,
+    /// What was read, each with the path it was read from.
+    documents: Vec<(PathBuf, Included)>,
     watched: Vec<PathBuf>,
     hash: Fnv,
     /// Every file so far could be read and parsed.
@@ -123,7 +125,7 @@ impl<'e> Loader<'e> {
             environment,
             sources: Sources::default(),
             found: Diagnostics::default(),
-            root: Table::default(),
+            documents: Vec::new(),
             watched: Vec::new(),
             hash: Fnv::new(),
             is_whole: true,
@@ -131,13 +133,57 @@ impl<'e> Loader<'e> {
     }
 
     fn finish(mut self) -> Result<Loaded, Failed> {
+        self.include();
+        let mut root = Table::default();
+        for (_, document) in std::mem::take(&mut self.documents) {
+            self.merge(&mut root, document.table);
+        }
         if self.found.has_errors() {
             self.found.sort();
-            let root = self.is_whole.then_some(self.root);
+            let root = self.is_whole.then_some(root);
             return Err(Failed { sources: self.sources, found: self.found, watched: self.watched, root });
         }
         let hash = format!("{:016x}", self.hash.0);
-        Ok(Loaded { sources: self.sources, root: self.root, watched: self.watched, hash })
+        Ok(Loaded { sources: self.sources, root, watched: self.watched, hash })
+    }
+
+    /// Reads what the documents name. A list of endpoints may lie in a directory of configuration files: being named, it is no
+    /// part of the document.
+    fn include(&mut self) {
+        let mut named: Vec<(PathBuf, Place)> = Vec::new();
+        for (_, document) in &self.documents {
+            named.extend(named_documents(&document.table, &self.sources));
+        }
+        if named.len() > FILES_MAX {
+            self.found.error(None, format!("{} lists of endpoints, at most {FILES_MAX} are read", named.len())).help("merge some of them");
+            named.truncate(FILES_MAX);
+        }
+        let mut seen = std::collections::HashSet::new();
+        for (path, place) in named {
+            if !seen.insert(path.clone()) {
+                continue;
+            }
+            let document = match self.documents.iter().position(|(read, _)| is_same(read, &path)) {
+                Some(at) if self.documents[at].1.source == place.source => {
+                    self.found.error(place, "this is the file that names it").help("list the endpoints in a file of their own");
+                    None
+                }
+                Some(at) => Some(self.documents.remove(at).1),
+                None => self.read_named(&path, place),
+            };
+            if let Some(document) = document {
+                self.sources.include(path, document);
+            }
+        }
+    }
+
+    /// The rest of the configuration is as whole as before, whatever is wrong with this one.
+    fn read_named(&mut self, path: &Path, place: Place) -> Option<Included> {
+        self.watched.push(path.to_owned());
+        let is_rest_whole = std::mem::replace(&mut self.is_whole, true);
+        let document = self.text(path, Some(place)).map(|text| self.parse(path, &text));
+        let is_whole = std::mem::replace(&mut self.is_whole, is_rest_whole);
+        document.filter(|_| is_whole)
     }
 
     /// The files that `paths` stand for, each once.
@@ -160,7 +206,7 @@ impl<'e> Loader<'e> {
                     self.watched.extend(members.iter().cloned());
                     files.extend(members);
                 }
-                Err(reason) => self.unreadable("list", path, &reason),
+                Err(reason) => self.unreadable("list", path, None, &reason),
             }
         }
         if files.len() > FILES_MAX {
@@ -186,34 +232,51 @@ impl<'e> Loader<'e> {
         });
     }
 
-    fn unreadable(&mut self, verb: &str, path: &Path, reason: &io::Error) {
+    /// `place` is where the file is named, if that is in a file too.
+    fn unreadable(&mut self, verb: &str, path: &Path, place: Option<Place>, reason: &io::Error) {
         let help = match reason.kind() {
+            io::ErrorKind::NotFound if place.is_some() => "check the path; a relative one starts from the file that names it",
+            io::ErrorKind::PermissionDenied if place.is_some() => "let the user that attache runs as read it",
+            _ if place.is_some() => "name a file",
             io::ErrorKind::NotFound => "check the path; a relative one starts from the working directory",
             io::ErrorKind::PermissionDenied => "let the user that attache runs as read it",
             _ => "name a file, or a directory of `*.toml` files",
         };
-        self.found.error(None, format!("cannot {verb} `{}`: {reason}", path.display())).help(help);
+        self.found.error(place, format!("cannot {verb} `{}`: {reason}", path.display())).help(help);
     }
 
     fn read(&mut self, path: &Path) {
+        if let Some(text) = self.text(path, None) {
+            self.add(path, &text);
+        }
+    }
+
+    fn add(&mut self, path: &Path, text: &str) {
+        let document = self.parse(path, text);
+        self.documents.push((path.to_owned(), document));
+    }
+
+    fn text(&mut self, path: &Path, place: Option<Place>) -> Option<String> {
         let bytes = match read_bounded(path) {
             Ok(bytes) => bytes,
             Err(reason) => {
                 self.is_whole = false;
-                return self.unreadable("read", path, &reason);
+                self.unreadable("read", path, place, &reason);
+                return None;
             }
         };
         if bytes.len() as u64 > FILE_BYTES_MAX {
             self.found
-                .error(None, format!("`{}` is larger than {} MiB", path.display(), FILE_BYTES_MAX >> 20))
+                .error(place, format!("`{}` is larger than {} MiB", path.display(), FILE_BYTES_MAX >> 20))
                 .help("name the right file, or split it into several");
-            return;
+            return None;
         }
         match String::from_utf8(bytes) {
-            Ok(text) => self.add(path, &text),
+            Ok(text) => Some(text),
             Err(wrong) => {
                 self.is_whole = false;
                 self.not_text(path, &wrong);
+                None
             }
         }
     }
@@ -227,7 +290,7 @@ impl<'e> Loader<'e> {
         self.found.error(place, format!("byte 0x{byte:02x} is not UTF-8")).help("save the file as UTF-8");
     }
 
-    fn add(&mut self, path: &Path, text: &str) {
+    fn parse(&mut self, path: &Path, text: &str) -> Included {
         // Editors do not count a byte order mark as a column.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         self.hash.write(path.as_os_str().as_encoded_bytes());
@@ -244,8 +307,7 @@ impl<'e> Loader<'e> {
             // Where the grammar was broken, the parser left values that nobody wrote.
             trusts_numbers: errors.is_empty(),
         };
-        let table = converter.table(document.into_inner());
-        self.merge(table);
+        Included { source, table: converter.table(document.into_inner()) }
     }
 
     fn report_syntax(&mut self, source: SourceId, text: &str, document: &DeTable<'_>, errors: &[toml::de::Error]) {
@@ -327,9 +389,9 @@ impl<'e> Loader<'e> {
         self.found.error(place, format!("`{raw}` is not a value")).help(help);
     }
 
-    fn merge(&mut self, from: Table) {
+    fn merge(&mut self, into: &mut Table, from: Table) {
         let mut merger = Merger { sources: &self.sources, found: &mut self.found, path: Vec::new() };
-        merger.table(&mut self.root, from);
+        merger.table(into, from);
     }
 }
 

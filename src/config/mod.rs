@@ -5,6 +5,7 @@
 mod admin;
 mod changes;
 mod file;
+mod include;
 pub mod listener;
 mod load;
 mod protocol;

@@ -20,7 +20,7 @@ use crate::services::pool::{self, EndpointSettings};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Acceptor, Connector, Sessions};
-use crate::upstream::{self, Pool, Recipe};
+use crate::upstream::{self, Discovery, Pool, Recipe};
 use crate::value::{Address, Diagnostics, Place, ServiceRef, Size, Sources, Spanned};
 
 /// What endpoints are offered inside TLS, the preferred one first.
@@ -139,8 +139,10 @@ impl<'a> Services<'a> {
             _ => {
                 let specs = settings.endpoints.iter().map(EndpointSettings::spec).collect();
                 let previous = previous.map(|named| &*named.pool);
+                let known = previous.map(Pool::discovery);
+                let discovery = Discovery::new(settings.discover.clone(), known, self.inputs.started);
                 let Inputs { workers, started, .. } = *self.inputs;
-                Arc::new(Pool::new(recipe, specs, settings.policy.clone(), previous, workers, started))
+                Arc::new(Pool::new(recipe, specs, discovery, settings.policy.clone(), previous, workers, started))
             }
         };
         self.pools.push(NamedPool { settings: settings.clone(), pool: Arc::clone(&pool) });

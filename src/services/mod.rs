@@ -9,7 +9,7 @@ pub mod respond;
 use crate::refusal::Refusal;
 use crate::value::{Entry, Fields, Item, Reader, Value, nearest};
 
-/// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` is the pool.
+/// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` or `discover` is the pool.
 pub const KINDS: &[&str] = &["respond", "redirect"];
 
 /// One service as it is written: exactly one kind.
@@ -33,7 +33,9 @@ impl Settings {
         match kinds.as_slice() {
             [] => {
                 let misspelt = table.entries.iter().find_map(|(key, entry)| Some((key, entry, nearest(key, KINDS.iter().copied())?)));
-                if let (Some((key, entry, kind)), false) = (misspelt, table.entries.contains_key("endpoints")) {
+                if let (Some((key, entry, kind)), false) =
+                    (misspelt, ["endpoints", "discover"].iter().any(|key| table.entries.contains_key(*key)))
+                {
                     reader.error(entry.key_place, format!("unknown key `{key}`")).help(format!("did you mean `{kind}`?"));
                     return None;
                 }

@@ -106,12 +106,14 @@ fn build(level: Level, override_with: Option<&str>, sink: Sink) -> Result<(Log, 
 
 /// Below `info` only our own messages: libraries have a lot to say that helps nobody who runs attache.
 fn filter(level: Level) -> EnvFilter {
-    EnvFilter::new(match level {
+    let own = match level {
         Level::Error | Level::Warn => level.word(),
         Level::Info => "warn,attache=info",
         Level::Debug => "warn,attache=debug",
         Level::Trace => "warn,attache=trace",
-    })
+    };
+    // It warns of each line of resolv.conf that it does not know, at each look-up.
+    EnvFilter::new(format!("{own},hickory_resolver=error,hickory_net=error"))
 }
 
 impl Log {

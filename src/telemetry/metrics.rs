@@ -56,6 +56,8 @@ metrics! {
     UPSTREAM_SECONDS = Histogram "upstream_request_duration_seconds" ["service"] "One attempt, from choosing an endpoint to the end of its answer.";
     ENDPOINT_UP = Gauge "endpoint_up" ["service", "endpoint"] "Whether an endpoint is given requests.";
     EJECTIONS = Counter "endpoint_ejections_total" ["service", "endpoint", "reason"] "Times that an endpoint was given no requests for a while, by reason: consecutive failures, or their share.";
+    ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
+    DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
     UPSTREAM_HANDSHAKES = Counter "upstream_tls_handshakes_total" ["service", "endpoint", "outcome"] "TLS handshakes with endpoints: full, resumed, failed, timeout.";
     HANDSHAKES = Counter "tls_handshakes_total" ["listener", "outcome"] "TLS handshakes with clients: full, resumed, failed, timeout.";
@@ -134,6 +136,15 @@ outcomes! {
         /// Failures in a row.
         Consecutive = "consecutive",
         ErrorShare = "error_share",
+    }
+}
+
+outcomes! {
+    /// How a look-up of endpoints ended.
+    pub enum Discovery {
+        Ok = "ok",
+        /// What was known before is kept.
+        Failed = "failed",
     }
 }
 
@@ -400,6 +411,9 @@ struct ServiceShard {
 /// Attempts of one service.
 #[derive(Debug)]
 pub struct ServiceMetrics {
+    endpoints: AtomicU64,
+    /// Rare, and counted by whoever looked.
+    discoveries: [AtomicU64; Discovery::COUNT],
     shards: Shards<ServiceShard>,
 }
 
@@ -411,6 +425,14 @@ impl ServiceMetrics {
 
     pub fn retried(&self, worker: usize, reason: Retry) {
         self.shards.with(worker, ServiceShard::default, |shard| shard.retries[reason as usize].add(1));
+    }
+
+    pub fn discovered(&self, outcome: Discovery) {
+        self.discoveries[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn set_endpoints(&self, count: usize) {
+        self.endpoints.store(count as u64, Relaxed);
     }
 }
 
@@ -482,7 +504,8 @@ impl Metrics {
     }
 
     pub fn service(&self, service: &str) -> Arc<ServiceMetrics> {
-        series(&self.services, service.to_owned(), || ServiceMetrics { shards: Shards::new(self.workers) })
+        let make = || ServiceMetrics { endpoints: AtomicU64::new(0), discoveries: Default::default(), shards: Shards::new(self.workers) };
+        series(&self.services, service.to_owned(), make)
     }
 
     /// Takes series off the page that nobody outside holds any more. Called after a generation has retired.
@@ -618,6 +641,10 @@ impl Metrics {
             let mut total = Total::default();
             metrics.shards.iter().for_each(|shard| total.add(&shard.duration));
             page.add_histogram(&UPSTREAM_SECONDS, &[&service], &total);
+            page.add(&ENDPOINTS, &[&service], metrics.endpoints.load(Relaxed) as f64);
+            for (index, outcome) in Discovery::WORDS.iter().enumerate() {
+                page.add_if_any(&DISCOVERIES, &[&service, outcome], metrics.discoveries[index].load(Relaxed));
+            }
             for (index, reason) in Retry::WORDS.iter().enumerate() {
                 page.add_if_any(&RETRIES, &[&service, reason], metrics.shards.sum(|shard| &shard.retries[index]));
             }
@@ -778,6 +805,8 @@ mod tests {
             metrics.endpoint("app", "10.0.0.1:80").ejected(Ejection::Consecutive);
             metrics.service("app").attempted(worker, Duration::from_millis(3));
             metrics.service("app").retried(worker, Retry::Connect);
+            metrics.service("app").discovered(Discovery::Ok);
+            metrics.service("app").set_endpoints(3);
         }
         // Another worker closes what the first opened.
         listener.closed(1);
@@ -805,6 +834,8 @@ mod tests {
         check(&metrics, r#"attache_upstream_tls_handshakes_total{service="app",endpoint="10.0.0.1:80",outcome="full"} 2"#);
         check(&metrics, r#"attache_upstream_request_duration_seconds_count{service="app"} 2"#);
         check(&metrics, r#"attache_endpoint_up{service="app",endpoint="10.0.0.1:80"} 1"#);
+        check(&metrics, r#"attache_endpoints{service="app"} 3"#);
+        check(&metrics, r#"attache_discoveries_total{service="app",outcome="ok"} 2"#);
         check(&metrics, r#"attache_retries_total{service="app",reason="connect"} 2"#);
         check(&metrics, r#"attache_certificate_expiry_timestamp_seconds{listener="edge",name="a.example"} 1800000000"#);
         check(&metrics, "attache_generation 3");

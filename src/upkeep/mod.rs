@@ -4,6 +4,7 @@
 //! endpoints what it found.
 
 mod discover;
+mod dns;
 mod probe;
 
 use std::collections::HashMap;

@@ -108,6 +108,14 @@ impl Recipe {
         is_same_tls && endpoint.address == spec.address && endpoint.name == spec.name && endpoint.protocol == spec.protocol
     }
 
+    /// Whether these members are what `specs` say, in the same order.
+    pub fn is_made_of(&self, members: &[Member], specs: &[Spec]) -> bool {
+        let is_as = |(member, spec): (&Member, &Spec)| {
+            self.is_as(&member.endpoint, spec) && (member.weight, member.priority, &member.zone) == (spec.weight, spec.priority, &spec.zone)
+        };
+        members.len() == specs.len() && members.iter().zip(specs).all(is_as)
+    }
+
     fn endpoint(&self, spec: &Spec, is_late: bool, now: Instant) -> Arc<Endpoint> {
         let tls = match (&spec.tls, &self.connector) {
             (Some(name), Some(connector)) => Some(connector.peer(name.clone())),

@@ -4,6 +4,7 @@
 
 mod balance;
 mod budget;
+pub mod discover;
 pub mod eject;
 mod endpoint;
 pub mod health;
@@ -18,6 +19,7 @@ pub mod sticky;
 mod tests;
 
 pub use balance::{Ask, Balance};
+pub use discover::Discovery;
 pub use endpoint::{Bar, Endpoint, EndpointId, Lease, Protocol};
 pub use member::{Member, Membership, Recipe, Spec};
 pub use pool::{Policy, Pool, SendProxy, Timeouts, Tried};

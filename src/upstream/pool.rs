@@ -12,12 +12,13 @@ use tokio::sync::Notify;
 
 use super::balance::{Ask, Balance, Turns};
 use super::budget::Budget;
+use super::discover::{Answer, Moment, News};
 use super::hedge::{self, Hedging};
 use super::limits::{self, Admission, Connections};
 use super::sticky::{Stuck, Token};
-use super::{Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, retry, sticky};
+use super::{Discovery, Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, retry, sticky};
 use crate::algo::rendezvous;
-use crate::telemetry::metrics::{Outcome, ServiceMetrics};
+use crate::telemetry::metrics::{self, Outcome, ServiceMetrics};
 use crate::{settings, words};
 
 settings! {
@@ -91,6 +92,7 @@ pub struct Pool {
     recipe: Recipe,
     /// Endpoints that the configuration names; others may be found.
     named: Vec<Spec>,
+    discovery: Discovery,
     membership: ArcSwap<Membership>,
     turns: Turns,
     /// With `retry`: what it allows.
@@ -109,7 +111,15 @@ pub struct Pool {
 impl Pool {
     /// `previous` is the pool that this one takes the place of: what is still wanted of it stays as it is, endpoints, budgets,
     /// places and who is stuck to whom.
-    pub fn new(mut recipe: Recipe, named: Vec<Spec>, policy: Policy, previous: Option<&Self>, workers: usize, now: Instant) -> Self {
+    pub fn new(
+        mut recipe: Recipe,
+        named: Vec<Spec>,
+        discovery: Discovery,
+        policy: Policy,
+        previous: Option<&Self>,
+        workers: usize,
+        now: Instant,
+    ) -> Self {
         let old = previous.map(|previous| &previous.policy);
         let membership = previous.map(Self::membership);
         let previous_members = membership.as_ref().map_or(&[][..], |membership| membership.members());
@@ -135,7 +145,7 @@ impl Pool {
             .limits
             .as_ref()
             .map(|limits| limited.and_then(|previous| previous.connections.clone()).unwrap_or_else(|| Connections::new(limits, workers)));
-        let members = recipe.members(&named, previous_members, now);
+        let members = recipe.members(&together(&named, discovery.specs()), previous_members, now);
         let membership = Membership::new(members, recipe.zone.as_deref());
         Self {
             name: recipe.service.clone(),
@@ -143,6 +153,7 @@ impl Pool {
             membership: ArcSwap::from_pointee(membership),
             recipe,
             named,
+            discovery,
             turns: Turns::new(workers),
             retries,
             hedging,
@@ -161,7 +172,14 @@ impl Pool {
 
     /// Whether this pool would make of its endpoints what another recipe would: nothing about them changed.
     pub fn is_made_as(&self, recipe: &Recipe) -> bool {
-        self.recipe.zone == recipe.zone
+        let is_same_tls = match (&self.recipe.connector, &recipe.connector) {
+            (Some(ours), Some(theirs)) => ours.is_as(theirs),
+            (None, None) => true,
+            _ => false,
+        };
+        // Also for endpoints that are still to be found.
+        is_same_tls
+            && self.recipe.zone == recipe.zone
             && self.recipe.is_probed == recipe.is_probed
             && self.named.iter().zip(self.membership().members()).all(|(spec, member)| recipe.is_as(&member.endpoint, spec))
     }
@@ -169,14 +187,49 @@ impl Pool {
     /// Takes in what was found beside the endpoints that are named. Those that stay are the same as before.
     pub fn find(&self, found: Vec<Spec>, now: Instant) {
         let previous = self.membership.load_full();
-        let mut specs = self.named.clone();
-        specs.extend(found.into_iter().filter(|spec| !self.named.iter().any(|named| named.name == spec.name)));
+        let specs = together(&self.named, found);
+        if self.recipe.is_made_of(previous.members(), &specs) {
+            return;
+        }
         let members = self.recipe.members(&specs, previous.members(), now);
         self.membership.store(Arc::new(Membership::new(members, self.recipe.zone.as_deref())));
         self.recount();
         drop(previous);
-        // Addresses come and go for months; series of those that are gone must not pile up until a reload.
+        // Addresses come and go for as long as the process lives; their series must not stay.
         self.recipe.metrics.retain_live();
+    }
+
+    pub fn discovery(&self) -> &Discovery {
+        &self.discovery
+    }
+
+    /// Takes in what a source said, or why it said nothing: then everybody stays who was found before.
+    pub fn discovered(&self, source: usize, answer: Result<Answer, String>, moment: Moment) {
+        let (is_good, reason) = (answer.is_ok(), answer.as_ref().err().cloned().unwrap_or_default());
+        self.metrics.discovered(if is_good { metrics::Discovery::Ok } else { metrics::Discovery::Failed });
+        let news = self.discovery.take_in(source, answer, moment);
+        let (service, source) = (&self.name, &self.discovery.sources()[source]);
+        match news {
+            News::FirstFailure => tracing::warn!(service, %source, reason, "cannot discover endpoints; those known before are kept"),
+            News::Recovered => tracing::info!(service, %source, "discovers endpoints again"),
+            News::None => {}
+        }
+        if is_good {
+            self.find(self.discovery.specs(), moment.now);
+        }
+        // Also those who wait for a first answer that does not come.
+        self.changed.notify_waiters();
+    }
+
+    /// Every place to look for endpoints has answered once or failed to, so that who is not known is not there.
+    pub fn is_looked_up(&self) -> bool {
+        self.discovery.is_looked_up()
+    }
+
+    /// How long a request may wait for `changed` where [`Pool::pick`] gives nobody, since the first answer about endpoints is
+    /// still out.
+    pub fn discovery_wait(&self) -> Option<Duration> {
+        (!self.is_looked_up()).then_some(self.policy.timeouts.connect)
     }
 
     /// Whether anybody may take a request.
@@ -186,7 +239,7 @@ impl Pool {
 
     /// How long to wait for somebody, where nobody may take requests but that is about to change.
     pub fn expects_somebody(&self) -> Option<Duration> {
-        None
+        self.discovery_wait()
     }
 
     /// A place among those who wait for somebody, of which there are `most`.
@@ -293,6 +346,7 @@ impl Pool {
         for member in membership.members() {
             member.endpoint.metrics.set_up(member.endpoint.is_open());
         }
+        self.metrics.set_endpoints(membership.members().len());
         drop(counting);
         self.changed.notify_waiters();
     }
@@ -330,6 +384,12 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// What is named comes first, and wins over what was found under the same name.
+fn together(named: &[Spec], found: Vec<Spec>) -> Vec<Spec> {
+    let is_new = |spec: &Spec| !named.iter().any(|named| named.name == spec.name);
+    named.iter().cloned().chain(found.into_iter().filter(is_new)).collect()
 }
 
 /// Endpoints that were tried for a request.

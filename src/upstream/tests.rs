@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::sticky::Stuck;
-use super::{Ask, Balance, Bar, Endpoint, Lease, Policy, Pool, Protocol, Recipe, Spec, Tried, eject};
+use super::{Ask, Balance, Bar, Discovery, Endpoint, Lease, Policy, Pool, Protocol, Recipe, Spec, Tried, eject};
 use crate::algo::dice;
 use crate::telemetry::metrics::{Metrics, Outcome};
 use crate::value::{Address, Share, Whole};
@@ -44,7 +44,15 @@ impl Pools {
             sticky: None,
         };
         let now = Instant::now();
-        let pool = Pool::new(recipe, members.iter().enumerate().map(spec).collect(), policy, None, WORKERS, now);
+        let pool = Pool::new(
+            recipe,
+            members.iter().enumerate().map(spec).collect(),
+            Discovery::new(Vec::new(), None, now),
+            policy,
+            None,
+            WORKERS,
+            now,
+        );
         Self { pool, now, dice: 1 }
     }
 

@@ -5,7 +5,6 @@
 /// A key, and a neighbour that tells in which table it stands.
 const LATER: &[(&str, &str)] = &[
     // A pool.
-    ("discover", "endpoints"),
     ("health", "endpoints"),
     ("leader", "endpoints"),
     // Kinds of services, by name and in a route.

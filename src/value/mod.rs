@@ -27,7 +27,7 @@ pub use grace::Grace;
 pub use key::KeySource;
 pub use label::{Label, LabelText};
 pub use later::is_later_word;
-pub use place::{Place, SourceId, SourceText, Sources, Spanned};
+pub use place::{Included, Place, SourceId, SourceText, Sources, Spanned};
 pub use share::Share;
 pub use size::Size;
 pub use template::{Lookup, Template, Variable};

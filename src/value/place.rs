@@ -2,10 +2,13 @@
 //!
 //! Does not read files: the loader gives it their text.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+
+use super::Table;
 
 /// Number of a file in [`Sources`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +45,21 @@ pub struct SourceText {
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     files: Vec<SourceText>,
+    included: HashMap<PathBuf, Included>,
+}
+
+/// A document that another one names, such as a list of endpoints.
+#[derive(Clone, Debug)]
+pub struct Included {
+    pub source: SourceId,
+    pub table: Table,
+}
+
+impl Included {
+    /// Where it begins, for what is missing in it.
+    pub fn start(&self) -> Place {
+        Place::new(self.source, 0..0)
+    }
 }
 
 impl Sources {
@@ -49,6 +67,16 @@ impl Sources {
         let id = SourceId(u16::try_from(self.files.len()).expect("fewer than 65,536 files are read"));
         self.files.push(SourceText { path: path.into(), text: text.into() });
         id
+    }
+
+    /// Keeps a document under the path that it was named by.
+    pub fn include(&mut self, path: PathBuf, document: Included) {
+        self.included.insert(path, document);
+    }
+
+    /// `None` if it could not be read.
+    pub fn included(&self, path: &Path) -> Option<&Included> {
+        self.included.get(path)
     }
 
     pub fn file(&self, id: SourceId) -> &SourceText {

@@ -96,7 +96,7 @@ fn no_timeout_is_zero_but_a_wait_at_the_end_may_be() {
 
 #[test]
 fn keys_of_later_versions_are_told_from_misspelt_ones() {
-    for key in ["discover", "health", "leader"] {
+    for key in ["health", "leader"] {
         let expected = format!("6:1: `{key}` is not supported by this version -> remove it");
         check_pool(&format!("endpoints = [\"a:1\"]\n{key} = {{}}\n"), &[&expected]);
     }
@@ -318,6 +318,82 @@ fn a_scheme_is_not_forgotten_beside_https() {
         &["5:28: `b` has no port -> write \"10.0.0.1:8080\", \"app:8080\", \"https://app.example\" or \"unix:/run/app.sock\""],
     );
     check_listener("service = \"https://a:0\"\n", &["3:11: nothing answers on port 0 -> write the port that the endpoint listens on"]);
+}
+
+#[test]
+fn a_place_to_discover_endpoints_is_one_and_whole() {
+    let nowhere = "write dns = \"app.default.svc:8080\", srv = \"_http._tcp.app.default.svc\" or file = \"endpoints.toml\"";
+    check_pool("discover = {}\n", &[&format!("5:12: this names nowhere to look -> {nowhere}")]);
+    check_pool(
+        "discover = { dns = \"a:1\", srv = \"b\" }\n",
+        &["5:27: this has one place to look, and here are `dns` and `srv` -> \
+           keep one of them, or write a list: discover = [{ … }, { … }]"],
+    );
+    check_pool("discover = [{ dns = \"a:1\" }, { srv = \"_http._tcp.b.\", every = \"5s\" }]\nendpoints = []\n", &[]);
+    check_pool("discover = { dsn = \"a:1\" }\n", &["5:14: unknown key `dsn` -> did you mean `dns`?"]);
+    check_pool(
+        "discover = { file = \"no.toml\" }\n",
+        &[
+            "5:21: cannot read `no.toml`: No such file or directory (os error 2) -> check the path; a relative one starts from the file that names it",
+        ],
+    );
+    check_pool(
+        "discover = { file = \"a.toml\" }\n",
+        &["5:21: this is the file that names it -> list the endpoints in a file of their own"],
+    );
+    check_pool(
+        "discover = { file = \"a.toml\", every = \"5s\" }\n",
+        &[
+            "5:21: this is the file that names it -> list the endpoints in a file of their own",
+            "5:39: `every` is about DNS; a file is read when it changes -> remove it",
+        ],
+    );
+}
+
+#[test]
+fn what_dns_is_asked_for_is_a_name() {
+    let dns = "write a name and a port, such as \"app.default.svc:8080\"";
+    check_pool(
+        "discover = { dns = \"10.0.0.1:80\" }\n",
+        &["5:20: `10.0.0.1:80` is no name that DNS could be asked for -> write it as an endpoint: endpoints = [\"10.0.0.1:80\"]"],
+    );
+    check_pool("discover = { dns = \"app\" }\n", &[&format!("5:20: `app` has no port -> {dns}")]);
+    check_pool("discover = { dns = \"app.:80\" }\n", &[]);
+    check_pool("discover = { dns = \"app:0\" }\n", &["5:20: nothing answers on port 0 -> write the port that the endpoints listen on"]);
+    check_pool(
+        "discover = { srv = \"app:80\" }\n",
+        &["5:20: `app:80` is not a name -> write the name of SRV records alone, such as \"_http._tcp.app.default.svc\""],
+    );
+    check_pool(
+        "discover = { srv = \"https://app\" }\n",
+        &["5:20: `https://app` has a scheme; SRV records have none -> for TLS write tls = {} beside `discover`"],
+    );
+    check_pool(
+        "discover = { dns = \"a:1\", every = \"500ms\" }\n",
+        &["5:35: nobody is asked more than once a second -> write \"1s\" or more, or \"ttl\""],
+    );
+    check_pool(
+        "discover = { dns = \"a:1\", servers = [\"b:53\", \"::1\", \"10.0.0.1:5353\"] }\n",
+        &["5:38: `b:53` is not the address of a name server -> \
+         write an IP address, perhaps with a port: \"10.0.0.10\", \"10.0.0.10:53\", \"[::1]:53\""],
+    );
+}
+
+#[test]
+fn a_scheme_is_not_forgotten_beside_what_is_discovered() {
+    check_pool(
+        "discover = { dns = \"https://a\" }\nendpoints = [\"b:1\"]\n",
+        &["6:14: is TLS meant for `b:1`? Another endpoint has `https://` -> write https:// or http:// before it"],
+    );
+    check_pool(
+        "discover = { srv = \"_http._tcp.a\" }\nendpoints = [\"https://b:1\"]\n",
+        &["5:20: is TLS meant for these targets? Another endpoint has `https://` -> \
+         write tls = {} for TLS to all, or give one of them a pool of its own"],
+    );
+    check_pool(
+        "discover = { dns = \"http://a\" }\ntls = {}\n",
+        &["5:20: `http://` in a pool with `tls` -> write https://, or give endpoints without TLS a pool of their own"],
+    );
 }
 
 /// Mistakes in files are found by what reads listeners' certificates too.

@@ -8,6 +8,7 @@
 mod admin; // every endpoint of the admin API, asked well and badly
 mod cli; // every verb, what it prints and how it exits
 mod config; // wrong configurations: every mistake, its place and its remedy
+mod discovery; // endpoints that DNS and files name, and what happens when they do not
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
 mod http2; // HTTP/2 from clients: translation, windows, limits, the end
 mod http2_pairs; // every protocol of clients with every protocol of endpoints

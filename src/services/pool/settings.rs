@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
+use super::discover::{Asked, Discover};
 use crate::tls::connector::{self, Name, Trust};
+use crate::upstream::discover::{Proof, Source};
 use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, Timeouts, eject, hedge, limits, retry, sticky};
 use crate::value::{
     Address, Decode, Diagnostics, EndpointAddress, Fields, Grace, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole,
@@ -16,8 +18,10 @@ use crate::value::{
 /// The endpoints and how long to wait for them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// Addresses that answer, each alone or as `{ address, name, weight }`.
+    /// Addresses that answer, each alone or as `{ address, name, weight }`. With those that files of `discover` list.
     pub endpoints: Vec<EndpointSettings>,
+    /// Where DNS is asked for more.
+    pub discover: Vec<Source>,
     /// `"http/1.1"`, `"h2"`, or `"auto"`: what TLS agrees on, and HTTP/1.1 without TLS. Without TLS, `"h2"` is spoken by
     /// prior knowledge; `h2c://` before an address says so of that endpoint alone.
     pub protocol: Protocol,
@@ -52,7 +56,7 @@ pub enum Transport {
 }
 
 /// One endpoint before it is known what its pool says of TLS.
-struct Written {
+pub(super) struct Written {
     address: Spanned<EndpointAddress>,
     name: Option<String>,
     weight: u32,
@@ -132,18 +136,23 @@ impl Settings {
         let protocol = spoken(&address, &transport, Protocol::Http1);
         let tls = Spanned::new(connector::Settings::default(), address.place);
         let endpoints = vec![EndpointSettings { address, transport, protocol, name: None, weight: 1, zone: None }];
-        Some(Self { endpoints, protocol: Protocol::Http1, tls, policy: Policy::default() })
+        Some(Self { endpoints, discover: Vec::new(), protocol: Protocol::Http1, tls, policy: Policy::default() })
     }
 
     pub fn speaks_tls(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.transport != Transport::Plain)
+            || self.discover.iter().any(|source| source.tls.is_some())
     }
 }
 
 impl Decode for Settings {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let mut fields = Fields::of(item, "a pool", reader)?;
-        let endpoints = fields.required::<Spanned<Vec<Written>>>("endpoints", reader);
+        let discover = fields.optional::<Spanned<Vec<Discover>>>("discover", reader);
+        let endpoints = match &discover {
+            Some(None) => fields.required("endpoints", reader).map(Some),
+            _ => fields.optional::<Spanned<Vec<Written>>>("endpoints", reader),
+        };
         let balance = fields.or("balance", Balance::RoundRobin, reader);
         let protocol = fields.optional::<Spanned<Protocol>>("protocol", reader);
         let tls = fields.optional::<Spanned<connector::Settings>>("tls", reader);
@@ -156,7 +165,14 @@ impl Decode for Settings {
         let slow_start = fields.or("slow_start", Grace(Duration::ZERO), reader);
         let send_proxy = fields.optional::<Spanned<SendProxy>>("send_proxy", reader);
         let unknown = fields.finish(reader);
-        let (endpoints, protocol, tls, send_proxy) = (endpoints?, protocol?, tls?, send_proxy?);
+        let (endpoints, discover, protocol, tls, send_proxy) = (endpoints?, discover?, protocol?, tls?, send_proxy?);
+        let place = endpoints.as_ref().map(|endpoints| endpoints.place).or(discover.as_ref().map(|discover| discover.place))?;
+        let is_discovered = discover.is_some();
+        let mut endpoints = endpoints.map_or_else(Vec::new, |endpoints| endpoints.value);
+        let asked = take_listed(discover.map_or_else(Vec::new, |discover| discover.value), &mut endpoints);
+        let named = endpoints.len();
+        // What DNS answers for a name is spoken to as an endpoint of that name would be.
+        endpoints.extend(asked.iter().filter_map(Asked::as_written));
         let transports = match &tls {
             Some(tls) => with_tls(&endpoints, tls, reader.found),
             None => without_tls(&endpoints, reader.found),
@@ -164,9 +180,7 @@ impl Decode for Settings {
         let agreed = check_protocol(&endpoints, protocol.as_ref(), reader.found);
         let protocol_place = protocol.as_ref().map(|protocol| protocol.place);
         let protocol = protocol.map_or(Protocol::Http1, |protocol| protocol.value);
-        let place = endpoints.place;
-        let endpoints: Vec<EndpointSettings> = endpoints
-            .value
+        let mut endpoints: Vec<EndpointSettings> = endpoints
             .into_iter()
             .zip(transports?)
             .map(|(Written { address, name, weight, zone }, transport)| {
@@ -174,15 +188,20 @@ impl Decode for Settings {
                 EndpointSettings { address, transport, protocol, name, weight, zone }
             })
             .collect();
+        let asked_for = endpoints.split_off(named);
+        let discover = sources(asked, asked_for, &endpoints, tls.as_ref(), protocol, reader)?;
+        let spoken = || endpoints.iter().map(|endpoint| endpoint.protocol).chain(discover.iter().map(|source| source.protocol));
+        let is_plain =
+            endpoints.iter().all(|endpoint| endpoint.transport == Transport::Plain) && discover.iter().all(|source| source.tls.is_none());
         if let (Protocol::Auto, Some(place)) = (protocol, protocol_place)
-            && endpoints.iter().all(|endpoint| endpoint.transport == Transport::Plain)
+            && is_plain
         {
             reader
                 .warn(place, "`auto` is agreed on inside TLS, and no endpoint here speaks TLS: HTTP/1.1 is spoken")
                 .help("write protocol = \"h2\" if the endpoints speak HTTP/2, or remove it");
         }
         if let Some(send_proxy) = send_proxy.as_ref().filter(|send_proxy| send_proxy.value != SendProxy::Off)
-            && endpoints.iter().any(|endpoint| endpoint.protocol != Protocol::Http1)
+            && spoken().any(|protocol| protocol != Protocol::Http1)
         {
             reader
                 .error(
@@ -193,7 +212,7 @@ impl Decode for Settings {
             return None;
         }
         let send_proxy = send_proxy.map_or(SendProxy::Off, |send_proxy| send_proxy.value);
-        let clean = check_endpoints(&endpoints, place, reader);
+        let clean = check_endpoints(&endpoints, is_discovered, place, reader);
         unknown.and(clean).and(agreed)?;
         let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
         let policy = Policy {
@@ -208,8 +227,62 @@ impl Decode for Settings {
             slow_start: slow_start?.0,
             fails_open: false,
         };
-        Some(Self { endpoints, protocol, tls, policy })
+        Some(Self { endpoints, discover, protocol, tls, policy })
     }
+}
+
+/// Moves what files list to the endpoints that are written here; what is left asks somebody.
+fn take_listed(discover: Vec<Discover>, endpoints: &mut Vec<Written>) -> Vec<Asked> {
+    let mut asked = Vec::new();
+    for place in discover {
+        match place {
+            Discover::Asked(one) => asked.push(one),
+            Discover::Listed(listed) => endpoints.extend(listed),
+        }
+    }
+    asked
+}
+
+impl Asked {
+    fn as_written(&self) -> Option<Written> {
+        self.address.clone().map(|address| Written { address, name: None, weight: 1, zone: None })
+    }
+}
+
+/// `asked_for` are the endpoints that names in `asked` would be. Targets of SRV records prove their own names, or the one that
+/// `tls` says.
+fn sources(
+    asked: Vec<Asked>,
+    asked_for: Vec<EndpointSettings>,
+    endpoints: &[EndpointSettings],
+    tls: Option<&Spanned<connector::Settings>>,
+    protocol: Protocol,
+    reader: &mut Reader<'_>,
+) -> Option<Vec<Source>> {
+    let protected = endpoints.iter().chain(&asked_for).find(|endpoint| endpoint.transport != Transport::Plain).map(|one| one.address.place);
+    let mut asked_for = asked_for.into_iter();
+    let source = |Asked { question, every, servers, address, place }| {
+        let (tls, protocol) = match (address.and_then(|_| asked_for.next()), tls) {
+            (Some(endpoint), _) => match endpoint.transport {
+                Transport::Plain => (None, endpoint.protocol),
+                Transport::Tls(name) => (Some(Proof::Name(name)), endpoint.protocol),
+            },
+            (None, Some(tls)) => (Some(tls.server_name.clone().map_or(Proof::Target, |name| Proof::Name(name.0))), protocol),
+            (None, None) => {
+                if let Some(protected) = protected {
+                    reader
+                        .error(place, "is TLS meant for these targets? Another endpoint has `https://`")
+                        .related(protected, "the other endpoint")
+                        .help("write tls = {} for TLS to all, or give one of them a pool of its own");
+                    return None;
+                }
+                (None, if protocol == Protocol::Auto { Protocol::Http1 } else { protocol })
+            }
+        };
+        Some(Source { question, every, servers, tls, protocol })
+    };
+    let sources: Vec<Option<Source>> = asked.into_iter().map(source).collect();
+    sources.into_iter().collect()
 }
 
 /// With `tls`, every endpoint is spoken to with TLS.
@@ -304,9 +377,11 @@ fn own_name(address: &Spanned<EndpointAddress>, found: &mut Diagnostics) -> Opti
     }
 }
 
-fn check_endpoints(endpoints: &[EndpointSettings], place: Place, reader: &mut Reader<'_>) -> Option<()> {
+fn check_endpoints(endpoints: &[EndpointSettings], is_discovered: bool, place: Place, reader: &mut Reader<'_>) -> Option<()> {
     let mut clean = Some(());
-    if endpoints.is_empty() {
+    if is_discovered {
+        // There may be others now or later.
+    } else if endpoints.is_empty() {
         reader.error(place, "a pool needs an endpoint").help("write endpoints = [\"10.0.0.1:8080\"]");
         clean = None;
     } else if endpoints.iter().all(|endpoint| endpoint.weight == 0) {

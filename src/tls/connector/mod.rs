@@ -115,6 +115,11 @@ impl Connector {
         Some(Self { config, identity: Arc::new(Identity { believed, client, alpn: alpn.to_vec() }) })
     }
 
+    /// Whether both make the same of an endpoint.
+    pub fn is_as(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+
     /// An endpoint under this name, with no sessions yet.
     pub fn peer(&self, name: ServerName<'static>) -> Peer {
         let mut config = self.config.clone();

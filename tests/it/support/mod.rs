@@ -4,6 +4,7 @@
 
 mod certs;
 mod client;
+mod dns;
 pub mod http2;
 pub mod http2_origin;
 mod machine;
@@ -16,6 +17,7 @@ mod trusting;
 
 pub use certs::{Authority, Pair};
 pub use client::{Answer, Client, Read1};
+pub use dns::Dns;
 pub use machine::{Lateness, alone, has, raise_open_files};
 pub use optimised::optimised;
 pub use origin::{Next, Origin, Request, read_head};

@@ -54,17 +54,25 @@ impl Origin {
     /// Runs `script` for every request.
     pub fn run(script: impl Fn(&mut TcpStream, &Request, usize) -> Next + Send + Sync + 'static) -> Self {
         let script: Script = Arc::new(script);
-        Self::listen(move |stream, _, seen| connection(stream, &script, seen))
+        Self::listen("127.0.0.1:0", move |stream, _, seen| connection(stream, &script, seen))
+    }
+
+    /// As [`Origin::run`], at one port of every address of this machine: 127.0.0.0/8 alone has millions.
+    pub fn everywhere(script: impl Fn(&mut TcpStream, &Request, usize) -> Next + Send + Sync + 'static) -> Self {
+        let script: Script = Arc::new(script);
+        // Where there is no IPv6, every address of IPv4.
+        let address = if TcpListener::bind("[::]:0").is_ok() { "[::]:0" } else { "0.0.0.0:0" };
+        Self::listen(address, move |stream, _, seen| connection(stream, &script, seen))
     }
 
     /// Hands every connection to `script` with its number: for what does not read a whole request
     /// before it answers. Nothing is `seen`.
     pub fn raw(script: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
-        Self::listen(move |stream, number, _| script(stream, number))
+        Self::listen("127.0.0.1:0", move |stream, number, _| script(stream, number))
     }
 
-    fn listen(serve: impl Fn(TcpStream, usize, &Mutex<Vec<Request>>) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    fn listen(address: &str, serve: impl Fn(TcpStream, usize, &Mutex<Vec<Request>>) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         // std's queue of 128 makes a crowd wait a second for its second SYN.
         socket2::SockRef::from(&listener).listen(4096).unwrap();
         let origin =
