@@ -155,7 +155,14 @@ impl<'a> Services<'a> {
         } else {
             None
         };
-        Some(Recipe { service: name.to_owned(), connector, metrics: Arc::clone(metrics), is_probed: false, zone: self.zone.clone() })
+        Some(Recipe {
+            service: name.to_owned(),
+            connector,
+            metrics: Arc::clone(metrics),
+            is_probed: settings.policy.health.is_some(),
+            is_led: settings.policy.leader.is_some(),
+            zone: self.zone.clone(),
+        })
     }
 
     /// The service a reference stands for, and the name it goes by in metrics.

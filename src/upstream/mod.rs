@@ -6,6 +6,7 @@ mod balance;
 pub mod eject;
 mod endpoint;
 pub mod health;
+pub mod leader;
 mod member;
 mod pool;
 mod record;

@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 
 use super::balance::{Ask, Balance, Turns};
-use super::{Endpoint, EndpointId, Lease, Member, Membership, Recipe, Spec, eject};
+use super::{Endpoint, EndpointId, Lease, Member, Membership, Recipe, Spec, eject, health, leader};
 use crate::telemetry::metrics::{Outcome, ServiceMetrics};
 use crate::{settings, words};
 
@@ -51,6 +51,10 @@ pub struct Policy {
     /// A connection that was opened in one client's name carries nothing of another's.
     pub send_proxy: SendProxy,
     pub eject: Option<eject::Settings>,
+    /// How endpoints are asked whether they are well.
+    pub health: Option<health::Settings>,
+    /// How endpoints are asked which of them leads.
+    pub leader: Option<leader::Settings>,
     /// How long an endpoint that comes back gets fewer requests than its share; zero for not at all.
     pub slow_start: Duration,
     /// Requests go to the endpoints all the same when none may take one.
@@ -64,6 +68,8 @@ impl Default for Policy {
             timeouts: Timeouts::default(),
             send_proxy: SendProxy::Off,
             eject: None,
+            health: None,
+            leader: None,
             slow_start: Duration::ZERO,
             fails_open: false,
         }
@@ -111,6 +117,7 @@ impl Pool {
     pub fn is_made_as(&self, recipe: &Recipe) -> bool {
         self.recipe.zone == recipe.zone
             && self.recipe.is_probed == recipe.is_probed
+            && self.recipe.is_led == recipe.is_led
             && self.named.iter().zip(self.membership().members()).all(|(spec, member)| recipe.is_as(&member.endpoint, spec))
     }
 
@@ -122,6 +129,11 @@ impl Pool {
         let members = self.recipe.members(&specs, previous.members(), now);
         self.membership.store(Arc::new(Membership::new(members, self.recipe.zone.as_deref())));
         self.recount();
+    }
+
+    /// How long a request may wait for a leader, where one leads; [`Pool::changed`] tells when to look again.
+    pub fn leader_wait(&self) -> Option<Duration> {
+        self.policy.leader.as_ref().map(|leader| leader.wait)
     }
 
     /// Whether anybody may take a request.

@@ -8,10 +8,8 @@ const LATER: &[(&str, &str)] = &[
     // A pool.
     ("discover", "endpoints"),
     ("sticky", "endpoints"),
-    ("health", "endpoints"),
     ("retry", "endpoints"),
     ("limits", "endpoints"),
-    ("leader", "endpoints"),
     // Kinds of services, by name and in a route.
     ("shard", "endpoints"),
     ("split", "endpoints"),
@@ -29,10 +27,7 @@ const LATER: &[(&str, &str)] = &[
 ];
 
 /// Words of closed sets: a listener's protocols.
-const LATER_WORDS: &[(&str, &str)] = &[
-    ("redis", "http"),
-    ("memcached", "http"),
-];
+const LATER_WORDS: &[(&str, &str)] = &[("redis", "http"), ("memcached", "http")];
 
 /// Whether `key` belongs to a later version in the table that has the keys `known`.
 pub(super) fn is_later(key: &str, known: &[&str]) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 
 use crate::tls::connector::{self, Name, Trust};
-use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, eject};
+use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, eject, health, leader};
 use crate::value::{
     Address, Decode, Diagnostics, EndpointAddress, Fields, Grace, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole,
 };
@@ -149,6 +149,8 @@ impl Decode for Settings {
         let tls = fields.optional::<Spanned<connector::Settings>>("tls", reader);
         let timeouts = fields.or("timeouts", Default::default(), reader);
         let eject = fields.optional::<eject::Settings>("eject", reader);
+        let health = fields.optional::<Spanned<health::Settings>>("health", reader);
+        let leader = fields.optional::<Spanned<leader::Settings>>("leader", reader);
         let slow_start = fields.or("slow_start", Grace(Duration::ZERO), reader);
         let send_proxy = fields.optional::<Spanned<SendProxy>>("send_proxy", reader);
         let unknown = fields.finish(reader);
@@ -190,10 +192,20 @@ impl Decode for Settings {
         }
         let send_proxy = send_proxy.map_or(SendProxy::Off, |send_proxy| send_proxy.value);
         let clean = check_endpoints(&endpoints, place, reader);
-        unknown.and(clean).and(agreed)?;
+        let (health, leader) = (health?, leader?);
+        let fit = super::probes::check(&endpoints, health.as_ref(), leader.as_ref(), send_proxy, reader.found);
+        unknown.and(clean).and(agreed).and(fit)?;
         let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
-        let policy =
-            Policy { balance: balance?, timeouts: timeouts?, send_proxy, eject: eject?, slow_start: slow_start?.0, fails_open: false };
+        let policy = Policy {
+            balance: balance?,
+            timeouts: timeouts?,
+            send_proxy,
+            eject: eject?,
+            fails_open: health.as_ref().is_some_and(|health| health.fail_open),
+            health: health.map(|health| health.value),
+            leader: leader.map(|leader| leader.value),
+            slow_start: slow_start?.0,
+        };
         Some(Self { endpoints, protocol, tls, policy })
     }
 }
