@@ -82,7 +82,7 @@ pub fn compile(parsed: Parsed, inputs: &Inputs<'_>, found: &mut Diagnostics) -> 
         listeners,
         by_socket,
         pools: services.pools,
-        document: inputs.document.clone(),
+        document: inputs.document.to_string().into(),
         warnings: found.one_per_line(inputs.sources),
     })
 }

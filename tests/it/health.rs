@@ -7,13 +7,13 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::http2_origin::Origin2;
-use crate::support::{Authority, Next, Origin, Pair, Request, Rig, TlsOrigin, alone, binary, eventually, free_address, optimised};
+use crate::support::{Authority, Next, Origin, Request, Rig, TlsOrigin, alone, binary, eventually, free_address, optimised};
 
 /// An origin whose `/ready` says what it is told to; everything else says who it is.
 struct Switch {
@@ -125,6 +125,7 @@ fn an_endpoint_whose_probe_fails_gets_no_requests_until_it_is_well_again() {
     until_state(&rig, "b", "up");
     assert!(answers(&rig, 4).contains('b'));
     assert!(rig.metric("attache_health_checks_total{service=\"app\",endpoint=\"b\",outcome=\"ok\"}") >= 3.0);
+    eventually("the log says so", || rig.log().contains("well again"));
     let log = rig.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("endpoint=\"b\"")).collect();
     assert_eq!(lines.len(), 2, "{log}");
@@ -144,9 +145,10 @@ fn it_takes_as_many_in_a_row_as_written_to_change_its_standing() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let origin = Origin::run(move |stream, _, _| answer(stream, SAID.get(count.fetch_add(1, SeqCst)).copied().unwrap_or(200), ""));
-    let keys = "health = { path = \"/ready\", interval = \"20ms\", timeout = \"20ms\" }".replace("20ms", "30ms");
+    let keys = "health = { path = \"/ready\", interval = \"30ms\", timeout = \"30ms\" }";
     let rig = Rig::start(&config(&named([("a", origin.address)]), &keys));
     eventually("it was asked often enough", || asked.load(SeqCst) > SAID.len() + 2);
+    eventually("the log says so", || rig.log().contains("well again"));
     let log = rig.log();
     assert_eq!((log.matches("sick").count(), log.matches("well again").count()), (1, 1), "{log}");
     assert_eq!(endpoint(&rig, "a")["state"], "up");
@@ -172,8 +174,8 @@ fn with_everybody_sick_requests_go_on_where_that_is_wanted() {
     let rig = Rig::start(&config(&endpoints, &format!("health = {{ path = \"/ready\", fail_open = true, {OFTEN} }}")));
     until_state(&rig, "a", "sick");
     until_state(&rig, "b", "sick");
-    let answers = answers(&rig, 6);
-    assert!(answers.len() == 6 && answers.contains('a') && answers.contains('b'), "{answers}");
+    let answers = answers(&rig, 40);
+    assert!(answers.len() == 40 && answers.contains('a') && answers.contains('b'), "{answers}");
     // As soon as somebody is well, the others wait.
     b.say(200);
     until_state(&rig, "b", "up");
@@ -382,7 +384,7 @@ fn who_joins_a_pool_that_serves_gets_nothing_before_its_first_probe() {
     gate.1.notify_all();
     until_state(&rig, "b", "up");
     assert!(answers(&rig, 4).contains('b'));
-    assert!(rig.log().contains("well, and takes requests from now on"), "{}", rig.log());
+    eventually("the log says so", || rig.log().contains("well, and takes requests from now on"));
 }
 
 #[test]
@@ -432,8 +434,9 @@ const MANY: usize = 1000;
 #[test]
 fn a_thousand_endpoints_are_asked_one_after_another_and_cost_little() {
     let _alone = alone();
-    let command = optimised(&["release", "quick"]).map(std::process::Command::new);
-    let is_optimised = command.is_some();
+    let mut command = optimised(&["release", "quick"]).map_or_else(binary, std::process::Command::new);
+    // What is freed is given back at once, so that what is resident is what is held.
+    command.env("MIMALLOC_PURGE_DELAY", "0");
     let arrivals: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let is_counting = Arc::new(AtomicBool::new(true));
     let (times, counts) = (Arc::clone(&arrivals), Arc::clone(&is_counting));
@@ -450,7 +453,7 @@ fn a_thousand_endpoints_are_asked_one_after_another_and_cost_little() {
         let endpoints: Vec<(&str, String)> = names[..count].iter().map(|name| (name.as_str(), origin.address.to_string())).collect();
         config(&endpoints, "health = { path = \"/ready\" }")
     };
-    let rig = Rig::start_with(command.unwrap_or_else(binary), TempDir::new().unwrap(), &pool(1));
+    let rig = Rig::start_with(command, TempDir::new().unwrap(), &pool(1));
     // What the first reloads bring into memory is not the endpoints'.
     for _ in 0..3 {
         rig.reloaded(&(pool(1) + "# again"));
@@ -483,5 +486,5 @@ fn a_thousand_endpoints_are_asked_one_after_another_and_cost_little() {
     println!("{MANY} endpoints: {} KiB before, {} KiB after, {each} bytes each", before >> 10, after >> 10);
     // Ten are meant; a machine that stands still for a moment has some catching up to do.
     assert!(*most <= 100, "{tenths:?}");
-    assert!(each <= if is_optimised { 2048 } else { 8 << 10 }, "{each} bytes each");
+    assert!(each <= 3 << 10, "{each} bytes each");
 }

@@ -85,7 +85,7 @@ fn only_the_leader_gets_requests_and_they_follow_it() {
     until_leader(&rig, &["b"]);
     assert_eq!(answers(&rig, 6), "bbbbbb");
     assert_eq!(rig.metric("attache_endpoint_up{service=\"app\",endpoint=\"a\"}"), 0.0);
-    assert!(rig.log().contains("endpoint=\"b\"") && !rig.log().contains("two endpoints"), "{}", rig.log());
+    assert!(!rig.log().contains("two endpoints"), "{}", rig.log());
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_leader_that_answers_nothing_leads_until_the_second_time() {
     until_leader(&rig, &["a"]);
     a.say(NOTHING);
     until_leader(&rig, &[]);
-    assert!(rig.log().contains("nobody leads any more"), "{}", rig.log());
+    eventually("the log says so", || rig.log().contains("nobody leads any more"));
     assert!(rig.metric("attache_health_checks_total{service=\"app\",endpoint=\"a\",outcome=\"failed\"}") >= 2.0);
     assert_eq!(rig.connect("web").ask("GET", "/").unwrap().status, 503);
     a.say(200);

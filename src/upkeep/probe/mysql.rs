@@ -53,7 +53,10 @@ pub(super) async fn select(line: &Line<'_>, login: &Login) -> Result<(), Reason>
         Address::Name(name, port) => options.ip_or_hostname(name.clone()).tcp_port(*port),
         Address::Unix(path) => options.socket(Some(path.display().to_string())),
     };
-    let failed = |error: mysql_async::Error| Reason::new(error.to_string());
+    let failed = |error| match error {
+        mysql_async::Error::Server(error) => Reason::new(format!("error {}: {}", error.code, error.message)),
+        error => Reason::new(error.to_string()),
+    };
     line.in_time(async {
         let mut connection = Conn::new(options).await.map_err(failed)?;
         connection.query_drop("SELECT 1").await.map_err(failed)?;
