@@ -195,3 +195,57 @@ pub fn forget(pool: &Pool, now: Instant) {
         pool.readmit(&member.endpoint, Bar::Follower, now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Who leads after each moment, of as many candidates as `said` has lines: `L` leads, `F` follows, `-` nothing.
+    #[track_caller]
+    fn check(said: &[&str], expected: &str) {
+        let start = Instant::now();
+        let mut claims: Vec<Claim> = said.iter().map(|_| Claim::default()).collect();
+        let mut leaders = String::new();
+        for moment in 0..expected.len() {
+            for (number, (claim, said)) in claims.iter_mut().zip(said).enumerate() {
+                let said = match said.as_bytes()[moment] {
+                    b'L' => Said::Leads,
+                    b'F' => Said::Follows,
+                    _ => Said::Nothing(Reason::new("no")),
+                };
+                // One after another, as they are asked.
+                claim.take(said, start + SECOND * moment as u32 + SECOND / 10 * number as u32);
+            }
+            let ranked = claims.iter().enumerate().filter_map(|(number, claim)| claim.rank().map(|rank| (rank, number)));
+            leaders.push(ranked.max().map_or('.', |(_, number)| char::from(b'a' + number as u8)));
+        }
+        assert_eq!(leaders, expected, "{said:?}");
+    }
+
+    #[test]
+    fn who_says_so_leads() {
+        check(&["FFF", "FFF"], "...");
+        check(&["FLLF", "FFFL"], ".aab");
+        check(&["---", "---"], "...");
+    }
+
+    #[test]
+    fn of_two_the_one_that_began_last_leads() {
+        check(&["LLLL", "FLLF"], "abba");
+        check(&["FLLL", "LLLL"], "baaa");
+    }
+
+    #[test]
+    fn a_leader_that_is_not_heard_leads_until_the_second_time() {
+        check(&["L-L-L--L", "FFFFFFFF"], "aaaaaa.a");
+    }
+
+    #[test]
+    fn a_leader_that_is_not_heard_gives_way_to_one_that_is() {
+        check(&["L-", "FL"], "ab");
+        // Even to one that began before it.
+        check(&["FL-L", "LLLL"], "baba");
+    }
+}
