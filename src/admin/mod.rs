@@ -74,7 +74,7 @@ async fn answer(handle: &Handle, request: &Request) -> Answer {
             Answer { status: 200, content_type: "text/plain; version=0.0.4; charset=utf-8", fields: "", body: handle.metrics.render() }
         }
         ("GET", "/status") => Answer::json(200, &view::status(handle)),
-        ("GET", "/config") => Answer::json(200, &handle.live.pin().document),
+        ("GET", "/config") => Answer::json(200, &serde_json::from_str(&handle.live.pin().document).unwrap_or_default()),
         ("GET", "/listeners") => Answer::json(200, &view::listeners(handle)),
         ("GET", "/services") => Answer::json(200, &view::services(handle)),
         ("POST", "/reload") => match handle.reload().await {

@@ -4,10 +4,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::supervisor::{Handle, Phase};
-use crate::upstream::Pool;
+use crate::upstream::health::Finding;
+use crate::upstream::{Bar, Endpoint, Policy, Pool};
 
 pub(super) fn status(handle: &Handle) -> Value {
     let generation = handle.live.pin();
@@ -62,7 +63,7 @@ pub(super) fn services(handle: &Handle) -> Value {
             .members()
             .iter()
             .map(|member| {
-                json!({
+                let mut endpoint = json!({
                     "name": member.endpoint.name,
                     "address": member.endpoint.address.to_string(),
                     "tls": member.endpoint.tls.is_some(),
@@ -70,7 +71,11 @@ pub(super) fn services(handle: &Handle) -> Value {
                     "healthy": member.endpoint.is_open(),
                     "state": member.endpoint.state(),
                     "in_flight": member.endpoint.in_flight(),
-                })
+                });
+                if let Value::Object(fields) = &mut endpoint {
+                    fields.extend(probed(&member.endpoint, &named.pool.policy));
+                }
+                endpoint
             })
             .collect();
         let mut pool = json!({
@@ -104,6 +109,25 @@ fn discovered(pool: &Pool) -> Value {
         })
     });
     Value::Array(sources.collect())
+}
+
+/// What probes found, where there are any: when the latest ended, why it failed if it did, and whether it leads.
+fn probed(endpoint: &Endpoint, policy: &Policy) -> Map<String, Value> {
+    let mut fields = Map::new();
+    let health = endpoint.health();
+    let findings = [policy.health.as_ref().map(|_| &health.last), policy.leader.as_ref().map(|_| &health.claim.last)];
+    if policy.health.is_some() || policy.leader.is_some() {
+        let findings: Vec<&Finding> = findings.into_iter().flatten().flatten().collect();
+        let at = findings.iter().map(|finding| finding.at).max();
+        let at = at.and_then(|at| SystemTime::now().checked_sub(at.elapsed()));
+        let reason = findings.iter().find_map(|finding| finding.result.as_ref().err());
+        fields.insert("checked_at".to_owned(), at.map_or(Value::Null, |at| rfc3339(at).into()));
+        fields.insert("detail".to_owned(), reason.map_or(Value::Null, |reason| reason.as_str().into()));
+    }
+    if policy.leader.is_some() {
+        fields.insert("leads".to_owned(), (!endpoint.has(Bar::Follower)).into());
+    }
+    fields
 }
 
 fn rfc3339(at: SystemTime) -> String {

@@ -156,7 +156,15 @@ pub(super) fn status(args: &Args) -> ExitCode {
             out(&format!("  discovers {}  {at}{error}\n", text(&place["source"])));
         }
         for endpoint in service["endpoints"].as_array().into_iter().flatten() {
-            out(&format!("  {}  weight {}  {} in flight\n", text(&endpoint["name"]), endpoint["weight"], endpoint["in_flight"]));
+            let leads = if endpoint["leads"] == true { "  leads" } else { "" };
+            let detail = endpoint["detail"].as_str().map_or_else(String::new, |detail| format!("  ({detail})"));
+            out(&format!(
+                "  {}  {}{leads}  weight {}  {} in flight{detail}\n",
+                text(&endpoint["name"]),
+                text(&endpoint["state"]),
+                endpoint["weight"],
+                endpoint["in_flight"]
+            ));
         }
     }
     ExitCode::SUCCESS

@@ -82,7 +82,7 @@ pub fn compile(parsed: Parsed, inputs: &Inputs<'_>, found: &mut Diagnostics) -> 
         listeners,
         by_socket,
         pools: services.pools,
-        document: inputs.document.clone(),
+        document: inputs.document.to_string().into(),
         warnings: found.one_per_line(inputs.sources),
     })
 }
@@ -160,7 +160,8 @@ impl<'a> Services<'a> {
             service: name.to_owned(),
             connector,
             metrics: Arc::clone(metrics),
-            is_probed: false,
+            is_probed: settings.policy.health.is_some(),
+            is_led: settings.policy.leader.is_some(),
             zone: self.zone.clone(),
             sticky: None,
         })

@@ -39,8 +39,9 @@ pub struct Generation {
     by_socket: HashMap<SocketKey, Arc<Listener>>,
     /// Pools by service name, in the order of the file.
     pub pools: Vec<NamedPool>,
-    /// For `/config`: strings as they were written, secrets hidden.
-    pub document: serde_json::Value,
+    /// For `/config`, as JSON: strings as they were written, secrets hidden. Text, since a tree of a thousand endpoints takes
+    /// most of a kilobyte for each.
+    pub document: Box<str>,
     pub warnings: Vec<String>,
 }
 

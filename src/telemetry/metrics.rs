@@ -56,6 +56,7 @@ metrics! {
     UPSTREAM_SECONDS = Histogram "upstream_request_duration_seconds" ["service"] "One attempt, from choosing an endpoint to the end of its answer.";
     ENDPOINT_UP = Gauge "endpoint_up" ["service", "endpoint"] "Whether an endpoint is given requests.";
     EJECTIONS = Counter "endpoint_ejections_total" ["service", "endpoint", "reason"] "Times that an endpoint was given no requests for a while, by reason: consecutive failures, or their share.";
+    HEALTH_CHECKS = Counter "health_checks_total" ["service", "endpoint", "outcome"] "Probes of an endpoint, for its health and for whether it leads, by outcome: ok or failed.";
     ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
     DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
@@ -380,6 +381,8 @@ pub struct EndpointMetrics {
     is_up: AtomicU8,
     /// Rare, and counted by whoever comes to it.
     ejections: [AtomicU64; Ejection::COUNT],
+    /// Probes that were answered as hoped, and those that were not. Counted by the one thread that asks.
+    checks: [AtomicU64; 2],
     shards: Shards<EndpointShard>,
 }
 
@@ -394,6 +397,11 @@ impl EndpointMetrics {
 
     pub fn ejected(&self, reason: Ejection) {
         self.ejections[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// A probe ended.
+    pub fn checked(&self, is_ok: bool) {
+        self.checks[usize::from(!is_ok)].fetch_add(1, Relaxed);
     }
 
     /// True until said otherwise: without health checks an endpoint is up.
@@ -499,7 +507,12 @@ impl Metrics {
     }
 
     pub fn endpoint(&self, service: &str, endpoint: &str) -> Arc<EndpointMetrics> {
-        let make = || EndpointMetrics { is_up: AtomicU8::new(1), ejections: Default::default(), shards: Shards::new(self.workers) };
+        let make = || EndpointMetrics {
+            is_up: AtomicU8::new(1),
+            ejections: Default::default(),
+            checks: Default::default(),
+            shards: Shards::new(self.workers),
+        };
         series(&self.endpoints, (service.to_owned(), endpoint.to_owned()), make)
     }
 
@@ -627,6 +640,9 @@ impl Metrics {
             page.add(&ENDPOINT_UP, &[&service, &endpoint], f64::from(metrics.is_up.load(Relaxed)));
             for (index, reason) in Ejection::WORDS.iter().enumerate() {
                 page.add_if_any(&EJECTIONS, &[&service, &endpoint, reason], metrics.ejections[index].load(Relaxed));
+            }
+            for (index, outcome) in ["ok", "failed"].iter().enumerate() {
+                page.add_if_any(&HEALTH_CHECKS, &[&service, &endpoint, outcome], metrics.checks[index].load(Relaxed));
             }
             for (index, outcome) in Outcome::WORDS.iter().enumerate() {
                 let count = metrics.shards.sum(|shard| &shard.outcomes[index]);
@@ -801,6 +817,7 @@ mod tests {
             listener.streamed(worker, Direction::In, 10);
             metrics.route("edge", "a", "app").finished(worker, 200, Duration::from_micros(500));
             metrics.endpoint("app", "10.0.0.1:80").attempt(worker, Outcome::Ok);
+            metrics.endpoint("app", "10.0.0.1:80").checked(true);
             metrics.endpoint("app", "10.0.0.1:80").handshake(worker, Handshake::Full);
             metrics.endpoint("app", "10.0.0.1:80").ejected(Ejection::Consecutive);
             metrics.service("app").attempted(worker, Duration::from_millis(3));

@@ -105,7 +105,7 @@ impl Balance {
     pub(super) fn choose<'m>(self, membership: &'m Membership, turns: &Turns, pool: &Pool, ask: &Ask<'_>) -> Option<&'m Arc<Endpoint>> {
         let mut choice = Choice { membership, pool, ask, dice: ask.dice };
         let (index, tier) = membership.tier(choice.roll());
-        let chosen = self.among(tier, turns, &mut choice).or_else(|| choice.anybody(turns));
+        let chosen = self.among(tier, turns, &mut choice).or_else(|| choice.anybody());
         let chosen = chosen?;
         // One's own zone is preferred, but not at any price.
         let other = match membership.elsewhere(index) {
@@ -276,13 +276,14 @@ impl Choice<'_, '_> {
 
     /// Whoever may take the request in any tier; then whoever was tried or gets fewer than its share; and last, if the pool
     /// says so, whoever there is.
-    fn anybody(&mut self, turns: &Turns) -> Option<u32> {
+    fn anybody(&mut self) -> Option<u32> {
         let membership = self.membership;
         let all: Vec<u32> = membership.tiers().iter().flat_map(|tier| tier.members.iter().copied()).collect();
         if all.is_empty() {
             return None;
         }
-        let from = turns.next(self.ask.worker, all.len());
+        // By the dice: another turn, after the one that found nobody, would be the same endpoint's each time in a pool of two.
+        let from = self.roll() as usize % all.len();
         let mut order = (0..all.len()).map(|step| all[(from + step) % all.len()]);
         let second = order.clone().find(|&index| membership.endpoint(index).is_open());
         let last = if self.pool.policy.fails_open { order.clone().next() } else { None };

@@ -15,7 +15,7 @@ use crate::words;
 
 /// Identity of an endpoint for as long as the process lives; idle connections are kept under it. TLS is part of it: an
 /// endpoint that is to be believed or spoken to differently is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointId(u64);
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub struct Recipe {
     pub metrics: Arc<Metrics>,
     /// An endpoint that joins a pool which serves already proves itself first.
     pub is_probed: bool,
+    /// Requests go to one endpoint only, once it is known which.
+    pub is_led: bool,
     /// Where this process stands.
     pub zone: Option<String>,
     pub sticky: Option<Arc<Sticky>>,
@@ -125,6 +127,9 @@ impl Recipe {
         let endpoint = Endpoint::new(spec.address.clone(), tls, spec.protocol, spec.name.clone(), metrics, now);
         if is_late && self.is_probed {
             endpoint.bar(Bar::Unproven);
+        }
+        if self.is_led {
+            endpoint.bar(Bar::Follower);
         }
         Arc::new(endpoint)
     }

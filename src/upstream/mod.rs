@@ -9,6 +9,7 @@ pub mod eject;
 mod endpoint;
 pub mod health;
 pub mod hedge;
+pub mod leader;
 pub mod limits;
 mod member;
 mod pool;

@@ -16,7 +16,7 @@ use super::discover::{Answer, Moment, News};
 use super::hedge::{self, Hedging};
 use super::limits::{self, Admission, Connections};
 use super::sticky::{Stuck, Token};
-use super::{Discovery, Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, retry, sticky};
+use super::{Discovery, Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, health, leader, retry, sticky};
 use crate::algo::rendezvous;
 use crate::telemetry::metrics::{self, Outcome, ServiceMetrics};
 use crate::{settings, words};
@@ -62,6 +62,10 @@ pub struct Policy {
     pub hedge: Option<hedge::Settings>,
     pub limits: Option<limits::Settings>,
     pub sticky: Option<sticky::Settings>,
+    /// How endpoints are asked whether they are well.
+    pub health: Option<health::Settings>,
+    /// How endpoints are asked which of them leads.
+    pub leader: Option<leader::Settings>,
     /// How long an endpoint that comes back gets fewer requests than its share; zero for not at all.
     pub slow_start: Duration,
     /// Requests go to the endpoints all the same when none may take one.
@@ -79,6 +83,8 @@ impl Default for Policy {
             hedge: None,
             limits: None,
             sticky: None,
+            health: None,
+            leader: None,
             slow_start: Duration::ZERO,
             fails_open: false,
         }
@@ -181,6 +187,7 @@ impl Pool {
         is_same_tls
             && self.recipe.zone == recipe.zone
             && self.recipe.is_probed == recipe.is_probed
+            && self.recipe.is_led == recipe.is_led
             && self.named.iter().zip(self.membership().members()).all(|(spec, member)| recipe.is_as(&member.endpoint, spec))
     }
 
@@ -232,6 +239,11 @@ impl Pool {
         (!self.is_looked_up()).then_some(self.policy.timeouts.connect)
     }
 
+    /// How long a request may wait for a leader, where one leads; [`Pool::changed`] tells when to look again.
+    pub fn leader_wait(&self) -> Option<Duration> {
+        self.policy.leader.as_ref().map(|leader| leader.wait)
+    }
+
     /// Whether anybody may take a request.
     pub fn is_ready(&self) -> bool {
         self.membership().has_open()
@@ -239,7 +251,7 @@ impl Pool {
 
     /// How long to wait for somebody, where nobody may take requests but that is about to change.
     pub fn expects_somebody(&self) -> Option<Duration> {
-        self.discovery_wait()
+        self.discovery_wait().into_iter().chain(self.leader_wait()).max()
     }
 
     /// A place among those who wait for somebody, of which there are `most`.

@@ -40,6 +40,7 @@ impl Pools {
             connector: None,
             metrics: Metrics::new(WORKERS, &[]),
             is_probed: false,
+            is_led: false,
             zone: Some("here".to_owned()),
             sticky: None,
         };

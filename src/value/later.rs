@@ -5,8 +5,6 @@
 /// A key, and a neighbour that tells in which table it stands.
 const LATER: &[(&str, &str)] = &[
     // A pool.
-    ("health", "endpoints"),
-    ("leader", "endpoints"),
     // Kinds of services, by name and in a route.
     ("shard", "endpoints"),
     ("split", "endpoints"),

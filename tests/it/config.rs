@@ -96,12 +96,11 @@ fn no_timeout_is_zero_but_a_wait_at_the_end_may_be() {
 
 #[test]
 fn keys_of_later_versions_are_told_from_misspelt_ones() {
-    for key in ["health", "leader"] {
-        let expected = format!("6:1: `{key}` is not supported by this version -> remove it");
-        check_pool(&format!("endpoints = [\"a:1\"]\n{key} = {{}}\n"), &[&expected]);
-    }
     for kind in ["shard", "split", "mirror", "scatter", "metrics", "logs", "health"] {
-        check_pool(&format!("{kind} = {{}}\n"), &[&format!("5:1: `{kind}` is not supported by this version -> remove it")]);
+        // A pool has a `health` of its own.
+        if kind != "health" {
+            check_pool(&format!("{kind} = {{}}\n"), &[&format!("5:1: `{kind}` is not supported by this version -> remove it")]);
+        }
         check_route(&format!("{kind} = {{}}\n"), &[&format!("4:1: `{kind}` is not supported by this version -> remove it")]);
     }
     for protocol in ["redis", "memcached"] {
@@ -410,4 +409,104 @@ fn a_client_certificate_belongs_to_its_key() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("a.toml:6:14: error: `one.key` holds a private key where a certificate is expected"), "{said}");
     assert!(said.contains("a.toml:6:49: error: the private key in `other.key` does not belong to the certificate in `one.crt`"), "{said}");
+}
+
+#[test]
+fn a_probe_asks_one_thing_that_can_be_asked() {
+    let pool = |keys: &str, expected: &[&str]| check_pool(&format!("endpoints = [\"10.0.0.1:80\"]\n{keys}\n"), expected);
+    pool("health = { path = \"/ready\", tcp = true }", &["6:29: endpoints are asked one thing, this has `path` and `tcp`"]);
+    pool(
+        "health = { interval = \"1s\" }",
+        &["6:10: nothing says what endpoints are asked -> \
+           write one of `path`, `tcp`, `tls`, `grpc`, `redis`, `memcached`, `mysql`, `postgres`, such as path = \"/ready\""],
+    );
+    pool("health = { pth = \"/ready\" }", &["6:12: unknown key `pth` -> did you mean `path`?"]);
+    pool("health = { tcp = false }", &["6:18: `false` asks for nothing -> write true, or remove the key"]);
+    pool("health = { path = \"ready\" }", &["6:19: `ready` is not a path -> write one such as \"/ready\""]);
+    pool("health = { path = \"/a b\" }", &["6:19: `/a b` is not a path -> write one such as \"/ready\""]);
+    pool("health = { path = \"/\", host = \"a b\" }", &["6:31: `a b` is not a host -> write one such as \"app.internal\""]);
+    pool("health = { tcp = true, expect = 200 }", &["6:33: `expect` is for probes by `path`, this one asks `tcp` -> remove it"]);
+    pool("health = { tcp = true, fall = 0 }", &["6:31: 0 is out of range -> 1 to 1000"]);
+    pool("health = { tcp = true, interval = \"0s\" }", &["6:35: this asks too often -> write at least \"10ms\""]);
+    pool(
+        "health = { tcp = true, interval = \"1s\", timeout = \"2s\" }",
+        &["6:51: a probe may take 2s, and the next one begins after 1s -> make `timeout` at most `interval`"],
+    );
+    pool("health = { tcp = true, interval = \"1s\" }", &[]);
+}
+
+#[test]
+fn statuses_that_a_probe_expects_are_ranges_of_statuses() {
+    let expect = |expect: &str, expected: &[&str]| {
+        check_pool(&format!("endpoints = [\"10.0.0.1:80\"]\nhealth = {{ path = \"/\", expect = {expect} }}\n"), expected);
+    };
+    for fine in ["200", "\"200\"", "[200, \"300-399\", 599]", "\"200-599\""] {
+        expect(fine, &[]);
+    }
+    let range = "200 to 599: what a final answer may have";
+    expect("199", &[&format!("6:33: `199` is out of range -> {range}")]);
+    expect("[200, \"400-600\"]", &[&format!("6:39: `400-600` is out of range -> {range}")]);
+    expect("\"399-200\"", &["6:33: `399-200` begins behind its end -> write \"200-399\""]);
+    expect("\"2xx\"", &["6:33: `2xx` is neither a status nor a range of them -> write 200 or \"200-399\""]);
+    expect("[]", &["6:33: no status is expected, so every probe would fail -> remove it for \"200-399\""]);
+}
+
+#[test]
+fn a_probe_fits_its_endpoints() {
+    check_pool(
+        "endpoints = [\"https://10.0.0.1:443\", \"http://10.0.0.2:80\"]\nhealth = { tls = true }\n",
+        &["6:10: `10.0.0.2:80` is not spoken to with TLS, so there is no handshake to try -> write tcp = true, or give the pool `tls`"],
+    );
+    check_pool(
+        "endpoints = [\"unix:/run/app.sock\"]\nhealth = { tcp = true, port = 81 }\n",
+        &["6:10: `port` cannot be had of `unix:/run/app.sock`, which is a unix socket -> \
+           remove `port`, or give that endpoint a pool of its own"],
+    );
+    check_pool(
+        "endpoints = [\"https://10.0.0.1:443\"]\nhealth = { mysql = \"mysql://u:p@\" }\n",
+        &["6:10: a login to MySQL cannot be tried inside TLS -> write mysql = true"],
+    );
+    check_pool(
+        "endpoints = [\"10.0.0.1:80\"]\nsend_proxy = \"v2\"\nhealth = { mysql = \"mysql://u:p@\" }\n",
+        &["7:10: a login to MySQL cannot be tried behind a PROXY header -> write mysql = true"],
+    );
+    check_pool(
+        "endpoints = [\"10.0.0.1:80\"]\nleader = { path = \"/leader\" }\nhealth = { tcp = true, fail_open = true }\n",
+        &["7:10: `fail_open` where one endpoint leads: what is meant for the leader would go to others -> remove one of the two"],
+    );
+}
+
+#[test]
+fn a_login_is_whole_and_its_password_is_not_repeated() {
+    let login = |key: &str, text: &str, message: &str, scheme: &str| {
+        let help = format!("write \"{scheme}://user:password@/database\", without what there is not");
+        check_pool(
+            &format!("endpoints = [\"10.0.0.1:80\"]\nhealth = {{ {key} = \"{text}\" }}\n"),
+            &[&format!("6:{}: {message} -> {help}", 15 + key.len())],
+        );
+    };
+    login("postgres", "s3cret", "expected an address that begins with `postgres://`", "postgres");
+    login("mysql", "mysql://u:s3cret@10.0.0.1/db", "nothing may stand between `@` and `/`: the endpoints say where the server is", "mysql");
+    login("mysql", "mysql://:s3cret@/db", "this login names no user", "mysql");
+    login("redis", "redis://u:s3/cret@", "a login ends in `@`; `/` in a password is written `%2F`", "redis");
+}
+
+#[test]
+fn a_leader_is_known_in_one_way() {
+    let pool = |keys: &str, expected: &[&str]| check_pool(&format!("endpoints = [\"10.0.0.1:80\"]\n{keys}\n"), expected);
+    pool(
+        "leader = { wait = \"1s\" }",
+        &["6:10: nothing says what endpoints are asked -> write path = \"/leader\", redis = true or postgres = \"…\""],
+    );
+    pool("leader = { path = \"/\", redis = true }", &["6:24: endpoints are asked one thing, this has `path` and `redis`"]);
+    pool(
+        "leader = { postgres = true }",
+        &["6:23: who leads is asked in SQL, and that takes a login -> write \"postgres://user:password@/database\""],
+    );
+    pool("leader = { redis = true, host = \"a\" }", &["6:33: `host` is for elections by `path`, this one asks `redis` -> remove it"]);
+    pool(
+        "leader = { redis = true, timeout = \"2s\" }",
+        &["6:36: a probe may take 2s, and the next one begins after 1s -> make `timeout` at most `interval`"],
+    );
+    pool("leader = { path = \"/leader\", port = 8008, wait = \"0s\" }", &[]);
 }

@@ -10,6 +10,8 @@ mod cli; // every verb, what it prints and how it exits
 mod config; // wrong configurations: every mistake, its place and its remedy
 mod discovery; // endpoints that DNS and files name, and what happens when they do not
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
+mod health; // probes: who gets requests by what they find
+mod health_servers; // probes of real Redis, memcached, MariaDB, PostgreSQL and gRPC
 mod http2; // HTTP/2 from clients: translation, windows, limits, the end
 mod http2_pairs; // every protocol of clients with every protocol of endpoints
 mod http2_upstream; // HTTP/2 to endpoints: sharing, refusals, ends, settings
@@ -18,6 +20,7 @@ mod http2_ends; // how HTTP/2 connections end, and what reloads are to them
 mod http2_strictness; // what HTTP/2 requests are refused, by raw frames
 mod http2_windows; // bodies over HTTP/2, at the pace of the slower side
 mod instructions; // what an exchange costs in instructions, against what it did
+mod leader; // pools with a leader: where requests go while the lead moves
 mod lifecycle; // waiting for other processes, ending with them, being ready once they are
 mod memory; // bodies, idle connections, bugs: what they cost
 mod parsers; // what the parsers accept, others read alike

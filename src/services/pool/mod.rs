@@ -3,6 +3,7 @@
 //! Only the settings and how they become an `upstream::Pool`; whose turn it is, is decided there.
 
 mod discover;
+mod probes;
 mod settings;
 
 use std::sync::Arc;

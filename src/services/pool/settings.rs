@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use super::discover::{Asked, Discover};
 use crate::tls::connector::{self, Name, Trust};
 use crate::upstream::discover::{Proof, Source};
-use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, Timeouts, eject, hedge, limits, retry, sticky};
+use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, Timeouts, eject, health, hedge, leader, limits, retry, sticky};
 use crate::value::{
     Address, Decode, Diagnostics, EndpointAddress, Fields, Grace, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole,
 };
@@ -162,6 +162,8 @@ impl Decode for Settings {
         let hedge = fields.optional::<hedge::Settings>("hedge", reader);
         let limits = fields.optional::<limits::Settings>("limits", reader);
         let sticky = fields.optional::<sticky::Settings>("sticky", reader);
+        let health = fields.optional::<Spanned<health::Settings>>("health", reader);
+        let leader = fields.optional::<Spanned<leader::Settings>>("leader", reader);
         let slow_start = fields.or("slow_start", Grace(Duration::ZERO), reader);
         let send_proxy = fields.optional::<Spanned<SendProxy>>("send_proxy", reader);
         let unknown = fields.finish(reader);
@@ -213,7 +215,9 @@ impl Decode for Settings {
         }
         let send_proxy = send_proxy.map_or(SendProxy::Off, |send_proxy| send_proxy.value);
         let clean = check_endpoints(&endpoints, is_discovered, place, reader);
-        unknown.and(clean).and(agreed)?;
+        let (health, leader) = (health?, leader?);
+        let fit = super::probes::check(&endpoints, health.as_ref(), leader.as_ref(), send_proxy, reader.found);
+        unknown.and(clean).and(agreed).and(fit)?;
         let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
         let policy = Policy {
             balance: balance?,
@@ -224,8 +228,10 @@ impl Decode for Settings {
             hedge: hedge?,
             limits: limits?,
             sticky: sticky?,
+            fails_open: health.as_ref().is_some_and(|health| health.fail_open),
+            health: health.map(|health| health.value),
+            leader: leader.map(|leader| leader.value),
             slow_start: slow_start?.0,
-            fails_open: false,
         };
         Some(Self { endpoints, discover, protocol, tls, policy })
     }

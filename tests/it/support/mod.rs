@@ -12,6 +12,7 @@ mod optimised;
 mod origin;
 mod place;
 mod rig;
+mod servers;
 mod tls_origin;
 mod trusting;
 
@@ -23,6 +24,7 @@ pub use optimised::optimised;
 pub use origin::{Next, Origin, Request, read_head};
 pub use place::free_address;
 pub use rig::{Rig, binary};
+pub use servers::{DataServer, Postgres};
 pub use tls_origin::{Talk, TlsOrigin};
 pub use trusting::{handshake, trusting_config};
 

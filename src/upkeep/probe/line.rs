@@ -1,0 +1,150 @@
+//! From an endpoint to a connection that a probe may use, within the probe's time.
+//!
+//! Sends nothing but what must come first: a PROXY header that says it is no client's connection.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
+
+use crate::dial::{self, DialError, Opening, Step, Wire};
+use crate::proto::proxy_header::{self, Extensions};
+use crate::tls::Peer;
+use crate::upstream::health::Reason;
+use crate::upstream::{Endpoint, Pool, SendProxy};
+use crate::value::Address;
+
+/// How one probe reaches its endpoint.
+pub(super) struct Line<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) address: Address,
+    greeting: Vec<u8>,
+    timeout: Duration,
+    deadline: Instant,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn new(pool: &Pool, endpoint: &'a Endpoint, port: Option<u16>, timeout: Duration) -> Result<Self, Reason> {
+        let mut greeting = Vec::new();
+        // Whoever answers on another port is another program.
+        if pool.policy.send_proxy == SendProxy::V2 && port.is_none() {
+            proxy_header::write_v2(None, Extensions { alpn: None, authority: None }, &mut greeting);
+        }
+        let address = match (&endpoint.address, port) {
+            (address, None) => address.clone(),
+            (Address::Tcp(address), Some(port)) => Address::Tcp((address.ip(), port).into()),
+            (Address::Name(name, _), Some(port)) => Address::Name(name.clone(), port),
+            (Address::Unix(_), Some(_)) => return Err(Reason::new("a unix socket has no other port")),
+        };
+        Ok(Self { endpoint, address, greeting, timeout, deadline: Instant::now() + timeout })
+    }
+
+    /// Without TLS, whatever the endpoint speaks.
+    pub(super) async fn connect(&self) -> Result<Wire, Reason> {
+        self.dial(None, None).await
+    }
+
+    /// With TLS if the endpoint speaks it. `alpn` is offered inside it, instead of what requests offer.
+    pub(super) async fn open(&self, alpn: Option<&[&[u8]]>) -> Result<Wire, Reason> {
+        self.dial(self.endpoint.tls.as_ref(), alpn).await
+    }
+
+    pub(super) async fn shake_hands(&self) -> Result<(), Reason> {
+        if self.endpoint.tls.is_none() {
+            return Err(Reason::new("it is not spoken to with TLS"));
+        }
+        self.open(None).await?.say_goodbye();
+        Ok(())
+    }
+
+    async fn dial(&self, tls: Option<&Peer>, alpn: Option<&[&[u8]]>) -> Result<Wire, Reason> {
+        let alpn = alpn.map(|alpn| alpn.iter().map(|protocol| protocol.to_vec()).collect());
+        let timeout = self.deadline.saturating_duration_since(Instant::now());
+        let opening = Opening { greeting: &self.greeting, alpn, timeout, seat: None };
+        dial::dial(&self.address, tls, opening).await.map_err(|error| match error {
+            DialError::TimedOut(Step::Connect) => Reason::new(format!("no connection within {:?}", self.timeout)),
+            DialError::TimedOut(Step::Handshake) => Reason::new(format!("no TLS handshake within {:?}", self.timeout)),
+            DialError::Failed(error) => Reason::new(format!("cannot connect: {error}")),
+            DialError::Tls(failure) => Reason::new(format!("no TLS: {}", failure.reason)),
+        })
+    }
+
+    /// What is left to do, in what is left of the time.
+    pub(super) async fn in_time<T>(&self, talk: impl Future<Output = Result<T, Reason>>) -> Result<T, Reason> {
+        let late = |_| Reason::new(format!("no answer within {:?}", self.timeout));
+        timeout_at(self.deadline, talk).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+    }
+
+    /// What goes into a Host when nothing else is written.
+    pub(super) fn host(&self) -> String {
+        let usual = if self.endpoint.tls.is_some() { 443 } else { 80 };
+        let text = self.address.to_string();
+        match &self.address {
+            Address::Unix(_) => "localhost".to_owned(),
+            Address::Name(name, port) if *port == usual => name.clone(),
+            Address::Tcp(address) if address.port() == usual => text.trim_end_matches(&format!(":{usual}")).to_owned(),
+            Address::Name(..) | Address::Tcp(_) => text,
+        }
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.endpoint.tls.is_some() { "https" } else { "http" }
+    }
+}
+
+/// A conversation in short messages.
+pub(super) struct Talk {
+    wire: Wire,
+    read: Vec<u8>,
+}
+
+/// The longest message that a probe reads.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+const READ_BYTES: usize = 1024;
+
+impl Talk {
+    pub(super) fn new(wire: Wire) -> Self {
+        Self { wire, read: Vec::new() }
+    }
+
+    pub(super) async fn say(&mut self, bytes: &[u8]) -> Result<(), Reason> {
+        let failed = |error| Reason::new(format!("cannot send: {error}"));
+        self.wire.write_all(bytes).await.map_err(failed)?;
+        self.wire.flush().await.map_err(failed)
+    }
+
+    /// Reads until `message` finds one at the front of what came, and says how long it is. The bytes of that one are gone then.
+    pub(super) async fn hear<T>(&mut self, mut message: impl FnMut(&[u8]) -> Result<Option<(T, usize)>, Reason>) -> Result<T, Reason> {
+        loop {
+            if let Some((heard, length)) = message(&self.read)? {
+                self.read.drain(..length);
+                return Ok(heard);
+            }
+            if self.read.len() >= MESSAGE_BYTES_MAX {
+                return Err(Reason::new("its answer is too long"));
+            }
+            self.read.reserve(READ_BYTES);
+            match self.wire.read_buf(&mut self.read).await {
+                Ok(0) if self.read.is_empty() => return Err(Reason::new("it closed without an answer")),
+                Ok(0) => return Err(Reason::new("it closed in the middle of its answer")),
+                Ok(_) => {}
+                Err(error) => return Err(Reason::new(format!("no answer: {error}"))),
+            }
+        }
+    }
+
+    /// A line, without its end.
+    pub(super) async fn line(&mut self) -> Result<String, Reason> {
+        self.hear(|bytes| {
+            let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(None) };
+            let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
+            Ok(Some((String::from_utf8_lossy(line).into_owned(), end + 1)))
+        })
+        .await
+    }
+
+    /// Says that the end is meant, where the protocol has a way to.
+    pub(super) fn end(mut self) {
+        self.wire.say_goodbye();
+    }
+}

@@ -1,0 +1,142 @@
+//! `PostgreSQL`: whether it would let somebody in, whether somebody can ask something, and whether it leads.
+//!
+//! Without a login this is what `pg_isready` does: an error is an answer too, but for "not now".
+
+use std::pin::pin;
+
+use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
+
+use super::line::{Line, Talk};
+use crate::upstream::health::{Login, Reason};
+
+/// `cannot_connect_now`: it starts, it stops, or it recovers and takes nobody yet.
+const CANNOT_CONNECT_NOW: &str = "57P03";
+/// Version 3.0 of the protocol.
+const VERSION: u32 = 3 << 16;
+const NAME: &str = "attache";
+
+/// Says who it would be, and listens to the first answer.
+pub(super) async fn knock(line: &Line<'_>) -> Result<(), Reason> {
+    let mut talk = Talk::new(line.open(Some(&[])).await?);
+    line.in_time(async {
+        talk.say(&startup()).await?;
+        talk.hear(answered).await?
+    })
+    .await
+}
+
+fn startup() -> Vec<u8> {
+    let parameters = format!("user\0{NAME}\0database\0postgres\0application_name\0attache-health\0\0");
+    let length = 8 + parameters.len() as u32;
+    [&length.to_be_bytes(), &VERSION.to_be_bytes(), parameters.as_bytes()].concat()
+}
+
+type Answered = Result<(), Reason>;
+
+/// Of the message at the front of `bytes`: a letter, four bytes of length, which count themselves, and what is said.
+fn answered(bytes: &[u8]) -> Result<Option<(Answered, usize)>, Reason> {
+    /// Of the longest first answer that anybody sends.
+    const LENGTH_MAX: usize = 32 << 10;
+    let Some((&[kind, a, b, c, d], rest)) = bytes.split_first_chunk::<5>() else { return Ok(None) };
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    // Authentication, an error, other versions.
+    if !b"REv".contains(&kind) || !(4..=LENGTH_MAX).contains(&length) {
+        return Err(Reason::new("its answer is not PostgreSQL's"));
+    }
+    let Some(body) = rest.get(..length - 4) else { return Ok(None) };
+    let field = |letter: u8| body.split(|&byte| byte == 0).find_map(|field| field.strip_prefix(&[letter]));
+    let answered = if kind == b'E' && field(b'C') == Some(CANNOT_CONNECT_NOW.as_bytes()) {
+        Err(Reason::new(String::from_utf8_lossy(field(b'M').unwrap_or(b"it takes nobody now"))))
+    } else {
+        Ok(())
+    };
+    Ok(Some((answered, length + 1)))
+}
+
+pub(super) async fn select(line: &Line<'_>, login: &Login) -> Result<(), Reason> {
+    ask(line, login, "SELECT 1").await.map(drop)
+}
+
+pub(super) async fn leads(line: &Line<'_>, login: &Login) -> Result<bool, Reason> {
+    match ask(line, login, "SELECT pg_is_in_recovery()").await?.as_deref() {
+        Some("f") => Ok(true),
+        Some("t") => Ok(false),
+        _ => Err(Reason::new("it does not say whether it is in recovery")),
+    }
+}
+
+/// The first value of the first row.
+async fn ask(line: &Line<'_>, login: &Login, query: &str) -> Result<Option<String>, Reason> {
+    let mut config = Config::new();
+    config.application_name("attache-health");
+    config.user(login.user.as_deref().unwrap_or(NAME));
+    if let Some(password) = &login.password {
+        config.password(password);
+    }
+    if let Some(database) = &login.database {
+        config.dbname(database);
+    }
+    let wire = line.open(Some(&[])).await?;
+    line.in_time(async {
+        let (client, connection) = config.connect_raw(wire, NoTls).await.map_err(|error| failed(&error))?;
+        let mut connection = pin!(connection);
+        let answer = async {
+            let rows = client.simple_query(query).await.map_err(|error| failed(&error))?;
+            let first = rows.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
+            Ok(first.and_then(|row| row.get(0)).map(str::to_owned))
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer,
+            ended = &mut connection => Err(ended.map_or_else(|error| failed(&error), |()| Reason::new("it closed without an answer"))),
+        };
+        // Without its client, the connection says goodbye and ends; else the server's log would say that somebody left in a hurry.
+        drop(client);
+        if answer.is_ok() {
+            let _ = connection.await;
+        }
+        answer
+    })
+    .await
+}
+
+fn failed(error: &tokio_postgres::Error) -> Reason {
+    match error.as_db_error() {
+        Some(error) => Reason::new(format!("{} ({})", error.message(), error.code().code())),
+        None => Reason::new(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        [&[kind], &(4 + body.len() as u32).to_be_bytes()[..], body].concat()
+    }
+
+    #[track_caller]
+    fn check(bytes: &[u8], expected: Option<Result<(), &str>>) {
+        let found = answered(bytes).map(|found| found.map(|(answered, _)| answered));
+        let expected = expected.map(|expected| expected.map_err(Reason::new));
+        assert_eq!(found, Ok(expected));
+    }
+
+    #[test]
+    fn anything_but_not_now_is_well() {
+        check(&message(b'R', &[0, 0, 0, 10]), Some(Ok(())));
+        check(&message(b'E', b"SFATAL\0C28000\0Mno pg_hba.conf entry\0\0"), Some(Ok(())));
+        let starting = message(b'E', b"SFATAL\0C57P03\0Mthe database system is starting up\0\0");
+        check(&starting, Some(Err("the database system is starting up")));
+        for length in 0..starting.len() {
+            check(&starting[..length], None);
+        }
+    }
+
+    #[test]
+    fn what_others_say_is_no_answer() {
+        for other in [&b"HTTP/1.1 400"[..], b"-ERR unknown", &message(b'R', &vec![0; 40_000]), &[b'R', 0, 0, 0, 3]] {
+            assert!(answered(other).is_err(), "{other:?}");
+        }
+    }
+}

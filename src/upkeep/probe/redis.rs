@@ -1,0 +1,80 @@
+//! `PING` and `ROLE`: whether a Redis is well, and whether it is the one that takes writes.
+//!
+//! Understands no more of RESP than these answers take.
+
+use super::line::{Line, Talk};
+use crate::upstream::health::{Login, Reason};
+
+/// `+PONG` is well, and so is who first wants a password. Who still loads, or lost its master, says so in other errors.
+pub(super) async fn ping(line: &Line<'_>, login: Option<&Login>) -> Result<(), Reason> {
+    let mut talk = open(line).await?;
+    line.in_time(async {
+        enter(&mut talk, login).await?;
+        talk.say(b"*1\r\n$4\r\nPING\r\n").await?;
+        let answer = talk.line().await?;
+        if answer == "+PONG" || is_locked(&answer) { Ok(()) } else { Err(said(&answer)) }
+    })
+    .await
+}
+
+/// Whether it is a master.
+pub(super) async fn leads(line: &Line<'_>, login: Option<&Login>) -> Result<bool, Reason> {
+    let mut talk = open(line).await?;
+    line.in_time(async {
+        enter(&mut talk, login).await?;
+        talk.say(b"*1\r\n$4\r\nROLE\r\n").await?;
+        let array = talk.line().await?;
+        if !array.starts_with('*') {
+            return Err(said(&array));
+        }
+        talk.line().await?;
+        let role = talk.line().await?;
+        match role.as_str() {
+            "master" => Ok(true),
+            "slave" | "sentinel" => Ok(false),
+            _ => Err(said(&role)),
+        }
+    })
+    .await
+}
+
+async fn open(line: &Line<'_>) -> Result<Talk, Reason> {
+    Ok(Talk::new(line.open(Some(&[])).await?))
+}
+
+async fn enter(talk: &mut Talk, login: Option<&Login>) -> Result<(), Reason> {
+    let Some(login) = login else { return Ok(()) };
+    let mut words = vec!["AUTH"];
+    words.extend(login.user.as_deref());
+    words.push(login.password.as_deref().unwrap_or_default());
+    talk.say(&command(&words)).await?;
+    let answer = talk.line().await?;
+    if answer == "+OK" { Ok(()) } else { Err(said(&answer)) }
+}
+
+fn command(words: &[&str]) -> Vec<u8> {
+    let mut command = Vec::new();
+    for line in std::iter::once(format!("*{}", words.len())).chain(words.iter().map(|word| format!("${}\r\n{word}", word.len()))) {
+        command.extend_from_slice(line.as_bytes());
+        command.extend_from_slice(b"\r\n");
+    }
+    command
+}
+
+fn is_locked(answer: &str) -> bool {
+    answer.starts_with("-NOAUTH")
+}
+
+fn said(answer: &str) -> Reason {
+    Reason::new(format!("answered `{answer}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_counts_bytes() {
+        assert_eq!(command(&["AUTH", "é"]), "*2\r\n$4\r\nAUTH\r\n$2\r\né\r\n".as_bytes());
+    }
+}
