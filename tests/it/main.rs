@@ -6,6 +6,7 @@
 #![allow(clippy::float_cmp, reason = "metrics are whole numbers in a float")]
 
 mod admin; // every endpoint of the admin API, asked well and badly
+mod chaos; // endpoints that stall, reset, fail and vanish: nobody notices, and shares stay fair
 mod cli; // every verb, what it prints and how it exits
 mod config; // wrong configurations: every mistake, its place and its remedy
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits

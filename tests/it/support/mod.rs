@@ -4,8 +4,10 @@
 
 mod certs;
 mod client;
+mod fickle;
 pub mod http2;
 pub mod http2_origin;
+mod load;
 mod machine;
 mod optimised;
 mod origin;
@@ -16,8 +18,10 @@ mod trusting;
 
 pub use certs::{Authority, Pair};
 pub use client::{Answer, Client, Read1};
+pub use fickle::{Fickle, Mood};
+pub use load::{Load, Report};
 pub use machine::{Lateness, alone, has, raise_open_files};
-pub use optimised::optimised;
+pub use optimised::{measured, optimised};
 pub use origin::{Next, Origin, Request, read_head};
 pub use place::free_address;
 pub use rig::{Rig, binary};
