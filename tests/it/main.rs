@@ -20,6 +20,7 @@ mod http2_windows; // bodies over HTTP/2, at the pace of the slower side
 mod instructions; // what an exchange costs in instructions, against what it did
 mod lifecycle; // waiting for other processes, ending with them, being ready once they are
 mod memory; // bodies, idle connections, bugs: what they cost
+mod network; // black holes, distance, loss, partitions: real packets in namespaces
 mod parsers; // what the parsers accept, others read alike
 mod patience; // clients that say how long they wait, and clients that leave
 mod peers; // gRPC and `WebSockets` between real clients and servers
