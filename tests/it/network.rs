@@ -236,7 +236,8 @@ fn an_endpoint_behind_a_partition_that_heals_gets_its_share_again() {
     let report = torn.end();
     say("partition", &rig, &report, 3);
     check_nothing_failed(&report);
-    assert!(rig.metrics("attache_upstream_requests_total{service=\"app\",endpoint=\"1\",outcome=\"timeout\"") >= 5.0);
+    let timed_out = |outcome| rig.metrics(&format!("attache_upstream_requests_total{{service=\"app\",endpoint=\"1\",outcome=\"{outcome}\""));
+    assert!(timed_out("timeout") >= 1.0 && timed_out("timeout") + timed_out("connect_timeout") >= 5.0, "old connections and new ones");
     let client = &mut Client::unix(&rig.directory.path().join("web.sock")).unwrap();
     eventually("all take requests again", || {
         assert_eq!(client.request("GET", "/").unwrap().status, 200);
