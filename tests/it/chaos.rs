@@ -200,13 +200,13 @@ fn the_dice_are_fair_over_four_workers() {
 }
 
 #[test]
-fn the_fewest_requests_are_fair_over_four_workers() {
-    check_fairness("least-requests", CHANCE);
+fn the_better_of_two_is_fair_over_four_workers() {
+    check_fairness("p2c", CHANCE);
 }
 
 #[test]
-fn the_better_of_two_is_fair_over_four_workers() {
-    check_fairness("p2c", CHANCE);
+fn the_fewest_requests_leave_nobody_out() {
+    check_fairness("least-requests", NOBODY_LEFT_OUT);
 }
 
 #[test]
