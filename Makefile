@@ -14,7 +14,7 @@ export DEMO_PORT ?= 8443
 export DEMO_ORIGIN_PORT ?= 8080
 export DEMO_ADMIN_PORT ?= 9901
 
-# How long each fuzz target runs under `make fuzz`, and how long the reload storm under `make soak`.
+# How long each fuzz target runs under `make fuzz`, and how long each storm under `make soak`.
 FUZZ_SECONDS ?= 300
 SOAK_SECONDS ?= 300
 # The same for the taste of fuzzing in `make test`.
@@ -40,8 +40,8 @@ run: tools ## Build, then serve a demo: HTTPS before a program that has none
 test: tools test-tools ## Run every test
 	@.ci/test
 
-soak: tools ## Reload under load for SOAK_SECONDS
-	ATTACHE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --test it -- --nocapture storm
+soak: tools ## Reload, and have endpoints fail, under load for SOAK_SECONDS
+	ATTACHE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --test it -- --nocapture storm chaos
 
 bench-hot: tools ## Measure the pieces of the hot path
 	cargo bench --bench hot_path

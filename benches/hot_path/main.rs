@@ -1,4 +1,4 @@
-//! Times what a keep-alive exchange computes, piece by piece: heads, the walk, edits, chunks, counting.
+//! Times what a keep-alive exchange computes, piece by piece: heads, the walk, edits, chunks, counting, picking an endpoint.
 //!
 //! Calls what production calls, and makes no system call; what those cost, `benches/peers` measures, and how many
 //! instructions a whole exchange takes, `tests/it/instructions.rs`.
@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant, SystemTime};
 
+use attache::algo::dice;
 use attache::config::{self, File};
 use attache::generation::{Generation, Inputs, Listener, compile};
 use attache::proto::http1::{
@@ -22,7 +23,7 @@ use attache::serve::compose::{self, Forwarding, Persistence, Relay};
 use attache::telemetry::{Metrics, Stamps, access, metrics};
 use attache::tls::Sessions;
 use attache::upstream::sticky::Stuck;
-use attache::upstream::{Ask, Tried};
+use attache::upstream::{Ask, Lease, Tried};
 use attache::value::Diagnostics;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -353,6 +354,36 @@ fn account(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A pool of so many endpoints, all of them known and some of them busy, as it would be under load.
+fn pool(balance: &str, count: usize) -> Generation {
+    let addresses: Vec<String> = (0..count).map(|number| format!("\"10.{}.{}.1:80\"", number / 250, number % 250)).collect();
+    generation(&format!(
+        "[service.app]\nbalance = \"{balance}\"\nendpoints = [{}]\n[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"app\"\n",
+        addresses.join(", ")
+    ))
+}
+
+/// Whose turn it is, in small pools and in large ones.
+fn pick(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pick");
+    for balance in ["round-robin", "random", "p2c", "ewma", "least-requests"] {
+        for count in [1, 5, 100, 1000] {
+            let generation = pool(balance, count);
+            let pool = &generation.pools[0].pool;
+            let (now, tried) = (Instant::now(), Tried::default());
+            let mut seed = 7;
+            let mut one = || pool.pick(&Ask { worker: 0, now, dice: dice::roll(&mut seed), tried: &tried, stuck: Stuck::Free }).unwrap();
+            let busy: Vec<Lease> = (0..count).map(|_| one()).collect();
+            for (number, lease) in busy.iter().enumerate() {
+                pool.answered(0, lease.endpoint(), 200, Duration::from_micros(1000 + number as u64 % 100), now);
+            }
+            group.bench_function(format!("{balance}/{count}"), |bencher| bencher.iter(|| one().withdraw()));
+            busy.into_iter().for_each(Lease::withdraw);
+        }
+    }
+    group.finish();
+}
+
 /// Short, since what is compared are nanoseconds: longer runs only meet more of what else the machine does.
 fn settings() -> Criterion {
     Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(50)
@@ -361,6 +392,6 @@ fn settings() -> Criterion {
 criterion_group! {
     name = hot_path;
     config = settings();
-    targets = parse, judge, walk, write_heads, chunks, account
+    targets = parse, judge, walk, write_heads, chunks, account, pick
 }
 criterion_main!(hot_path);

@@ -46,6 +46,8 @@ class Case:
     rows: Callable = None
     with_direct: bool = False
     is_grpc: bool = False
+    # Milliseconds by which each endpoint's answers are late; one endpoint that is not late, unless said.
+    delays: tuple[int | None, ...] = (None,)
 
     def wanted(self, options):
         if self.rows:
@@ -63,13 +65,14 @@ def run(case, workshop, options):
     """Rows by name, and what could not be measured."""
     missing = []
     with contextlib.ExitStack() as stack:
-        origin = workshop.grpc_origin() if case.is_grpc else workshop.origin()
-        stack.callback(origin.stop)
-        running = {DIRECT: origin} if case.with_direct else {}
+        origins = [workshop.grpc_origin()] if case.is_grpc else [workshop.origin(delay) for delay in case.delays]
+        for origin in origins:
+            stack.callback(origin.stop)
+        running = {DIRECT: origins[0]} if case.with_direct else {}
         bases = {DIRECT: "attache"}
         for row in case.wanted(options):
             try:
-                running[row.name] = workshop.start(row.peer, row.setup, origin.port)
+                running[row.name] = workshop.start(row.peer, row.setup, [origin.port for origin in origins])
                 bases[row.name] = row.base
                 stack.callback(running[row.name].stop)
             except (CannotRun, OSError) as error:
@@ -186,6 +189,39 @@ def log_off_and_on(peers):
     return rows + [Row(f"{peer}, log on", peer, Setup(is_logging=True), "attache, log on") for peer in peers if peer != "null"]
 
 
+# Ways to balance, in each one's own words.
+BALANCES = {
+    "attache": ("round-robin", "least-requests", "p2c", "ewma"),
+    "nginx": ("least_conn", "random two least_conn"),
+    "haproxy": ("leastconn", "random(2)"),
+}
+GOOD_MS, SLOW_MS = 2, 20
+GOOD, ALL = "4 good", "with a slow one"
+
+
+def good_and_all(peers):
+    """Each way to balance twice: what the slow endpoint changes is compared with the same way without it."""
+    rows = []
+    for peer in peers:
+        for balance in BALANCES.get(peer, ()):
+            name = f"{peer} {balance}"
+            rows += [Row(f"{name}, {which}", peer, Setup(balance=balance, endpoints=count), f"{name}, {GOOD}")
+                     for which, count in ((GOOD, 4), (ALL, 5))]
+    return rows
+
+
+def slow_endpoint(running, workshop, options, missing):
+    slow = workshop.delayed[-1]
+
+    def work(proxy, seconds, _):
+        before = load.answers_of(slow)
+        figures = load.paced(proxy, seconds, rate=1000, connections=32)
+        # Asking for the count counts too.
+        return figures | {"slow_share": (load.answers_of(slow) - before - 1) / figures["asked"]}
+
+    return interleaved(work)(running, workshop, options, missing)
+
+
 ECDSA, RSA = Setup(key="ecdsa"), Setup(key="rsa")
 
 CASES = {
@@ -208,6 +244,8 @@ CASES = {
     "resumed-ecdsa": Case("Resumed TLS handshakes, ECDSA P-256", handshakes("resumed"), ECDSA),
     "resumed-rsa": Case("Resumed TLS handshakes, RSA-2048", handshakes("resumed"), RSA),
     "fixed-rate": Case("5,000 requests/s, 64 connections, open loop", interleaved(lambda p, s, _: load.paced(p, s)), with_direct=True),
+    "slow-endpoint": Case(f"Four endpoints that take {GOOD_MS} ms and one that takes {SLOW_MS} ms, 1,000 requests/s over 32 connections, open loop",
+                          slow_endpoint, rows=good_and_all, delays=(GOOD_MS,) * 4 + (SLOW_MS,)),
     "routes": Case("10 and 10,000 routes, 64 connections, the last one asked for", routes, rows=few_and_many_routes),
     "access-log": Case("JSON access log to a file, 64 connections", wrk(), rows=log_off_and_on),
     "memory-plain": Case("Memory of idle connections", memory(tls=False)),

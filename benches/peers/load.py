@@ -131,8 +131,21 @@ def paced(proxy, seconds, *, rate=5000, connections=64):
         raise CannotRun(f"paced with {proxy.name}: {done.stderr.strip()}")
     seen = json.loads(done.stdout)
     # Its warm-up asks twice on each connection.
-    figures = meter.figures(seen["requests"] + 2 * connections)
-    return figures | {key: seen[key] for key in ("p50_us", "p99_us", "p999_us", "late", "errors")} | {"rate": seen["requests"] / seen["seconds"]}
+    asked = seen["requests"] + 2 * connections
+    return meter.figures(asked) | {"asked": asked} | {key: seen[key] for key in ("p50_us", "p99_us", "p999_us", "late", "errors")} | {"rate": seen["requests"] / seen["seconds"]}
+
+
+def answers_of(origin):
+    """How many answers an origin with a delay has begun, this one included."""
+    with socket.create_connection(("127.0.0.1", origin.port), 10) as connection:
+        connection.sendall(REQUEST)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            part = connection.recv(4096)
+            if not part:
+                raise ConnectionError("closed before the answer")
+            received += part
+    return int(re.search(rb"X-Count: (\d+)", received).group(1))
 
 
 def unverified():

@@ -3,13 +3,16 @@
 //! One thread. `/bytes/N` answers N bytes, every other path 100; a request's body is read and forgotten. A request to upgrade is
 //! granted, and what follows is sent back as it came. Trusts its clients: it knows no chunks, no pipelining and no bad requests.
 //!
-//! `origin LISTEN`, such as `origin 127.0.0.1:8000`.
+//! `origin LISTEN [DELAY_MS]`, such as `origin 127.0.0.1:8000`. With a delay, each answer comes that much later, and says how many
+//! there have been.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::{Duration, Instant};
 
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 const SMALL: usize = 100;
@@ -25,6 +28,15 @@ struct Connection {
     answer: Option<Answer>,
     /// After a 101.
     is_echo: bool,
+    /// When the answer may go out; none at once.
+    due: Option<Instant>,
+}
+
+/// Answers that wait, in the order in which they are due, since all wait for as long.
+struct Delays {
+    delay: Duration,
+    waiting: VecDeque<(Instant, RawFd)>,
+    count: u64,
 }
 
 /// What is being written.
@@ -41,15 +53,16 @@ impl Answer {
         Self { head, body: 0, written: 0, is_last: false }
     }
 
-    fn to(head: &[u8]) -> Self {
+    fn to(head: &[u8], delays: Option<&Delays>) -> Self {
         let head = String::from_utf8_lossy(head);
         let path = head.split(' ').nth(1).unwrap_or_default();
         let asked = path.strip_prefix("/bytes/").and_then(|count| count.parse().ok());
         let body = asked.unwrap_or(SMALL).min(BYTES_MAX);
         let is_last = field(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let close = if is_last { "Connection: close\r\n" } else { "" };
+        let count = delays.map(|delays| format!("X-Count: {}\r\n", delays.count)).unwrap_or_default();
         let head = format!(
-            "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: {body}\r\n{close}\r\n"
+            "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: {body}\r\n{count}{close}\r\n"
         );
         Self { head: head.into_bytes(), body, written: 0, is_last }
     }
@@ -64,7 +77,15 @@ fn field<'h>(head: &'h str, name: &str) -> Option<&'h str> {
 }
 
 fn main() -> io::Result<()> {
-    let listen = std::env::args().nth(1).ok_or_else(|| io::Error::other("usage: origin LISTEN"))?;
+    let usage = || io::Error::other("usage: origin LISTEN [DELAY_MS]");
+    let mut args = std::env::args().skip(1);
+    let listen = args.next().ok_or_else(usage)?;
+    let delay = args.next().map(|text| text.parse().map(Duration::from_millis)).transpose().map_err(|_| usage())?;
+    let mut delays = delay.map(|delay| Delays { delay, waiting: VecDeque::new(), count: 0 });
+    if delays.is_some() {
+        // The kernel may otherwise wake a sleeper 50 µs late.
+        rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1))?;
+    }
     let listener = TcpListener::bind(listen)?;
     rustix::net::listen(&listener, BACKLOG)?;
     listener.set_nonblocking(true)?;
@@ -77,7 +98,9 @@ fn main() -> io::Result<()> {
     let mut events = Vec::with_capacity(256);
     loop {
         events.clear();
-        match epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), None) {
+        let left = delays.as_ref().and_then(Delays::left);
+        let left = left.map(|left| Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) });
+        match epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), left.as_ref()) {
             // A tracer stopped us for a moment.
             Err(rustix::io::Errno::INTR) => continue,
             outcome => outcome?,
@@ -89,14 +112,44 @@ fn main() -> io::Result<()> {
                     accept(&poll, &mut connections, stream)?;
                 }
             } else if let Some(connection) = connections.get_mut(&fd) {
-                match connection.work(&mut buffer, &body) {
-                    Ok(true) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    // Dropping the stream takes it out of the epoll set.
-                    _ => drop(connections.remove(&fd)),
-                }
+                let outcome = connection.work(&mut buffer, &body, &mut delays);
+                end_if_over(&mut connections, fd, &outcome);
             }
         }
+        while let Some(fd) = delays.as_mut().and_then(Delays::next_due) {
+            let Some(connection) = connections.get_mut(&fd) else { continue };
+            connection.due = None;
+            let outcome = connection.work(&mut buffer, &body, &mut delays);
+            end_if_over(&mut connections, fd, &outcome);
+        }
+    }
+}
+
+fn end_if_over(connections: &mut HashMap<RawFd, Connection>, fd: RawFd, outcome: &io::Result<bool>) {
+    match outcome {
+        Ok(true) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        // Dropping the stream takes it out of the epoll set.
+        _ => drop(connections.remove(&fd)),
+    }
+}
+
+impl Delays {
+    fn begin(&mut self, fd: RawFd) -> Instant {
+        let due = Instant::now() + self.delay;
+        self.waiting.push_back((due, fd));
+        self.count += 1;
+        due
+    }
+
+    fn left(&self) -> Option<Duration> {
+        self.waiting.front().map(|(due, _)| due.saturating_duration_since(Instant::now()))
+    }
+
+    fn next_due(&mut self) -> Option<RawFd> {
+        let &(due, fd) = self.waiting.front()?;
+        (due <= Instant::now()).then(|| self.waiting.pop_front())?;
+        Some(fd)
     }
 }
 
@@ -105,16 +158,16 @@ fn accept(poll: impl AsFd, connections: &mut HashMap<RawFd, Connection>, stream:
     stream.set_nodelay(true)?;
     let fd = stream.as_raw_fd();
     epoll::add(poll, &stream, EventData::new_u64(fd as u64), EventFlags::IN | EventFlags::OUT | EventFlags::ET)?;
-    connections.insert(fd, Connection { stream, head: Vec::new(), body_left: 0, answer: None, is_echo: false });
+    connections.insert(fd, Connection { stream, head: Vec::new(), body_left: 0, answer: None, is_echo: false, due: None });
     Ok(())
 }
 
 impl Connection {
     /// Answers and reads until there is nothing more to do, which is `WouldBlock` or `true`; `false` ends the connection.
-    fn work(&mut self, buffer: &mut [u8], body: &[u8]) -> io::Result<bool> {
+    fn work(&mut self, buffer: &mut [u8], body: &[u8], delays: &mut Option<Delays>) -> io::Result<bool> {
         let mut is_emptied = false;
         loop {
-            if self.body_left == 0 && !self.write(body)? {
+            if self.body_left == 0 && self.due.is_none() && !self.write(body)? {
                 return Ok(false);
             }
             if is_emptied {
@@ -128,14 +181,14 @@ impl Connection {
                 // Small messages fit into any socket's empty buffer.
                 self.stream.write_all(&buffer[..count])?;
             } else {
-                self.take(&buffer[..count])?;
+                self.take(&buffer[..count], delays)?;
             }
             // Edge-triggered epoll says when there is more.
             is_emptied = count < buffer.len();
         }
     }
 
-    fn take(&mut self, mut received: &[u8]) -> io::Result<()> {
+    fn take(&mut self, mut received: &[u8], delays: &mut Option<Delays>) -> io::Result<()> {
         if self.answer.is_none() {
             let before = self.head.len();
             self.head.extend_from_slice(received);
@@ -146,7 +199,8 @@ impl Connection {
             let text = String::from_utf8_lossy(&self.head);
             self.body_left = field(&text, "content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
             self.is_echo = field(&text, "upgrade").is_some();
-            self.answer = Some(if self.is_echo { Answer::switching() } else { Answer::to(&self.head) });
+            self.due = delays.as_mut().map(|delays| delays.begin(self.stream.as_raw_fd()));
+            self.answer = Some(if self.is_echo { Answer::switching() } else { Answer::to(&self.head, delays.as_ref()) });
             self.head.clear();
         }
         self.body_left = self.body_left.checked_sub(received.len()).ok_or_else(|| io::Error::other("more than one request at once"))?;

@@ -29,6 +29,8 @@ class Setup:
     is_http2_upstream: bool = False  # so does the origin
     is_tcp: bool = False  # bytes are passed on, not understood
     is_tunnel: bool = False  # upgrades are passed on
+    endpoints: int = 1  # the first so many origins
+    balance: str | None = None  # in the proxy's own words; none is its default
 
 
 def built(name):
@@ -52,6 +54,8 @@ class Workshop:
     def __init__(self, directory, files_max):
         self.directory, self.files_max = directory, files_max
         self.count = 0
+        # Origins that answer late, in the order of their start.
+        self.delayed = []
         for kind, new_key in NEW_KEY.items():
             cert, key = self.pair(kind)
             subprocess.run(
@@ -69,23 +73,31 @@ class Workshop:
         place.mkdir()
         return place
 
-    def start(self, name, setup, origin):
-        return {"attache": self.attache, "nginx": self.nginx, "haproxy": self.haproxy, "envoy": self.envoy, "null": self.null}[name](setup, origin)
+    def start(self, name, setup, origins):
+        """`origins` are ports."""
+        how = {"attache": self.attache, "nginx": self.nginx, "haproxy": self.haproxy, "envoy": self.envoy, "null": self.null}
+        return how[name](setup, origins[:setup.endpoints])
 
-    def origin(self):
+    def origin(self, delay_ms=None):
         port = free_port()
-        return Process("origin", [built("examples/origin"), f"127.0.0.1:{port}"], port, self.place("origin") / "out", LOAD_CORE)
+        delay = [] if delay_ms is None else [delay_ms]
+        origin = Process("origin", [built("examples/origin"), f"127.0.0.1:{port}", *delay], port, self.place("origin") / "out", LOAD_CORE)
+        if delay:
+            self.delayed.append(origin)
+        return origin
 
     def grpc_origin(self):
         port = free_port()
         return Process("origin", [built("examples/grpc_origin"), f"127.0.0.1:{port}"], port, self.place("origin") / "out", LOAD_CORE)
 
-    def attache(self, setup, origin):
+    def attache(self, setup, origins):
         place, port = self.place("attache"), free_port()
         lines = ["[process]", "workers = 1", "[admin]", f'listen = "127.0.0.1:{free_port()}"']
         if setup.is_logging:
             lines += ["[log]", 'access = "json"', f'to = "{place}/access.log"']
-        lines += ["[service.o]", f'endpoints = ["127.0.0.1:{origin}"]']
+        lines += ["[service.o]", f"endpoints = {json.dumps([f'127.0.0.1:{origin}' for origin in origins])}"]
+        if setup.balance:
+            lines.append(f'balance = "{setup.balance}"')
         if setup.is_http2_upstream:
             lines.append('protocol = "h2"')
         lines += ["[[listener]]", f'listen = "127.0.0.1:{port}"']
@@ -101,13 +113,13 @@ class Workshop:
         (place / "toml").write_text("\n".join(lines) + "\n")
         return Process("attache", [built("attache"), "run", "-c", place / "toml"], port, place / "out")
 
-    def nginx(self, setup, origin):
+    def nginx(self, setup, origins):
         place, port = self.place("nginx"), free_port()
         cert, key = self.pair(setup.key) if setup.key else (None, None)
         # 1.22 speaks TLS 1.3 only when asked to.
         tls = f"ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;" if setup.key else ""
         if setup.is_tcp:
-            return self.nginx_stream(place, port, origin)
+            return self.nginx_stream(place, port, origins[0])
         temporary = " ".join(f"{kind}_temp_path {place}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
         # Lines are gathered before they are written, as attache does.
         log = f"access_log {place}/access.log j buffer=64k flush=1s;" if setup.is_logging else "access_log off;"
@@ -115,13 +127,15 @@ class Workshop:
         to = "grpc_pass grpc://o" if setup.is_http2_upstream else "proxy_pass http://o"
         locations = "\n".join(f"    location {prefix} {{ {to}; }}" for prefix in prefixes)
         connection = 'proxy_set_header Connection "upgrade"; proxy_set_header Upgrade $http_upgrade;' if setup.is_tunnel else 'proxy_set_header Connection "";'
+        balance = f"{setup.balance};" if setup.balance else ""
+        servers = " ".join(f"server 127.0.0.1:{origin};" for origin in origins)
         listen = f"127.0.0.1:{port}{' ssl' if tls else ''}{' http2' if setup.is_http2 else ''} backlog=4096"
         # Without temporary files: a proxy that writes 1 MiB answers to disk would be measured for that.
         (place / "conf").write_text(f"""
 worker_processes 1; daemon off; pid {place}/pid; error_log {place}/error.log; events {{ worker_connections 15000; }}
 http {{ {temporary} keepalive_requests 1000000000; client_max_body_size 0; proxy_request_buffering off; proxy_max_temp_file_size 0;
   log_format j escape=json '{json.dumps(NGINX_LINE)}'; {log}
-  upstream o {{ server 127.0.0.1:{origin}; keepalive 512; keepalive_requests 1000000000; }}
+  upstream o {{ {balance} {servers} keepalive 512; keepalive_requests 1000000000; }}
   server {{ listen {listen}; {tls}
     proxy_http_version 1.1; {connection} proxy_set_header Host $http_host;
     proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme; proxy_set_header X-Forwarded-Host $http_host;
@@ -139,7 +153,7 @@ load_module {module}; worker_processes 1; daemon off; pid {place}/pid; error_log
 stream {{ server {{ listen 127.0.0.1:{port} backlog=4096; proxy_pass 127.0.0.1:{origin}; }} }}""")
         return Process("nginx", ["nginx", "-c", place / "conf"], port, place / "out")
 
-    def haproxy(self, setup, origin):
+    def haproxy(self, setup, origins):
         place, port = self.place("haproxy"), free_port()
         tls = f"ssl crt {self.directory}/{setup.key}.pem" if setup.key else ""
         log = f"log stdout format raw local0 info\n  capture request header Host len 64\n  log-format {haproxy_line()}" if setup.is_logging else ""
@@ -157,6 +171,9 @@ stream {{ server {{ listen 127.0.0.1:{port} backlog=4096; proxy_pass 127.0.0.1:{
   http-request set-header X-Forwarded-Host %[req.hdr(host)]
   http-request set-header Via "1.1 haproxy"
   {log}"""
+        balance = f"balance {setup.balance}" if setup.balance else ""
+        spoken = "proto h2" if setup.is_http2_upstream else ""
+        servers = "\n".join(f"  server o{n} 127.0.0.1:{origin} {spoken}" for n, origin in enumerate(origins))
         (place / "cfg").write_text(f"""
 global
   nbthread 1
@@ -172,11 +189,12 @@ frontend f
   bind 127.0.0.1:{port} {tls} {'proto h2' if setup.is_http2 else ''}{edits}
   {use}
 backend b
-  server o 127.0.0.1:{origin} {'proto h2' if setup.is_http2_upstream else ''}
+  {balance}
+{servers}
 """)
         return Process("haproxy", ["haproxy", "-db", "-f", place / "cfg"], port, place / "out")
 
-    def envoy(self, setup, origin):
+    def envoy(self, setup, origins):
         place, port = self.place("envoy"), free_port()
         prefixes = [f"/r{n}/" for n in range(setup.routes)] or ["/"]
         manager = {
@@ -209,7 +227,7 @@ backend b
                 "common_tls_context": {"tls_certificates": [
                     {"certificate_chain": {"filename": str(cert)}, "private_key": {"filename": str(key)}}]}}}
         cluster = {"name": "o", "type": "STATIC", "connect_timeout": "3s", "load_assignment": {
-            "cluster_name": "o", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(origin)}}]}]}}
+            "cluster_name": "o", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(origins[0])}}]}]}}
         if setup.is_http2_upstream:
             cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": extension("upstreams.http.v3.HttpProtocolOptions"), "explicit_http_config": {"http2_protocol_options": {}}}}
@@ -218,11 +236,11 @@ backend b
         argv = [envoy_binary(), "--concurrency", 1, "--disable-hot-restart", "-l", "error", "-c", place / "config.json"]
         return Process("envoy", argv, port, place / "out")
 
-    def null(self, setup, origin):
+    def null(self, setup, origins):
         if setup not in (Setup(), Setup(is_tcp=True), Setup(is_tunnel=True)):
             raise CannotRun("the null relay copies bytes and knows nothing of this")
         port = free_port()
-        argv = [built("examples/null_relay"), f"127.0.0.1:{port}", f"127.0.0.1:{origin}"]
+        argv = [built("examples/null_relay"), f"127.0.0.1:{port}", f"127.0.0.1:{origins[0]}"]
         return Process("null", argv, port, self.place("null") / "out")
 
 

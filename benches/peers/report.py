@@ -20,6 +20,7 @@ COLUMNS = {
     "added_p50_us": ("p50 added", COUNT, 1),
     "added_p99_us": ("p99 added", COUNT, 1),
     "added_p999_us": ("p99.9 added", COUNT, 1),
+    "slow_share": ("to the slow one", "{:.2%}", 1),
     "late": ("sent late", COUNT, 1),
     "cpu_percent": ("CPU %", "{:.4f}", 1),
     "wakeups": ("wake-ups/s", "{:.2f}", 1),
@@ -33,7 +34,7 @@ COLUMNS = {
     "cipher": ("cipher suite", "{}", None),
 }
 # A difference of differences, or a count that is best at 0, has no useful ratio.
-WITHOUT_RATIO = {"busy", "others", "late", "errors", "before", "added_p50_us", "added_p99_us", "added_p999_us"}
+WITHOUT_RATIO = {"busy", "others", "late", "slow_share", "errors", "before", "added_p50_us", "added_p99_us", "added_p999_us"}
 HANDSHAKES = ("handshake-ecdsa", "handshake-rsa", "resumed-ecdsa", "resumed-rsa")
 
 
@@ -147,6 +148,9 @@ class Goals:
         self.ask("system calls per request, but waiting ≤ 4", self.figure("system-calls", "calls_but_waiting"), 4.05)
         for case, what in (("h2-1", "1 stream"), ("h2-100", "100 streams")):
             self.against(f"HTTP/2, {what} a connection, CPU/request", case, "cpu_us", dict.fromkeys(peers, 1.0))
+        for balance in ("least-requests", "p2c", "ewma"):
+            good, every = (self.figure("slow-endpoint", "p99_us", f"attache {balance}, {which}") for which in ("4 good", "with a slow one"))
+            self.ask(f"{balance} with a slow endpoint, p99 ≤ 1.30 × without it", every / good, 1.30, spelling="{:.2f} ×")
         self.against("TCP stream, CPU/byte", "tcp-1m", "cpu_us", {"null": 1.05})
         return self.lines
 

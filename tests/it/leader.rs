@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering::SeqCst};
 
 use serde_json::Value;
 
-use crate::support::{Next, Origin, Rig, eventually};
+use crate::support::{Client, Next, Origin, Read1, Rig, eventually};
 
 /// An origin that says whether it leads: 200, 503, or nothing at all.
 struct Candidate {
@@ -161,4 +161,36 @@ fn a_leader_that_is_sick_gets_nothing() {
     until_leader(&rig, &["a"]);
     eventually("a is sick", || endpoint(&rig, "a")["state"] == "sick");
     assert_eq!(rig.connect("web").ask("GET", "/").unwrap().status, 503);
+}
+
+#[test]
+fn requests_wait_for_the_next_leader_instead_of_failing() {
+    let (a, b) = (Candidate::new("a", 503), Candidate::new("b", 503));
+    let keys = "leader = { path = \"/leader\", interval = \"50ms\", timeout = \"50ms\", wait = \"15s\" }";
+    let rig = Rig::start(&config(&[("a", &a), ("b", &b)], keys));
+    let mut waiting: Vec<Client> = (0..20).map(|_| rig.connect("web")).collect();
+    for client in &mut waiting {
+        client.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").unwrap();
+    }
+    let mut posting = rig.connect("web");
+    posting.send("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\n\r\nbody").unwrap();
+    eventually("both were asked more than once", || [&a, &b].iter().all(|one| one.origin.seen().len() > 2));
+    b.say(200);
+    for client in &mut waiting {
+        assert!(matches!(client.read("GET").unwrap(), Read1::Answer(answer) if answer.text() == "b"));
+    }
+    assert!(
+        matches!(posting.read("POST").unwrap(), Read1::Answer(answer) if answer.text() == "b"),
+        "nothing was sent, so anything may wait"
+    );
+    assert_eq!(rig.metric("attache_refusals_total{listener=\"web\",reason=\"no_endpoint\"}"), 0.0);
+}
+
+#[test]
+fn who_waits_for_a_leader_in_vain_is_refused() {
+    let a = Candidate::new("a", 503);
+    let keys = "leader = { path = \"/leader\", interval = \"50ms\", timeout = \"50ms\", wait = \"200ms\" }";
+    let rig = Rig::start(&config(&[("a", &a)], keys));
+    let answer = rig.connect("web").ask("GET", "/").unwrap();
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
 }

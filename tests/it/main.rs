@@ -6,6 +6,7 @@
 #![allow(clippy::float_cmp, reason = "metrics are whole numbers in a float")]
 
 mod admin; // every endpoint of the admin API, asked well and badly
+mod chaos; // endpoints that stall, reset, fail and vanish: nobody notices, and shares stay fair
 mod cli; // every verb, what it prints and how it exits
 mod config; // wrong configurations: every mistake, its place and its remedy
 mod discovery; // endpoints that DNS and files name, and what happens when they do not
@@ -23,6 +24,7 @@ mod instructions; // what an exchange costs in instructions, against what it did
 mod leader; // pools with a leader: where requests go while the lead moves
 mod lifecycle; // waiting for other processes, ending with them, being ready once they are
 mod memory; // bodies, idle connections, bugs: what they cost
+mod network; // black holes, distance, loss, partitions: real packets in namespaces
 mod parsers; // what the parsers accept, others read alike
 mod patience; // clients that say how long they wait, and clients that leave
 mod peers; // gRPC and `WebSockets` between real clients and servers

@@ -13,16 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::{Client, Rig, alone, binary, eventually, optimised, raise_open_files, trusting_config};
-
-/// The binary that figures are of, and whether it is optimised.
-fn measured() -> (Command, bool) {
-    if let Some(path) = optimised(&["release", "quick"]) {
-        return (Command::new(path), true);
-    }
-    println!("no optimised binary as new as its sources: figures are of a debug build");
-    (binary(), !cfg!(debug_assertions))
-}
+use crate::support::{Client, Rig, alone, eventually, measured, raise_open_files, trusting_config};
 
 /// Of a length that no buffer has, so that a byte that is lost or doubled moves all that follow.
 const PATTERN: usize = 65_521;

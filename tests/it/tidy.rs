@@ -46,6 +46,7 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("src/supervisor/watch.rs", "one mechanism; most of it is tests of what editors and mounts do"),
     ("src/telemetry/metrics.rs", "every metric is declared once, beside the cells that count it"),
     ("tests/it/discovery.rs", "one claim after another about who is found"),
+    ("tests/it/config.rs", "one table of mistakes after another"),
     ("tests/it/engine.rs", "one claim after another about one engine"),
     ("tests/it/http2_pairs.rs", "one table, with the origins and the clients that it is for"),
     ("tests/it/http2_upstream.rs", "one claim after another about one protocol"),
@@ -55,6 +56,7 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("tests/it/storm.rs", "one storm, its clients and the ends it may have"),
     ("tests/it/strictness.rs", "one table for each clause of one section"),
     ("tests/it/tcp.rs", "one claim after another about one relay"),
+    ("tests/it/tidy.rs", "one rule after another"),
     ("tests/it/upstream_tls.rs", "one claim after another about one transport"),
     ("src/tls/tests.rs", "one table of handshakes against one acceptor"),
 ];

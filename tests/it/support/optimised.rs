@@ -1,7 +1,19 @@
 //! Optimised binaries, where somebody built one: figures of a debug build say little.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
+
+use super::binary;
+
+/// The binary that figures are of, and whether it is optimised.
+pub fn measured() -> (Command, bool) {
+    if let Some(path) = optimised(&["release", "quick"]) {
+        return (Command::new(path), true);
+    }
+    println!("no optimised binary as new as its sources: figures are of a debug build");
+    (binary(), !cfg!(debug_assertions))
+}
 
 /// The first of these profiles' binaries that is not older than the sources. Tests build none, since
 /// that takes minutes; `.ci/test` does.

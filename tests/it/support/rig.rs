@@ -111,6 +111,14 @@ impl Rig {
         page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok()).unwrap_or(0.0)
     }
 
+    /// Sum of all series of `/metrics` that begin so.
+    #[track_caller]
+    pub fn metrics(&self, series: &str) -> f64 {
+        let page = self.admin("GET", "/metrics").text();
+        let value = |line: &str| line.starts_with(series).then(|| line.rsplit(' ').next()?.parse::<f64>().ok())?;
+        page.lines().filter_map(value).fold(0.0, |sum, value| sum + value)
+    }
+
     /// The first address of a listener.
     #[track_caller]
     pub fn address(&self, listener: &str) -> SocketAddr {
