@@ -309,7 +309,7 @@ fn account(criterion: &mut Criterion) {
         let (now, tried) = (Instant::now(), Tried::default());
         bencher.iter(|| {
             let lease = pool.pick(&Ask { worker: 0, now, dice: black_box(7), tried: &tried, stuck: Stuck::Free }).unwrap();
-            pool.settle(lease, metrics::Outcome::Ok, black_box(took), now);
+            pool.settle(lease, metrics::Outcome::Ok, now, black_box(took));
         });
     });
     let request = parsed(SMALL);

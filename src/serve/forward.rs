@@ -48,27 +48,35 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     if poll_fn(|cx| Poll::Ready(job.client.link.has_left(cx, false))).await {
         return Outcome::gone(0);
     }
-    let _place = match job.wait_for(open::enter(pool)).await {
-        Ok(Ok(place)) => place,
-        Ok(Err(refusal)) => return job.refuse(refusal, 0, None, 0, true).await,
-        Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, None, 0, true).await,
-        Err(Kept::Gone) => return Outcome::gone(0),
+    let _place = if pool.admission.is_some() {
+        match job.wait_for(open::enter(pool)).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(refusal)) => return job.refuse(refusal, 0, None, 0, true).await,
+            Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, None, 0, true).await,
+            Err(Kept::Gone) => return Outcome::gone(0),
+        }
+    } else {
+        None
     };
     let greeting = job.greeting(pool);
     let stuck = job.call.stuck(pool);
-    let mut tries = Tries::new(pool, job.call.worker, Instant::now());
+    let mut started = Instant::now();
+    let mut tries = Tries::new(pool, job.call.worker, started);
     if let (Some(retry), true) = (&pool.policy.retry, job.call.framing.body != BodyFraming::None) {
         let most_held = job.call.worker.pin().file.process.max_memory_bodies.0;
         job.tape = Tape::record(&job.call.worker.shared.held, retry.replay.bytes(), most_held);
     }
     loop {
-        let started = Instant::now();
         let worker = job.call.worker;
-        let lease = match job.wait_for(open::lease(worker, pool, &tries.tried, stuck, started)).await {
-            Ok(Some(lease)) => lease,
-            Ok(None) => return job.refuse(Refusal::NoEndpoint, 0, None, tries.attempts, true).await,
-            Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, None, tries.attempts, true).await,
-            Err(Kept::Gone) => return Outcome { attempts: tries.attempts, ..Outcome::gone(0) },
+        let lease = if let Some(lease) = worker.lease(pool, &tries.tried, stuck, started) {
+            lease
+        } else {
+            match job.wait_for(open::lease(worker, pool, &tries.tried, stuck)).await {
+                Ok(Some(lease)) => lease,
+                Ok(None) => return job.refuse(Refusal::NoEndpoint, 0, None, tries.attempts, true).await,
+                Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, None, tries.attempts, true).await,
+                Err(Kept::Gone) => return Outcome { attempts: tries.attempts, ..Outcome::gone(0) },
+            }
         };
         tries.begin();
         let endpoint = Arc::clone(lease.endpoint());
@@ -112,7 +120,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         match tried {
             Tried::Done(outcome) => return outcome,
             Tried::Again(pause) => match job.pause(pause).await {
-                Ok(()) => {}
+                Ok(()) => started = Instant::now(),
                 Err(Kept::Gone) => return Outcome { endpoint: Some(endpoint), attempts: tries.attempts, ..Outcome::gone(0) },
                 Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, Some(endpoint), tries.attempts, true).await,
             },
@@ -195,9 +203,9 @@ impl<S: Side> Job<'_, S> {
                 drop(hedge);
                 self.heard(pool, &endpoint, sent);
                 let status = self.response.status;
-                let is_repeatable = self.call.is_idempotent() && (upload.is_untouched || self.tape.is_whole());
                 if status >= 400
-                    && is_repeatable
+                    && (upload.is_untouched || self.tape.is_whole())
+                    && self.call.is_idempotent()
                     && let Some(pause) = tries.again(Cause::Status(status), endpoint.id, Instant::now())
                 {
                     let is_clean = upload.is_done() && self.discards_answer(&mut link);

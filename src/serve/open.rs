@@ -46,11 +46,8 @@ pub async fn open(worker: &Worker, pool: &Pool, endpoint: &Endpoint, opening: Op
 /// Requests that wait for somebody who may take them, in one pool.
 const WAITING_MAX: u32 = 1024;
 
-/// An endpoint, as soon as somebody may take a request: at once, or in a moment where that is to be expected.
-pub async fn lease(worker: &Worker, pool: &Pool, tried: &Tried, stuck: Stuck<'_>, now: Instant) -> Option<Lease> {
-    if let Some(lease) = worker.lease(pool, tried, stuck, now) {
-        return Some(lease);
-    }
+/// An endpoint, as soon as somebody may take a request, where that is to be expected: [`Worker::lease`] gave nobody.
+pub async fn lease(worker: &Worker, pool: &Pool, tried: &Tried, stuck: Stuck<'_>) -> Option<Lease> {
     let wait = pool.expects_somebody()?;
     let _waiting = pool.wait(WAITING_MAX)?;
     let somebody = async {
@@ -131,7 +128,7 @@ pub fn complain(worker: &Worker, failure: &Failure, pool: &Pool, endpoint: &Endp
 
 /// Reports an attempt that began at `since`.
 pub fn settle(lease: Lease, outcome: Outcome, pool: &Pool, since: Instant, took: Duration) {
-    pool.settle(lease, outcome, took, since + took);
+    pool.settle(lease, outcome, since, took);
 }
 
 /// As [`settle`], of an attempt that ended in [`open`].

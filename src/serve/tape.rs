@@ -100,7 +100,9 @@ impl Tape {
 
 impl Drop for Tape {
     fn drop(&mut self) {
-        self.forget();
+        if self.recording.is_some() {
+            self.forget();
+        }
     }
 }
 

@@ -104,7 +104,10 @@ impl Balance {
     /// `None` if nobody may take the request. Somebody who was tried already, if nobody else may.
     pub(super) fn choose<'m>(self, membership: &'m Membership, turns: &Turns, pool: &Pool, ask: &Ask<'_>) -> Option<&'m Arc<Endpoint>> {
         let mut choice = Choice { membership, pool, ask, dice: ask.dice };
-        let (index, tier) = membership.tier(choice.roll());
+        let (index, tier) = match membership.tiers() {
+            [only] => (0, only),
+            _ => membership.tier(choice.roll()),
+        };
         let chosen = self.among(tier, turns, &mut choice).or_else(|| choice.anybody());
         let chosen = chosen?;
         // One's own zone is preferred, but not at any price.

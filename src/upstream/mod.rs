@@ -4,6 +4,7 @@
 
 mod balance;
 mod budget;
+mod current;
 pub mod discover;
 pub mod eject;
 mod endpoint;

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 
 use super::balance::{Ask, Balance, Turns};
 use super::budget::Budget;
+use super::current::{Current, Reading};
 use super::discover::{Answer, Moment, News};
 use super::hedge::{self, Hedging};
 use super::limits::{self, Admission, Connections};
@@ -99,7 +99,7 @@ pub struct Pool {
     /// Endpoints that the configuration names; others may be found.
     named: Vec<Spec>,
     discovery: Discovery,
-    membership: ArcSwap<Membership>,
+    membership: Current,
     turns: Turns,
     /// With `retry`: what it allows.
     pub retries: Option<Arc<Budget>>,
@@ -156,7 +156,7 @@ impl Pool {
         Self {
             name: recipe.service.clone(),
             metrics: recipe.metrics.service(&recipe.service),
-            membership: ArcSwap::from_pointee(membership),
+            membership: Current::new(membership, !discovery.sources().is_empty()),
             recipe,
             named,
             discovery,
@@ -172,8 +172,8 @@ impl Pool {
         }
     }
 
-    pub fn membership(&self) -> Guard<Arc<Membership>> {
-        self.membership.load()
+    pub fn membership(&self) -> Reading<'_> {
+        self.membership.read()
     }
 
     /// Whether this pool would make of its endpoints what another recipe would: nothing about them changed.
@@ -193,13 +193,13 @@ impl Pool {
 
     /// Takes in what was found beside the endpoints that are named. Those that stay are the same as before.
     pub fn find(&self, found: Vec<Spec>, now: Instant) {
-        let previous = self.membership.load_full();
+        let previous = Arc::clone(&self.membership());
         let specs = together(&self.named, found);
         if self.recipe.is_made_of(previous.members(), &specs) {
             return;
         }
         let members = self.recipe.members(&specs, previous.members(), now);
-        self.membership.store(Arc::new(Membership::new(members, self.recipe.zone.as_deref())));
+        self.membership.replace(Membership::new(members, self.recipe.zone.as_deref()));
         self.recount();
         drop(previous);
         // Addresses come and go for as long as the process lives; their series must not stay.
@@ -262,7 +262,7 @@ impl Pool {
 
     /// The endpoint that the request is stuck to, or whose turn it is. `None` if nobody may take a request.
     pub fn pick(&self, ask: &Ask<'_>) -> Option<Lease> {
-        let membership = self.membership.load();
+        let membership = self.membership.read();
         let stuck = match ask.stuck {
             Stuck::Free => None,
             Stuck::Token(token) => membership.by_token(token).filter(|&index| self.fits(&membership, index, ask)),
@@ -353,7 +353,7 @@ impl Pool {
     /// Counts again who may take requests, after a bar came or went, and tells whoever waits for that.
     pub fn recount(&self) {
         let counting = self.counting.lock().unwrap_or_else(PoisonError::into_inner);
-        let membership = self.membership.load();
+        let membership = self.membership.read();
         membership.recount();
         for member in membership.members() {
             member.endpoint.metrics.set_up(member.endpoint.is_open());
@@ -363,11 +363,11 @@ impl Pool {
         self.changed.notify_waiters();
     }
 
-    /// Reports what came of a request, the end of its lease.
-    pub fn settle(&self, lease: Lease, outcome: Outcome, took: Duration, now: Instant) {
+    /// Reports what came of a request that began at `since`, the end of its lease.
+    pub fn settle(&self, lease: Lease, outcome: Outcome, since: Instant, took: Duration) {
         self.metrics.attempted(lease.worker(), took);
         if let Some(eject) = &self.policy.eject {
-            eject.judge(self, lease.endpoint(), outcome, now);
+            eject.judge(self, lease.endpoint(), outcome, since + took);
         }
         lease.end(outcome);
     }

@@ -72,7 +72,7 @@ impl Pools {
         for request in 0..count {
             let lease = self.pick(request % WORKERS).expect("somebody may take it");
             shares[lease.endpoint().name.parse::<usize>().unwrap()] += 1;
-            self.pool.settle(lease, Outcome::Ok, Duration::from_millis(1), self.now);
+            self.pool.settle(lease, Outcome::Ok, self.now, Duration::from_millis(1));
         }
         shares
     }
@@ -246,7 +246,7 @@ fn ejecting(members: usize, max: Share) -> Pools {
 
 fn fail(pools: &Pools, number: u32) {
     for _ in 0..2 {
-        pools.pool.settle(Lease::take(&pools.endpoint(number), 0), Outcome::Reset, Duration::ZERO, pools.now);
+        pools.pool.settle(Lease::take(&pools.endpoint(number), 0), Outcome::Reset, pools.now, Duration::ZERO);
     }
 }
 
@@ -282,7 +282,7 @@ fn who_left_says_nothing_of_the_endpoint() {
     let pools = ejecting(2, Share::percent(50));
     for outcome in [Outcome::ClientGone, Outcome::Overtaken, Outcome::OutOfTime] {
         for _ in 0..5 {
-            pools.pool.settle(Lease::take(&pools.endpoint(0), 0), outcome, Duration::ZERO, pools.now);
+            pools.pool.settle(Lease::take(&pools.endpoint(0), 0), outcome, pools.now, Duration::ZERO);
         }
     }
     assert!(pools.endpoint(0).is_open());
@@ -292,7 +292,7 @@ fn who_left_says_nothing_of_the_endpoint() {
 fn a_success_in_between_begins_the_row_anew() {
     let pools = ejecting(2, Share::percent(50));
     for outcome in [Outcome::Reset, Outcome::Ok, Outcome::Reset, Outcome::Ok, Outcome::Status5xx] {
-        pools.pool.settle(Lease::take(&pools.endpoint(0), 0), outcome, Duration::ZERO, pools.now);
+        pools.pool.settle(Lease::take(&pools.endpoint(0), 0), outcome, pools.now, Duration::ZERO);
     }
     assert!(pools.endpoint(0).is_open());
 }

@@ -145,7 +145,10 @@ async fn connect(
     let stuck = key.map_or(Stuck::Free, Stuck::Key);
     loop {
         let since = Instant::now();
-        let lease = open::lease(worker, pool, &tries.tried, stuck, since).await.ok_or(Refusal::NoEndpoint)?;
+        let lease = match worker.lease(pool, &tries.tried, stuck, since) {
+            Some(lease) => lease,
+            None => open::lease(worker, pool, &tries.tried, stuck).await.ok_or(Refusal::NoEndpoint)?,
+        };
         tries.begin();
         let endpoint = Arc::clone(lease.endpoint());
         told.attempts = tries.attempts;
