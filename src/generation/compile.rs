@@ -20,7 +20,7 @@ use crate::services::pool::{self, EndpointSettings};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Acceptor, Connector, Sessions};
-use crate::upstream::{self, Discovery, Pool, Recipe};
+use crate::upstream::{self, Discovery, Pool, Recipe, Spec};
 use crate::value::{Address, Diagnostics, Place, ServiceRef, Size, Sources, Spanned};
 
 /// What endpoints are offered inside TLS, the preferred one first.
@@ -131,13 +131,13 @@ impl<'a> Services<'a> {
 
     /// The previous generation's pool if nothing about it changed; else a new one that shares the
     /// endpoints that stayed, with their connections and counts.
-    fn pool(&mut self, name: &str, settings: &pool::Settings, found: &mut Diagnostics) -> Option<Arc<Pool>> {
+    fn pool(&mut self, name: &str, settings: &Arc<pool::Settings>, found: &mut Diagnostics) -> Option<Arc<Pool>> {
         let recipe = self.recipe(name, settings, found)?;
         let previous = self.inputs.previous.and_then(|g| g.pools.iter().find(|named| named.pool.name == name));
+        let specs: Vec<Spec> = settings.endpoints.iter().map(EndpointSettings::spec).collect();
         let pool = match previous {
-            Some(named) if named.settings == *settings && named.pool.is_made_as(&recipe) => Arc::clone(&named.pool),
+            Some(named) if named.settings == *settings && named.pool.is_made_as(&recipe, &specs) => Arc::clone(&named.pool),
             _ => {
-                let specs = settings.endpoints.iter().map(EndpointSettings::spec).collect();
                 let previous = previous.map(|named| &*named.pool);
                 let known = previous.map(Pool::discovery);
                 let discovery = Discovery::new(settings.discover.clone(), known, self.inputs.started);
@@ -145,7 +145,7 @@ impl<'a> Services<'a> {
                 Arc::new(Pool::new(recipe, specs, discovery, settings.policy.clone(), previous, workers, started))
             }
         };
-        self.pools.push(NamedPool { settings: settings.clone(), pool: Arc::clone(&pool) });
+        self.pools.push(NamedPool { settings: Arc::clone(settings), pool: Arc::clone(&pool) });
         Some(pool)
     }
 
@@ -183,7 +183,7 @@ impl<'a> Services<'a> {
                 if let Some(service) = self.addressed.get(&name) {
                     return Some((name, Arc::clone(service)));
                 }
-                let settings = pool::Settings::of_address(Spanned::new(address.clone(), reference.place), found)?;
+                let settings = Arc::new(pool::Settings::of_address(Spanned::new(address.clone(), reference.place), found)?);
                 let service = Arc::new(Service::Pool(self.pool(&name, &settings, found)?));
                 self.addressed.insert(name.clone(), Arc::clone(&service));
                 Some((name, service))

@@ -47,7 +47,7 @@ pub struct Generation {
 
 /// A pool and the settings it came from, so that the next generation can tell whether it changed.
 pub struct NamedPool {
-    pub settings: services::pool::Settings,
+    pub settings: Arc<services::pool::Settings>,
     pub pool: Arc<Pool>,
 }
 

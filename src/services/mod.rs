@@ -6,6 +6,8 @@ pub mod pool;
 pub mod redirect;
 pub mod respond;
 
+use std::sync::Arc;
+
 use crate::refusal::Refusal;
 use crate::value::{Entry, Fields, Item, Reader, Value, nearest};
 
@@ -15,7 +17,8 @@ pub const KINDS: &[&str] = &["respond", "redirect"];
 /// One service as it is written: exactly one kind.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Settings {
-    Pool(pool::Settings),
+    /// Shared with the generation: a thousand endpoints need not be written down twice.
+    Pool(Arc<pool::Settings>),
     Respond(respond::Settings),
     Redirect(redirect::Settings),
 }
@@ -39,7 +42,7 @@ impl Settings {
                     reader.error(entry.key_place, format!("unknown key `{key}`")).help(format!("did you mean `{kind}`?"));
                     return None;
                 }
-                pool::Settings::decode(item, reader).map(Self::Pool)
+                pool::Settings::decode(item, reader).map(Arc::new).map(Self::Pool)
             }
             [(kind, entry)] => {
                 let mut fields = Fields::table(table, item.place);

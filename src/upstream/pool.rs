@@ -96,7 +96,7 @@ pub struct Pool {
     pub policy: Policy,
     pub metrics: Arc<ServiceMetrics>,
     recipe: Recipe,
-    /// Endpoints that the configuration names; others may be found.
+    /// Endpoints that the configuration names, where others may be found.
     named: Vec<Spec>,
     discovery: Discovery,
     membership: Current,
@@ -158,7 +158,7 @@ impl Pool {
             metrics: recipe.metrics.service(&recipe.service),
             membership: Current::new(membership, !discovery.sources().is_empty()),
             recipe,
-            named,
+            named: if discovery.sources().is_empty() { Vec::new() } else { named },
             discovery,
             turns: Turns::new(workers),
             retries,
@@ -176,8 +176,8 @@ impl Pool {
         self.membership.read()
     }
 
-    /// Whether this pool would make of its endpoints what another recipe would: nothing about them changed.
-    pub fn is_made_as(&self, recipe: &Recipe) -> bool {
+    /// Whether this pool made of the endpoints that are named what another recipe would: nothing about them changed.
+    pub fn is_made_as(&self, recipe: &Recipe, named: &[Spec]) -> bool {
         let is_same_tls = match (&self.recipe.connector, &recipe.connector) {
             (Some(ours), Some(theirs)) => ours.is_as(theirs),
             (None, None) => true,
@@ -188,7 +188,7 @@ impl Pool {
             && self.recipe.zone == recipe.zone
             && self.recipe.is_probed == recipe.is_probed
             && self.recipe.is_led == recipe.is_led
-            && self.named.iter().zip(self.membership().members()).all(|(spec, member)| recipe.is_as(&member.endpoint, spec))
+            && named.iter().zip(self.membership().members()).all(|(spec, member)| recipe.is_as(&member.endpoint, spec))
     }
 
     /// Takes in what was found beside the endpoints that are named. Those that stay are the same as before.
