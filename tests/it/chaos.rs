@@ -1,20 +1,20 @@
 //! Endpoints that stall, reset, fail, flap and vanish under a steady load: clients do not notice, endpoints are not
 //! asked much more often than clients ask, and who is well gets its share.
 //!
-//! Claims are about counts and never about times. Bounded in `make test`; `ATTACHE_SOAK_SECONDS` makes the storm as long
+//! Claims are about counts and not about times, but for how soon who returns is asked again. Bounded in `make test`; `ATTACHE_SOAK_SECONDS` makes the storm as long
 //! as one likes.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::{Client, Fickle, Load, Mood, Report, Rig, alone, eventually, measured};
+use crate::support::{Client, Fickle, Lateness, Load, Mood, PATIENCE, Report, Rig, alone, eventually, measured};
 
 /// Requests a second.
 const RATE: u32 = 1000;
 /// How long the storm lasts if nobody says otherwise.
-const STORM: Duration = Duration::from_secs(20);
+const STORM: Duration = Duration::from_secs(15);
 /// A trouble begins with every so many requests...
 const TROUBLE_EVERY: usize = 1000;
 /// ... and lasts for as many as this: at most two endpoints are bad at a time.
@@ -35,6 +35,10 @@ const FAIRNESS_MOST: Duration = Duration::from_secs(10);
 
 const RETRY: &str = "retry = { attempts = 3, on = [\"connect\", \"reset\", \"timeout\", \"500\", \"503\"], per_try = \"250ms\" }\n";
 const EJECT: &str = "eject = { consecutive = 5, for = \"500ms\" }\n";
+
+const HEALTH: &str = "health = { path = \"/health\", interval = \"200ms\", timeout = \"150ms\", rise = 2, fall = 2 }\n";
+/// `rise` times `interval`, with the tenth that an interval may be off.
+const RISES_WITHIN: Duration = Duration::from_millis(440);
 
 fn soak() -> Option<Duration> {
     std::env::var("ATTACHE_SOAK_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs)
@@ -138,11 +142,11 @@ fn at_most_two_are_bad_at_a_time() {
     assert_eq!((moods, seen.len()), ([Mood::Well; 5], 25), "each has had each trouble, and all are well");
 }
 
-#[test]
-fn clients_do_not_notice_endpoints_that_come_and_go() {
-    let _alone = alone();
+/// Returns the pool as the storm has left it.
+#[track_caller]
+fn check_storm(settings: &str) -> Rig {
     let endpoints = five();
-    let rig = pool(of(&endpoints), &format!("{RETRY}{EJECT}"));
+    let rig = pool(of(&endpoints), settings);
     let requests = requests_in(soak().unwrap_or(STORM));
     let storm = load(&rig, requests);
     Script::new(requests).play(&storm, &endpoints);
@@ -154,7 +158,6 @@ fn clients_do_not_notice_endpoints_that_come_and_go() {
     assert!(report.failures.len() * 1000 <= requests, "{} failures:\n{}", report.failures.len(), report.few_failures());
     let attempts = attempts(&rig);
     assert!(attempts <= 1.2 * requests as f64, "{attempts} attempts for {requests} requests");
-    assert!(rig.metrics("attache_endpoint_ejections_total{service=\"app\"") >= 5.0, "that was no storm");
     // Somebody has to ask for one who was ejected to be let in again.
     let client = &mut rig.connect("web");
     eventually("all take requests again", || {
@@ -165,6 +168,49 @@ fn clients_do_not_notice_endpoints_that_come_and_go() {
     say("calm", &rig, &calm);
     assert!(calm.failures.is_empty(), "{}", calm.few_failures());
     check_shares("after the storm", &calm, EXACT);
+    rig
+}
+
+#[test]
+fn clients_do_not_notice_endpoints_that_come_and_go() {
+    let _alone = alone();
+    let rig = check_storm(&format!("{RETRY}{EJECT}"));
+    assert!(rig.metrics("attache_endpoint_ejections_total{service=\"app\"") >= 5.0, "that was no storm");
+}
+
+#[test]
+fn clients_do_not_notice_endpoints_that_are_probed_and_come_and_go() {
+    let _alone = alone();
+    let rig = check_storm(&format!("{RETRY}{EJECT}{HEALTH}"));
+    assert!(rig.metrics("attache_health_checks_total{service=\"app\"") >= 100.0, "they were probed");
+}
+
+#[test]
+fn an_endpoint_that_returns_is_asked_as_soon_as_probes_say_so() {
+    let _alone = alone();
+    let endpoints = five();
+    let rig = pool(of(&endpoints), &format!("{RETRY}{HEALTH}"));
+    let lateness = Lateness::watch();
+    let load = load(&rig, requests_in(Duration::from_secs(6)));
+    endpoints[2].is(Mood::Gone);
+    let is_up = || rig.metric("attache_endpoint_up{service=\"app\",endpoint=\"2\"}") == 1.0;
+    eventually("probes find out that it is gone", || !is_up());
+    let (asked, probed) = (endpoints[2].asked(), endpoints[2].probed());
+    endpoints[2].is(Mood::Well);
+    let returned = Instant::now();
+    while endpoints[2].asked() == asked {
+        assert!(returned.elapsed() < PATIENCE, "nobody asks it");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let took = returned.elapsed();
+    let probes = endpoints[2].probed() - probed;
+    let report = load.end();
+    let late = lateness.end();
+    say("returned", &rig, &report);
+    println!("asked {took:?} after its return, on a machine {late:?} late, after {probes} probes");
+    assert!(report.failures.is_empty(), "{} failures:\n{}", report.failures.len(), report.few_failures());
+    assert!(probes >= 2, "one success does not make it well");
+    assert!(took <= RISES_WITHIN + Duration::from_secs(1) + late * 4, "{took:?}");
 }
 
 /// Nobody's share is beyond these per cent of a fair one.

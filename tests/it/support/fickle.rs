@@ -47,6 +47,7 @@ struct Shared {
     /// The mood it is in.
     current: AtomicU8,
     asked: AtomicUsize,
+    probed: AtomicUsize,
     /// Why it does not live any more.
     failure: Mutex<Option<String>>,
 }
@@ -55,6 +56,16 @@ struct Connection {
     stream: TcpStream,
     received: Vec<u8>,
 }
+
+/// What has become whole.
+#[derive(Default)]
+struct Came {
+    requests: usize,
+    probes: usize,
+}
+
+/// What probes ask for.
+const PROBE: &[u8] = b"GET /health ";
 
 impl Fickle {
     pub fn start(name: impl Into<String>) -> Self {
@@ -79,9 +90,14 @@ impl Fickle {
         });
     }
 
-    /// Requests that have come, answered or not.
+    /// Requests that have come, answered or not. Probes are none.
     pub fn asked(&self) -> usize {
         self.shared.asked.load(SeqCst)
+    }
+
+    /// Probes that have come, answered or not.
+    pub fn probed(&self) -> usize {
+        self.shared.probed.load(SeqCst)
     }
 }
 
@@ -127,9 +143,10 @@ impl Shared {
             let mut stay = Vec::with_capacity(connections.len());
             for mut connection in connections {
                 match connection.requests() {
-                    Some(count) => {
-                        self.asked.fetch_add(count, SeqCst);
-                        stay.extend((0..count).try_fold(connection, |connection, _| connection.answer(mood, name)));
+                    Some(Came { requests, probes }) => {
+                        self.asked.fetch_add(requests, SeqCst);
+                        self.probed.fetch_add(probes, SeqCst);
+                        stay.extend((0..requests + probes).try_fold(connection, |connection, _| connection.answer(mood, name)));
                     }
                     None => drop(connection),
                 }
@@ -151,20 +168,22 @@ fn wait(listener: Option<&TcpListener>, connections: &[Connection]) -> io::Resul
 }
 
 impl Connection {
-    /// How many requests have become whole. `None` at the connection's end.
-    fn requests(&mut self) -> Option<usize> {
+    /// `None` at the connection's end.
+    fn requests(&mut self) -> Option<Came> {
         let mut piece = [0; 4096];
-        let mut count = 0;
+        let mut came = Came::default();
         loop {
             match self.stream.read(&mut piece) {
                 Ok(0) => return None,
                 Ok(length) => self.received.extend_from_slice(&piece[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(came),
                 Err(_) => return None,
             }
             while let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
+                let is_probe = self.received.starts_with(PROBE);
+                came.probes += usize::from(is_probe);
+                came.requests += usize::from(!is_probe);
                 self.received.drain(..end + 4);
-                count += 1;
             }
         }
     }
