@@ -20,7 +20,7 @@ words! {
         RoundRobin = "round-robin",
         /// The fewest requests in flight for its weight; turns where that is even.
         LeastRequests = "least-requests",
-        /// The one with fewer requests in flight of two that the dice name.
+        /// The one with fewer requests in flight of two that the dice name, where each counts as long as it takes.
         P2c = "p2c",
         /// The one that promises an answer sooner of two that the dice name: latency times requests in flight.
         Ewma = "ewma",
@@ -130,7 +130,8 @@ impl Balance {
             Self::P2c => {
                 let one = choice.rolled(tier, None)?;
                 let Some(other) = choice.rolled(tier, Some(one)) else { return Some(one) };
-                Some(if choice.is_better(other, one) { other } else { one })
+                let is_better = choice.load(other) * choice.slowness(other, one) < choice.load(one) * choice.slowness(one, other);
+                Some(if is_better { other } else { one })
             }
             Self::Ewma => {
                 let one = choice.rolled(tier, None)?;
@@ -192,11 +193,18 @@ impl Choice<'_, '_> {
             std::cmp::Ordering::Greater => return false,
             std::cmp::Ordering::Equal => {}
         }
-        let latency = |index| {
-            let endpoint = self.membership.endpoint(index);
-            endpoint.record.usual_latency(endpoint.since_birth(self.ask.now))
-        };
-        latency(index) * CLEARLY + NOTHING < latency(than)
+        self.usual_latency(index) * CLEARLY + NOTHING < self.usual_latency(than)
+    }
+
+    /// How many times slower than another one an endpoint is; 1 if that is not clear.
+    fn slowness(&self, index: u32, than: u32) -> f64 {
+        let (one, other) = (self.usual_latency(index), self.usual_latency(than));
+        if one > other * CLEARLY + NOTHING { one / (other + NOTHING) } else { 1.0 }
+    }
+
+    fn usual_latency(&self, index: u32) -> f64 {
+        let endpoint = self.membership.endpoint(index);
+        endpoint.record.usual_latency(endpoint.since_birth(self.ask.now))
     }
 
     fn in_turn(&mut self, tier: &Tier, turns: &Turns) -> Option<u32> {

@@ -212,6 +212,18 @@ fn the_slow_one_of_idle_endpoints_is_avoided() {
 }
 
 #[test]
+fn requests_count_as_long_as_they_take_for_p2c() {
+    let mut pools = Pools::of(Balance::P2c, &[ANYWHERE; 2]);
+    for (number, millis) in [(0, 20), (1, 2)] {
+        let endpoint = pools.endpoint(number);
+        (0..100).for_each(|_| pools.pool.answered(0, &endpoint, 200, Duration::from_millis(millis), pools.now));
+    }
+    let leases: Vec<Lease> = (0..44).map(|_| pools.pick(0).unwrap()).collect();
+    let slow = leases.iter().filter(|lease| lease.endpoint().name == "0").count();
+    assert!((4..=8).contains(&slow), "about one for every seven: {slow}");
+}
+
+#[test]
 fn who_refuses_work_counts_as_slow() {
     let mut pools = Pools::of(Balance::Ewma, &[ANYWHERE; 2]);
     for (number, status) in [(0, 429), (1, 200)] {
