@@ -18,10 +18,11 @@ pub struct Record {
     window: AtomicU64,
     total: AtomicU32,
     failed: AtomicU32,
-    /// Average of seconds to an answer's head, as bits of an `f64`; 0 while nothing is known.
-    latency: AtomicU64,
-    /// The same without peaks, and from below: slow is who was slow several times.
+    /// Average of seconds to an answer's head, as bits of an `f64`; 0 while nothing is known. From below: slow is who was slow
+    /// several times.
     usual: AtomicU64,
+    /// The same, of which late answers count at once and fade soon.
+    peak: AtomicU64,
     /// Nanoseconds since the endpoint's birth when these two were last fed.
     fed: AtomicU64,
     /// Times it was ejected, less one for each time that it served so long without.
@@ -29,6 +30,10 @@ pub struct Record {
     /// Nanoseconds since the endpoint's birth until which it is ejected, or was.
     pub ejected_until: AtomicU64,
 }
+
+/// A sample counts for no more than so many times what is usual, and so many seconds more.
+const OUTLIER: f64 = 8.0;
+const OUTLIER_SECONDS: f64 = 0.01;
 
 /// What the window says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,25 +74,37 @@ impl Record {
         self.failed.store(0, Relaxed);
     }
 
-    /// Feeds the average. `now` as in [`Record::count`].
+    /// Feeds the averages. `now` as in [`Record::count`].
     pub fn answered_after(&self, waited: Duration, now: u64) {
+        // One answer that took a hundred times as long as usual says little of the next one.
+        self.feed(now, |usual| waited.as_secs_f64().min(usual * OUTLIER + OUTLIER_SECONDS));
+    }
+
+    /// The same for an answer that says that there will be none: it counts whole.
+    pub fn refused(&self, counts_as: Duration, now: u64) {
+        self.feed(now, |_| counts_as.as_secs_f64());
+    }
+
+    fn feed(&self, now: u64, sample: impl FnOnce(f64) -> f64) {
         let since = Duration::from_nanos(now.saturating_sub(self.fed.swap(now, Relaxed)));
-        let average = f64::from_bits(self.latency.load(Relaxed));
-        self.latency.store(ewma::peak(average, waited.as_secs_f64(), since).to_bits(), Relaxed);
-        let usual = ewma::decayed(f64::from_bits(self.usual.load(Relaxed)), since);
-        self.usual.store(ewma::smoothed(usual, waited.as_secs_f64()).to_bits(), Relaxed);
+        let usual = ewma::decayed(f64::from_bits(self.usual.load(Relaxed)), since, ewma::DECAY);
+        let sample = sample(usual);
+        let peak = f64::from_bits(self.peak.load(Relaxed));
+        self.peak.store(ewma::peak(peak, sample, since).to_bits(), Relaxed);
+        self.usual.store(ewma::smoothed(usual, sample).to_bits(), Relaxed);
     }
 
     /// Seconds that an answer usually takes, as of `now`: less than that while few are known.
     pub fn usual_latency(&self, now: u64) -> f64 {
         let since = Duration::from_nanos(now.saturating_sub(self.fed.load(Relaxed)));
-        ewma::decayed(f64::from_bits(self.usual.load(Relaxed)), since)
+        ewma::decayed(f64::from_bits(self.usual.load(Relaxed)), since, ewma::DECAY)
     }
 
     /// Seconds that an answer may take, as of `now`; 0 while nothing is known.
     pub fn latency(&self, now: u64) -> f64 {
         let since = Duration::from_nanos(now.saturating_sub(self.fed.load(Relaxed)));
-        ewma::decayed(f64::from_bits(self.latency.load(Relaxed)), since)
+        let peak = ewma::decayed(f64::from_bits(self.peak.load(Relaxed)), since, ewma::PEAK_DECAY);
+        peak.max(self.usual_latency(now))
     }
 }
 
@@ -116,18 +133,26 @@ mod tests {
     fn one_slow_answer_makes_nobody_slow() {
         let record = Record::default();
         (0..50).for_each(|_| record.answered_after(Duration::from_millis(1), 1));
-        record.answered_after(Duration::from_millis(10), 1);
-        assert!(record.usual_latency(1) < 0.002, "{}", record.usual_latency(1));
-        (0..10).for_each(|_| record.answered_after(Duration::from_millis(10), 1));
-        assert!(record.usual_latency(1) > 0.004);
+        record.answered_after(Duration::from_secs(10), 1);
+        assert!(record.usual_latency(1) < 0.003, "{}", record.usual_latency(1));
+        (0..20).for_each(|_| record.answered_after(Duration::from_millis(10), 1));
+        assert!(record.usual_latency(1) > 0.006);
     }
 
     #[test]
-    fn a_slow_answer_counts_at_once_and_fades() {
+    fn a_late_answer_counts_at_once_and_fades() {
         let record = Record::default();
-        record.answered_after(Duration::from_millis(10), 1);
-        record.answered_after(Duration::from_secs(1), 2);
-        assert!(record.latency(2) > 0.99);
-        assert!(record.latency(60_000_000_000) < 0.01);
+        (0..50).for_each(|_| record.answered_after(Duration::from_millis(10), 1));
+        record.answered_after(Duration::from_millis(80), 2);
+        assert!(record.latency(2) > 0.079);
+        assert!(record.latency(10_000_000_000) < 0.01);
+    }
+
+    #[test]
+    fn a_refusal_counts_whole() {
+        let record = Record::default();
+        (0..50).for_each(|_| record.answered_after(Duration::from_millis(1), 1));
+        record.refused(Duration::from_secs(1), 2);
+        assert!(record.latency(2) > 0.999 && record.usual_latency(2) > 0.05);
     }
 }
