@@ -150,9 +150,9 @@ impl Balance {
         }
         let at = endpoint.since_birth(now);
         if status == 429 || status == 503 {
-            endpoint.record.refused(waited.max(REFUSED_AS), at)
+            endpoint.record.refused(waited.max(REFUSED_AS), at);
         } else {
-            endpoint.record.answered_after(waited, at)
+            endpoint.record.answered_after(waited, at);
         }
     }
 
