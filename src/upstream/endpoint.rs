@@ -142,6 +142,10 @@ impl Endpoint {
         (since.as_secs_f64() / slow_start.as_secs_f64()).max(0.1)
     }
 
+    pub fn born(&self) -> Instant {
+        self.born
+    }
+
     /// Nanoseconds since it was made, so that times fit into atomics.
     pub fn since_birth(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.born).as_nanos()).unwrap_or(u64::MAX)
