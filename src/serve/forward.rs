@@ -381,6 +381,9 @@ impl<S: Side> Job<'_, S> {
 fn report(lease: Lease, outcome: &Outcome, pool: &Pool, started: Instant) {
     let reported = match outcome.ending {
         Ending::Cut => metrics::Outcome::Reset,
+        Ending::OutOfTime => metrics::Outcome::OutOfTime,
+        // As where it is refused before an answer begins.
+        Ending::Refused => metrics::Outcome::ClientGone,
         _ if outcome.refusal.is_some() => metrics::Outcome::Broken,
         _ if outcome.status >= 500 => metrics::Outcome::Status5xx,
         _ => metrics::Outcome::Ok,

@@ -2,7 +2,7 @@
 //!
 //! Which requests go out again is in `retries.rs`, what probes find in `health.rs`.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -266,6 +266,35 @@ fn a_share_of_failures_ejects_too() {
     assert_eq!(state(&rig, 0), "ejected");
     let count = asked.load(Ordering::Relaxed);
     assert!((10..=24).contains(&count), "{count}");
+}
+
+// Seen: an answer that was cut short for its client's sake counted as a reset of the endpoint's.
+#[test]
+fn clients_cannot_eject_an_endpoint_by_their_own_time_or_their_own_mistakes() {
+    let endless = |_: usize| {
+        Origin::run(|stream, _, _| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel").unwrap();
+            // Until the other end is closed.
+            let _ = stream.read(&mut [0; 64]);
+            Next::Close
+        })
+    };
+    let origins = [endless(0), endless(1)];
+    let rig = rig("", &quoted(&origins), "eject = { consecutive = 1, for = \"1h\" }");
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Request-Timeout: 100ms\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n",
+    ] {
+        for _ in 0..2 {
+            let mut client = rig.connect("web");
+            client.send(request).unwrap();
+            let _ = client.read("GET");
+        }
+    }
+    eventually("nothing is in flight", || {
+        rig.admin_json("/services")[0]["endpoints"].as_array().unwrap().iter().all(|endpoint| endpoint["in_flight"] == 0)
+    });
+    assert_eq!([state(&rig, 0), state(&rig, 1)], ["up", "up"]);
 }
 
 #[test]
