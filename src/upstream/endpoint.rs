@@ -111,6 +111,11 @@ impl Endpoint {
         self.bars.load(Ordering::Relaxed) & SHUT == 0
     }
 
+    /// Nothing but the first probe, which is still out, keeps requests away.
+    pub fn is_only_unproven(&self) -> bool {
+        self.bars.load(Ordering::Relaxed) & SHUT == Bar::Unproven as u32
+    }
+
     pub fn has(&self, bar: Bar) -> bool {
         self.bars.load(Ordering::Relaxed) & bar as u32 != 0
     }
