@@ -113,8 +113,9 @@ pub struct Pool {
     ejection_ends: AtomicU64,
     /// Held while counting, so that the last to count has seen every bar.
     counting: Mutex<()>,
-    /// Told when somebody may take requests who could not before, and when members come or go.
-    pub changed: Notify,
+    /// Told when somebody may take requests who could not before, and when members come or go. Shared with the pool that takes
+    /// this one's place: whoever waits here has the same endpoints, and others find out about them then.
+    pub changed: Arc<Notify>,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -174,7 +175,7 @@ impl Pool {
             born: now,
             ejection_ends: AtomicU64::new(NEVER),
             counting: Mutex::default(),
-            changed: Notify::new(),
+            changed: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.changed)),
             policy,
         }
     }
