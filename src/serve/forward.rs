@@ -99,14 +99,19 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         let tried = match connected {
             Ok((carrier, is_reused)) => {
                 let attempt = Attempt { pool, lease, started, is_reused };
-                match carrier {
+                let tried = match carrier {
                     Carrier::Wire(wire) => job.attempt(Link::new(wire, job.call.stock()), attempt, &mut tries).await,
                     // On the heap: exchanges over HTTP/1 should not be as large as one of these.
                     Carrier::Place(place) => {
                         let stream = Stream::new(place, endpoint.tls.is_some());
                         Box::pin(job.attempt(stream, attempt, &mut tries)).await
                     }
+                };
+                // What carried it may be idle now, and give its place to another.
+                if let Some(connections) = &pool.connections {
+                    connections.freed(worker.index).notify_one();
                 }
+                tried
             }
             Err(refusal) => {
                 open::settle_unopened(lease, refusal, pool, started);
@@ -324,9 +329,6 @@ impl<S: Side> Job<'_, S> {
         if let Some(wire) = link.release(is_clean && pool.policy.send_proxy == SendProxy::Off) {
             self.call.worker.idle.put(endpoint.id, wire, Instant::now() + pool.policy.timeouts.idle);
             self.call.worker.sweep_later();
-            if let Some(connections) = &pool.connections {
-                connections.freed(self.call.worker.index).notify_one();
-            }
         }
     }
 

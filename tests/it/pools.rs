@@ -129,6 +129,21 @@ fn connections_are_limited_idle_ones_included() {
     assert_eq!(quiet.connections(), 2, "its first connection was closed");
 }
 
+// Seen: connections that requests share held their places for as long as they were open.
+#[test]
+fn an_idle_connection_of_http2_makes_room_for_another_endpoint() {
+    let origins = [0, 1].map(|_| {
+        Origin2::run(None, |mut ask| async move {
+            ask.ok("hello");
+        })
+    });
+    let endpoints: Vec<String> = origins.iter().map(|origin| format!("\"{}\"", origin.address)).collect();
+    let rig = rig("", &endpoints, "protocol = \"h2\"\nlimits = { connections = 1, wait = \"500ms\" }");
+    let mut client = rig.connect("web");
+    let statuses: Vec<u16> = (0..4).map(|_| client.request("GET", "/").unwrap().status).collect();
+    assert_eq!(statuses, [200; 4]);
+}
+
 #[test]
 fn without_a_connection_in_time_a_request_is_refused() {
     let door = Arc::default();
