@@ -80,9 +80,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         };
         tries.begin();
         let endpoint = Arc::clone(lease.endpoint());
-        if pool.policy.sticky.is_some() {
-            job.cookie = if lease.is_stuck { Vec::new() } else { job.call.set_cookie(pool, &endpoint) };
-        }
+        job.bind(pool, &lease);
         // The usual way first, which waits for nothing.
         let may_reuse = tries.may_reuse() && pool.policy.send_proxy == SendProxy::Off;
         let connected = if let Some(wire) = job.call.reuse(&endpoint, may_reuse, started) {
@@ -202,7 +200,7 @@ impl<S: Side> Job<'_, S> {
         let mut upload = self.call.upload::<S, E>();
         // Connecting is not what makes an answer slow.
         let sent = if pool.learns() { Instant::now() } else { started };
-        let mut hedge = Hedge::of(self.call, pool, tries, endpoint.id, started);
+        let mut hedge = Hedge::of(self.call, pool, tries, &lease, started);
         let early = match self.until_final_head(&mut link, &mut upload, pool, &mut hedge).await {
             Ok(()) => {
                 drop(hedge);
@@ -296,6 +294,7 @@ impl<S: Side> Job<'_, S> {
         let Won { link, response, lease, started } = won;
         *self.response = response;
         let endpoint = Arc::clone(lease.endpoint());
+        self.bind(pool, &lease);
         self.heard(pool, &endpoint, started);
         let outcome = match link {
             Hedged::Wire(link) => self.pass_on(link, pool, &endpoint, attempts).await,
@@ -314,6 +313,13 @@ impl<S: Side> Job<'_, S> {
             self.keep(pool, endpoint, link, left == Left::Clean);
         }
         outcome
+    }
+
+    /// The client is with this endpoint from now on, if the pool has such clients.
+    fn bind(&mut self, pool: &Pool, lease: &Lease) {
+        if pool.policy.sticky.is_some() {
+            self.cookie = if lease.is_stuck { Vec::new() } else { self.call.set_cookie(pool, lease.endpoint()) };
+        }
     }
 
     /// The head of an answer has come.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use crate::support::http2_origin::Origin2;
 use crate::support::{Answer, Client, Next, Origin, PATIENCE, Read1, Rig, eventually, free_address};
 
 /// A pool named `app` behind a listener named `web`; one worker unless `process` says otherwise.
