@@ -511,5 +511,9 @@ fn wrong_settings_are_told_with_a_remedy() {
     check("sticky = { cookie = \"a\", secret = \"short\" }", "a secret needs at least 16 bytes");
     check("sticky = { by = \"clientip\" }", "did you mean \"client-ip\"?");
     check("sticky = { by = \"json:/user\" }", "`json:/user` is not supported here by this version");
+    check("sticky = { by = \"header:x user\" }", "`x user` is not the name of a header");
+    check("sticky = { by = \"cookie:a;b\" }", "`a;b` is not the name of a cookie");
+    check("sticky = { by = \"segment:+1\" }", "`segment:+1` needs a number, from 1");
+    check("sticky = { by = \"client-ip/+8\" }", "`client-ip/+8` needs a number of bits");
     check("sticky = { by = [] }", "a key needs a source");
 }

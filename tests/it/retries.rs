@@ -406,6 +406,7 @@ fn wrong_settings_are_told_with_a_remedy() {
     check("retry = { budget = 20 }", "a share needs its sign");
     check("retry = { atempts = 2 }", "did you mean `attempts`?");
     check("hedge = { after = \"p5\" }", "`p5` does not say when to ask again");
+    check("hedge = {}\nsend_proxy = \"v2\"", "`hedge` with `send_proxy`");
     check("eject = { max = \"150%\" }", "`150%` is not a share");
     check("limits = { wait = \"0s\" }", "a timeout of nothing lets nothing happen");
     check("balance = \"least_requests\"", "did you mean \"least-requests\"?");
