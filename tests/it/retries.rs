@@ -289,7 +289,7 @@ fn who_is_bound_to_an_endpoint_is_bound_to_the_one_that_answered() {
     assert_eq!(first.text(), "quick");
     let ask = |cookie: &str, path: &str| {
         let mut client = rig.connect("web");
-        client.send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n")).unwrap();
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n")).unwrap();
         match client.read("GET").unwrap() {
             Read1::Answer(answer) => answer,
             other => panic!("{other:?}"),
