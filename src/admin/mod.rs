@@ -8,6 +8,7 @@ mod view;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use http::{Answer, Request};
 use tokio::sync::mpsc;
@@ -107,7 +108,7 @@ fn readiness(handle: &Handle) -> Answer {
         Phase::LameDuck | Phase::Draining => Answer::text(503, "draining\n"),
         Phase::Serving => {
             let generation = handle.live.pin();
-            let missing: Vec<&str> = generation.waits_for().collect();
+            let missing: Vec<&str> = generation.waits_for(Instant::now()).collect();
             if missing.is_empty() {
                 Answer::text(200, "ready\n")
             } else {

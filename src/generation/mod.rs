@@ -10,7 +10,7 @@ mod walk;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
@@ -104,9 +104,9 @@ impl Generation {
     }
 
     /// Pools of `[admin] ready` in which no endpoint may take requests now.
-    pub fn waits_for(&self) -> impl Iterator<Item = &str> {
+    pub fn waits_for(&self, now: Instant) -> impl Iterator<Item = &str> {
         let names = self.file.admin.ready().iter().map(|name| name.value.as_str());
-        names.filter(|name| !self.pools.iter().any(|named| named.pool.name == *name && named.pool.is_ready()))
+        names.filter(move |name| !self.pools.iter().any(|named| named.pool.name == *name && named.pool.is_ready(now)))
     }
 }
 

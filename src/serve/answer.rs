@@ -177,7 +177,7 @@ impl<S: Side> Job<'_, S> {
             (Ending::Complete, Persistence::Closed) => After::Close,
             (Ending::Complete, _) => After::Keep,
             (Ending::ClientGone, _) => After::Abort,
-            (Ending::Cut, _) => {
+            (Ending::Cut | Ending::OutOfTime | Ending::Refused, _) => {
                 // What came of the answer is the client's; that there is no more of it shows by the end.
                 exchange::flush(self.client, self.call.listener.timeouts.write).await;
                 if body == BodyFraming::UntilClose {
@@ -191,7 +191,7 @@ impl<S: Side> Job<'_, S> {
         let left = match ending {
             Ending::Complete if is_clean => Left::Clean,
             Ending::Complete => Left::Used,
-            Ending::ClientGone | Ending::Cut => Left::Broken,
+            Ending::ClientGone | Ending::Cut | Ending::OutOfTime | Ending::Refused => Left::Broken,
         };
         let outcome = Outcome {
             status,
@@ -229,7 +229,7 @@ impl<S: Side> Job<'_, S> {
         match poll_upload(cx, client, &mut self.tape, link, upload, waits) {
             Ok(()) => {}
             Err(Early::ClientGone) => return Poll::Ready(Ending::ClientGone),
-            Err(_) => return Poll::Ready(Ending::Cut),
+            Err(_) => return Poll::Ready(Ending::Refused),
         }
         if client.link.has_left(cx, upload.is_taken()) {
             return Poll::Ready(Ending::ClientGone);
@@ -240,7 +240,7 @@ impl<S: Side> Job<'_, S> {
         let write = waits.client.deadline(blocked, client.link.written_total(), timeouts.write);
         let silent = waits.endpoint.deadline(download.waits_for_source, link.read_total(), pool.policy.timeouts.idle);
         let body = waits.body.deadline(waits_for_body, client.link.read_total(), timeouts.body);
-        let deadlines = [(write, Ending::ClientGone), (silent, Ending::Cut), (body, Ending::Cut), (self.deadline, Ending::Cut)];
+        let deadlines = [(write, Ending::ClientGone), (silent, Ending::Cut), (body, Ending::Refused), (self.deadline, Ending::OutOfTime)];
         let ending = std::task::ready!(poll_deadlines(cx, client, deadlines));
         if ending == Ending::ClientGone {
             // Without a reset, a client that takes up reading again could believe it has all there is,

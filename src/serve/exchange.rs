@@ -50,6 +50,10 @@ pub enum Ending {
     ClientGone,
     /// The answer began and could not be finished.
     Cut,
+    /// Nor could this one, and the endpoint is not to blame: the time of the route or of the client was over.
+    OutOfTime,
+    /// Nor this one: the rest of the request is broken, too much or too late.
+    Refused,
 }
 
 /// What an exchange came to.
@@ -434,7 +438,7 @@ fn settle(worker: &Worker, listener: &Listener, generation: &Generation, told: &
         outcome: match outcome.ending {
             Ending::Complete => access::Outcome::Complete,
             Ending::ClientGone => access::Outcome::ClientGone,
-            Ending::Cut => access::Outcome::Cut,
+            Ending::Cut | Ending::OutOfTime | Ending::Refused => access::Outcome::Cut,
         },
         user_agent: known(Known::UserAgent),
         referer: known(Known::Referer),

@@ -80,9 +80,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         };
         tries.begin();
         let endpoint = Arc::clone(lease.endpoint());
-        if pool.policy.sticky.is_some() {
-            job.cookie = if lease.is_stuck { Vec::new() } else { job.call.set_cookie(pool, &endpoint) };
-        }
+        job.bind(pool, &lease);
         // The usual way first, which waits for nothing.
         let may_reuse = tries.may_reuse() && pool.policy.send_proxy == SendProxy::Off;
         let connected = if let Some(wire) = job.call.reuse(&endpoint, may_reuse, started) {
@@ -99,14 +97,19 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         let tried = match connected {
             Ok((carrier, is_reused)) => {
                 let attempt = Attempt { pool, lease, started, is_reused };
-                match carrier {
+                let tried = match carrier {
                     Carrier::Wire(wire) => job.attempt(Link::new(wire, job.call.stock()), attempt, &mut tries).await,
                     // On the heap: exchanges over HTTP/1 should not be as large as one of these.
                     Carrier::Place(place) => {
                         let stream = Stream::new(place, endpoint.tls.is_some());
                         Box::pin(job.attempt(stream, attempt, &mut tries)).await
                     }
+                };
+                // What carried it may be idle now, and give its place to another.
+                if let Some(connections) = &pool.connections {
+                    connections.freed(worker.index).notify_one();
                 }
+                tried
             }
             Err(refusal) => {
                 open::settle_unopened(lease, refusal, pool, started);
@@ -197,7 +200,7 @@ impl<S: Side> Job<'_, S> {
         let mut upload = self.call.upload::<S, E>();
         // Connecting is not what makes an answer slow.
         let sent = if pool.learns() { Instant::now() } else { started };
-        let mut hedge = Hedge::of(self.call, pool, tries, endpoint.id, started);
+        let mut hedge = Hedge::of(self.call, pool, tries, &lease, started);
         let early = match self.until_final_head(&mut link, &mut upload, pool, &mut hedge).await {
             Ok(()) => {
                 drop(hedge);
@@ -291,6 +294,7 @@ impl<S: Side> Job<'_, S> {
         let Won { link, response, lease, started } = won;
         *self.response = response;
         let endpoint = Arc::clone(lease.endpoint());
+        self.bind(pool, &lease);
         self.heard(pool, &endpoint, started);
         let outcome = match link {
             Hedged::Wire(link) => self.pass_on(link, pool, &endpoint, attempts).await,
@@ -311,6 +315,13 @@ impl<S: Side> Job<'_, S> {
         outcome
     }
 
+    /// The client is with this endpoint from now on, if the pool has such clients.
+    fn bind(&mut self, pool: &Pool, lease: &Lease) {
+        if pool.policy.sticky.is_some() {
+            self.cookie = if lease.is_stuck { Vec::new() } else { self.call.set_cookie(pool, lease.endpoint()) };
+        }
+    }
+
     /// The head of an answer has come.
     fn heard(&self, pool: &Pool, endpoint: &Endpoint, sent: Instant) {
         if pool.learns() {
@@ -324,9 +335,6 @@ impl<S: Side> Job<'_, S> {
         if let Some(wire) = link.release(is_clean && pool.policy.send_proxy == SendProxy::Off) {
             self.call.worker.idle.put(endpoint.id, wire, Instant::now() + pool.policy.timeouts.idle);
             self.call.worker.sweep_later();
-            if let Some(connections) = &pool.connections {
-                connections.freed(self.call.worker.index).notify_one();
-            }
         }
     }
 
@@ -381,6 +389,9 @@ impl<S: Side> Job<'_, S> {
 fn report(lease: Lease, outcome: &Outcome, pool: &Pool, started: Instant) {
     let reported = match outcome.ending {
         Ending::Cut => metrics::Outcome::Reset,
+        Ending::OutOfTime => metrics::Outcome::OutOfTime,
+        // As where it is refused before an answer begins.
+        Ending::Refused => metrics::Outcome::ClientGone,
         _ if outcome.refusal.is_some() => metrics::Outcome::Broken,
         _ if outcome.status >= 500 => metrics::Outcome::Status5xx,
         _ => metrics::Outcome::Ok,

@@ -18,7 +18,7 @@ use super::tries::Tries;
 use crate::proto::http1::{Progress, ResponseHead};
 use crate::telemetry::metrics::{Outcome, Retry};
 use crate::upstream::sticky::Stuck;
-use crate::upstream::{EndpointId, Lease, Pool, SendProxy, Tried};
+use crate::upstream::{Lease, Pool, SendProxy, Tried};
 
 /// An attempt that begins when the first one has taken long.
 pub struct Hedge<'a> {
@@ -42,15 +42,16 @@ pub enum Link {
 
 impl<'a> Hedge<'a> {
     /// `None` for a request that is not asked twice.
-    pub fn of(call: Call<'a>, pool: &'a Pool, tries: &Tries<'_>, first: EndpointId, started: Instant) -> Option<Self> {
+    pub fn of(call: Call<'a>, pool: &'a Pool, tries: &Tries<'_>, first: &Lease, started: Instant) -> Option<Self> {
         let hedging = pool.hedging.as_ref()?;
-        if !call.is_harmless() || call.upgrade.is_some() || pool.policy.send_proxy != SendProxy::Off {
+        // Who is bound to an endpoint has something there that no other one has.
+        if first.is_stuck || !call.is_harmless() || call.upgrade.is_some() || pool.policy.send_proxy != SendProxy::Off {
             return None;
         }
         hedging.budget.earn(call.worker.index, started);
         let delay = hedging.delay(call.worker.index)?;
         let mut tried = tries.tried.clone();
-        tried.add(first);
+        tried.add(first.endpoint().id);
         let racing = Box::pin(race(call, pool, tried, started + delay));
         Some(Self { racing, won: None, is_over: false })
     }
@@ -110,6 +111,11 @@ async fn race(call: Call<'_>, pool: &Pool, tried: Tried, begin: Instant) -> Opti
         open::settle(lease, Outcome::Reset, pool, now, now.elapsed());
         return None;
     };
+    // The first one may still do better.
+    if response.status >= 500 {
+        open::settle(lease, Outcome::Status5xx, pool, now, now.elapsed());
+        return None;
+    }
     lease.means_when_dropped(Outcome::ClientGone);
     Some(Won { link, response, lease, started: now })
 }

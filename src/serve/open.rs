@@ -97,7 +97,12 @@ pub async fn room(worker: &Worker, pool: &Pool, reuse: impl Fn() -> Option<Wire>
             if let Some(wire) = reuse() {
                 return Room::Wire(wire);
             }
-            if !worker.idle.evict(pool.membership().members().iter().map(|member| member.endpoint.id)) {
+            let membership = pool.membership();
+            let ids = || membership.members().iter().map(|member| member.endpoint.id);
+            if !worker.idle.evict(ids()) {
+                // Its place is free when it has closed.
+                worker.http2.evict(ids());
+                drop(membership);
                 freed.await;
             }
         }

@@ -284,8 +284,8 @@ impl Choice<'_, '_> {
         (0..schedule.len()).map(|step| schedule[(from + step) % schedule.len()]).find(|&index| self.fits(index))
     }
 
-    /// Whoever may take the request in any tier; then whoever was tried or gets fewer than its share; and last, if the pool
-    /// says so, whoever there is.
+    /// Whoever may take the request in any tier; then whoever was tried or gets fewer than its share; then whoever may be well,
+    /// lest somebody who takes the place of all others begins with refusals; and last, if the pool says so, whoever there is.
     fn anybody(&mut self) -> Option<u32> {
         let membership = self.membership;
         let all: Vec<u32> = membership.tiers().iter().flat_map(|tier| tier.members.iter().copied()).collect();
@@ -297,6 +297,7 @@ impl Choice<'_, '_> {
         let mut order = (0..all.len()).map(|step| all[(from + step) % all.len()]);
         let second = order.clone().find(|&index| membership.endpoint(index).is_open());
         let last = if self.pool.policy.fails_open { order.clone().next() } else { None };
-        order.find(|&index| self.fits(index)).or(second).or(last)
+        let third = order.clone().find(|&index| membership.endpoint(index).is_only_unproven());
+        order.find(|&index| self.fits(index)).or(second).or(third).or(last)
     }
 }

@@ -98,7 +98,12 @@ impl Settings {
     }
 }
 
+/// When an ejection has lasted as long as it was meant to; `None` for an endpoint that is not ejected.
+pub fn end(endpoint: &Endpoint) -> Option<Instant> {
+    endpoint.has(Bar::Ejected).then(|| endpoint.born() + Duration::from_nanos(endpoint.record.ejected_until.load(Relaxed)))
+}
+
 /// Whether an ejection has lasted as long as it was meant to.
 pub fn is_over(endpoint: &Endpoint, now: Instant) -> bool {
-    endpoint.has(Bar::Ejected) && endpoint.since_birth(now) >= endpoint.record.ejected_until.load(Relaxed)
+    end(endpoint).is_some_and(|end| end <= now)
 }

@@ -111,6 +111,11 @@ impl Endpoint {
         self.bars.load(Ordering::Relaxed) & SHUT == 0
     }
 
+    /// Nothing but the first probe, which is still out, keeps requests away.
+    pub fn is_only_unproven(&self) -> bool {
+        self.bars.load(Ordering::Relaxed) & SHUT == Bar::Unproven as u32
+    }
+
     pub fn has(&self, bar: Bar) -> bool {
         self.bars.load(Ordering::Relaxed) & bar as u32 != 0
     }
@@ -140,6 +145,10 @@ impl Endpoint {
             return 1.0;
         }
         (since.as_secs_f64() / slow_start.as_secs_f64()).max(0.1)
+    }
+
+    pub fn born(&self) -> Instant {
+        self.born
     }
 
     /// Nanoseconds since it was made, so that times fit into atomics.

@@ -3,7 +3,7 @@
 //! A changed pool is a new pool that shares the unchanged endpoints; only its membership may change while it lives. Whose
 //! turn it is, `balance` says.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -108,11 +108,17 @@ pub struct Pool {
     pub admission: Option<Arc<Admission>>,
     pub connections: Option<Arc<Connections>>,
     waiting: AtomicU32,
+    born: Instant,
+    /// Nanoseconds since `born` when the next ejection ends; [`NEVER`] where nobody is ejected.
+    ejection_ends: AtomicU64,
     /// Held while counting, so that the last to count has seen every bar.
     counting: Mutex<()>,
-    /// Told when somebody may take requests who could not before, and when members come or go.
-    pub changed: Notify,
+    /// Told when somebody may take requests who could not before, and when members come or go. Shared with the pool that takes
+    /// this one's place: whoever waits here has the same endpoints, and others find out about them then.
+    pub changed: Arc<Notify>,
 }
+
+const NEVER: u64 = u64::MAX;
 
 impl Pool {
     /// `previous` is the pool that this one takes the place of: what is still wanted of it stays as it is, endpoints, budgets,
@@ -166,8 +172,10 @@ impl Pool {
             admission,
             connections,
             waiting: AtomicU32::new(0),
+            born: now,
+            ejection_ends: AtomicU64::new(NEVER),
             counting: Mutex::default(),
-            changed: Notify::new(),
+            changed: previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.changed)),
             policy,
         }
     }
@@ -245,7 +253,8 @@ impl Pool {
     }
 
     /// Whether anybody may take a request.
-    pub fn is_ready(&self) -> bool {
+    pub fn is_ready(&self, now: Instant) -> bool {
+        self.end_ejections(now);
         self.membership().has_open()
     }
 
@@ -262,6 +271,7 @@ impl Pool {
 
     /// The endpoint that the request is stuck to, or whose turn it is. `None` if nobody may take a request.
     pub fn pick(&self, ask: &Ask<'_>) -> Option<Lease> {
+        self.end_ejections(ask.now);
         let membership = self.membership.read();
         let stuck = match ask.stuck {
             Stuck::Free => None,
@@ -332,6 +342,21 @@ impl Pool {
         !endpoint.has(super::Bar::Warming) || f64::from(dice) < endpoint.warmth(self.policy.slow_start, now) * f64::from(u32::MAX)
     }
 
+    /// Has those serve again whose ejection is over. A choice looks at nobody of a tier that is closed, and would not notice.
+    fn end_ejections(&self, now: Instant) {
+        let ends = self.ejection_ends.load(Ordering::Relaxed);
+        if ends == NEVER || now.saturating_duration_since(self.born) < Duration::from_nanos(ends) {
+            return;
+        }
+        for member in self.membership().members() {
+            if eject::is_over(&member.endpoint, now) {
+                self.readmit(&member.endpoint, super::Bar::Ejected, now);
+            }
+        }
+        // Also where another pool with the same endpoints was quicker.
+        self.recount();
+    }
+
     /// Takes a bar away; what serves again may begin slowly.
     pub fn readmit(&self, endpoint: &Endpoint, bar: super::Bar, now: Instant) {
         if !endpoint.unbar(bar) {
@@ -358,6 +383,9 @@ impl Pool {
         for member in membership.members() {
             member.endpoint.metrics.set_up(member.endpoint.is_open());
         }
+        let ends = membership.members().iter().filter_map(|member| eject::end(&member.endpoint)).min();
+        let ends = ends.and_then(|end| u64::try_from(end.saturating_duration_since(self.born).as_nanos()).ok());
+        self.ejection_ends.store(ends.unwrap_or(NEVER), Ordering::Relaxed);
         self.metrics.set_endpoints(membership.members().len());
         drop(counting);
         self.changed.notify_waiters();

@@ -49,7 +49,7 @@ impl Decode for On {
             "5xx" => return Some(Self::ServerError),
             _ => {}
         }
-        if let Some(status) = text.parse::<u16>().ok().filter(|status| (400..=599).contains(status)) {
+        if let Some(status) = text.parse::<u16>().ok().filter(|status| text.len() == 3 && (400..=599).contains(status)) {
             return Some(Self::Status(status));
         }
         let note = reader.error(item.place, format!("`{text}` is nothing that can be tried again"));

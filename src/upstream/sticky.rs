@@ -112,8 +112,18 @@ pub struct Sticky {
 struct Moved {
     /// So that nobody takes the lock while nobody has moved.
     count: AtomicUsize,
-    by_key: Mutex<HashMap<u64, (EndpointId, Instant)>>,
+    by_key: Mutex<Places>,
 }
+
+#[derive(Default)]
+struct Places {
+    places: HashMap<u64, (EndpointId, Instant)>,
+    /// When those that are over were last looked for.
+    swept: Option<Instant>,
+}
+
+/// All are looked at no more often: whoever chooses the keys must not make every request do so.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// More are not remembered: they go back to their own endpoint when it is well.
 const MOVED_MAX: usize = 1 << 16;
@@ -157,19 +167,22 @@ impl Sticky {
             return None;
         }
         let by_key = self.moved.by_key.lock().unwrap_or_else(PoisonError::into_inner);
-        by_key.get(&key).filter(|(_, until)| *until > now).map(|&(endpoint, _)| endpoint)
+        by_key.places.get(&key).filter(|(_, until)| *until > now).map(|&(endpoint, _)| endpoint)
     }
 
     /// From now on, and for `ttl` after its last request, a key is there.
     pub fn moves(&self, key: u64, endpoint: EndpointId, ttl: Duration, now: Instant) {
         let mut by_key = self.moved.by_key.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_key.len() >= MOVED_MAX && !by_key.contains_key(&key) {
-            by_key.retain(|_, (_, until)| *until > now);
+        let Places { places, swept } = &mut *by_key;
+        let is_full = places.len() >= MOVED_MAX && !places.contains_key(&key);
+        if is_full && swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_EVERY) {
+            places.retain(|_, (_, until)| *until > now);
+            *swept = Some(now);
         }
-        if by_key.len() < MOVED_MAX || by_key.contains_key(&key) {
-            by_key.insert(key, (endpoint, now + ttl));
+        if places.len() < MOVED_MAX || places.contains_key(&key) {
+            places.insert(key, (endpoint, now + ttl));
         }
-        self.moved.count.store(by_key.len(), Ordering::Relaxed);
+        self.moved.count.store(places.len(), Ordering::Relaxed);
     }
 }
 
@@ -215,6 +228,22 @@ mod tests {
     fn a_token_is_spelled_as_rfc_4648_says() {
         // "Hello, World!" in base64url is SGVsbG8sIFdvcmxkIQ.
         assert_eq!(&spelled(b"Hello, World!\0\0\0\0\0")[..17], b"SGVsbG8sIFdvcmxkI");
+    }
+
+    #[test]
+    fn those_beyond_what_is_remembered_get_in_when_others_are_over_and_not_by_a_look_at_all_for_each() {
+        let sticky = Sticky::new(&Settings::Key { by: vec![KeySource::ClientIp], ttl: TTL });
+        let (now, there) = (Instant::now(), EndpointId::of_test(7));
+        (0..MOVED_MAX as u64).for_each(|key| sticky.moves(key, there, TTL, now));
+        let swept = |key: u64, at: Instant| {
+            sticky.moves(key, there, TTL, at);
+            sticky.moved.by_key.lock().unwrap().swept
+        };
+        let beyond = MOVED_MAX as u64;
+        assert_eq!([swept(beyond, now), swept(beyond + 1, now + SWEEP_EVERY / 2)], [Some(now); 2]);
+        assert_eq!(sticky.moved(beyond, now), None);
+        assert_eq!(swept(beyond, now + TTL), Some(now + TTL));
+        assert_eq!(sticky.moved(beyond, now + TTL), Some(there));
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn when_all_are_out_nobody_is_asked_unless_the_pool_fails_open() {
             for number in [0, 1] {
                 pools.pool.bar(&pools.endpoint(number), Bar::Sick);
             }
-            assert_eq!((pools.pick(0).is_some(), pools.pool.is_ready()), (fails_open, false), "{balance:?}");
+            assert_eq!((pools.pick(0).is_some(), pools.pool.is_ready(pools.now)), (fails_open, false), "{balance:?}");
         }
     }
 }
@@ -252,8 +252,12 @@ fn what_comes_back_gets_more_and_more() {
 
 /// A pool that ejects after two failures for ten seconds.
 fn ejecting(members: usize, max: Share) -> Pools {
+    ejecting_among(&vec![ANYWHERE; members], max)
+}
+
+fn ejecting_among(members: &[(u32, Option<&str>)], max: Share) -> Pools {
     let eject = eject::Settings { consecutive: Whole(2), errors_over: None, min_requests: Whole(20), r#for: Duration::from_secs(10), max };
-    Pools::with(Policy { eject: Some(eject), ..Policy::default() }, &vec![ANYWHERE; members])
+    Pools::with(Policy { eject: Some(eject), ..Policy::default() }, members)
 }
 
 fn fail(pools: &Pools, number: u32) {
@@ -287,6 +291,25 @@ fn ejections_stop_at_the_share_and_before_the_last() {
         let ejected = (0..members as u32).filter(|&number| pools.endpoint(number).has(Bar::Ejected)).count();
         assert_eq!(ejected, expected, "{members} members, {max} %");
     }
+}
+
+// Seen: tiers of whom nobody is open were not looked at, so that nobody noticed that an ejection was over.
+#[test]
+fn an_ejection_ends_where_another_zone_serves_meanwhile() {
+    let mut pools = ejecting_among(&[HERE, THERE], Share::percent(50));
+    fail(&pools, 0);
+    assert_eq!(pools.shares(4), [0, 4]);
+    pools.now += Duration::from_secs(10);
+    assert_eq!(pools.shares(4), [4, 0]);
+}
+
+#[test]
+fn a_pool_is_ready_when_its_ejections_are_over_without_a_request() {
+    let pools = ejecting(2, Share::percent(50));
+    fail(&pools, 0);
+    pools.pool.bar(&pools.endpoint(1), Bar::Sick);
+    assert!(!pools.pool.is_ready(pools.now));
+    assert!(pools.pool.is_ready(pools.now + Duration::from_secs(10)));
 }
 
 #[test]

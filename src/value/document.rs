@@ -72,11 +72,22 @@ impl Item {
             Value::Table(table) => table.to_json(),
         }
     }
+
+    /// As [`Item::to_json`], of what is written under `key`.
+    fn to_json_under(&self, key: &str) -> serde_json::Value {
+        match &self.value {
+            Value::String(_) if SECRETS.contains(&key) => serde_json::Value::String("***".to_owned()),
+            _ => self.to_json(),
+        }
+    }
 }
+
+/// Keys whose text is nobody else's business.
+const SECRETS: [&str; 1] = ["secret"];
 
 impl Table {
     pub fn to_json(&self) -> serde_json::Value {
-        let pairs = self.entries.iter().map(|(key, entry)| (key.clone(), entry.item.to_json()));
+        let pairs = self.entries.iter().map(|(key, entry)| (key.clone(), entry.item.to_json_under(key)));
         serde_json::Value::Object(pairs.collect())
     }
 }

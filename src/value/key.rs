@@ -3,6 +3,7 @@
 //! Words only; `route` reads the key. Sources in bodies, and those of other protocols, come with what needs them.
 
 use std::fmt;
+use std::str::FromStr;
 
 use regex::bytes::Regex;
 
@@ -61,21 +62,24 @@ impl KeySource {
             _ => {}
         }
         if let Some(bits) = text.strip_prefix("client-ip/") {
-            let bits = bits.parse().ok().filter(|bits| (1..=32).contains(bits));
+            let bits = number(bits).filter(|bits| (1..=32).contains(bits));
             return bits.map(Self::ClientNetwork).ok_or_else(|| format!("`{text}` needs a number of bits from 1 to 32"));
         }
         if let Some(name) = text.strip_prefix("header:") {
-            return named(name).map(|name| Self::Header(name.to_ascii_lowercase()));
+            return fit(named(name)?, "header", is_token_byte).map(|name| Self::Header(name.to_ascii_lowercase()));
         }
         if let Some(name) = text.strip_prefix("cookie:") {
-            return named(name).map(Self::Cookie);
+            // What a Cookie field could not tell apart.
+            return fit(named(name)?, "cookie", |byte| byte.is_ascii_graphic() && !b";=".contains(&byte)).map(Self::Cookie);
         }
         if let Some(name) = text.strip_prefix("query:") {
             return named(name).map(Self::Query);
         }
-        if let Some(number) = text.strip_prefix("segment:") {
-            let number = number.parse().ok().filter(|&number| number > 0);
-            return number.map(Self::Segment).ok_or_else(|| format!("`{text}` needs a number, from 1"));
+        if let Some(digits) = text.strip_prefix("segment:") {
+            return number(digits)
+                .filter(|&number| number > 0)
+                .map(Self::Segment)
+                .ok_or_else(|| format!("`{text}` needs a number, from 1"));
         }
         if let Some(pattern) = text.strip_prefix("path~") {
             let regex = Regex::new(pattern).map_err(|error| format!("`{pattern}` is no regular expression: {error}"))?;
@@ -89,6 +93,21 @@ impl KeySource {
         }
         Err(format!("`{text}` is not a place to read a key"))
     }
+}
+
+/// Digits alone: `parse` would take a sign.
+fn number<T: FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// A name that no request could have would be no key of any.
+fn fit(name: String, what: &str, is_fit: impl Fn(u8) -> bool) -> Result<String, String> {
+    if name.bytes().all(is_fit) { Ok(name) } else { Err(format!("`{name}` is not the name of a {what}")) }
 }
 
 impl fmt::Display for KeySource {

@@ -96,6 +96,13 @@ fn values_from_the_environment_stay_hidden() {
 }
 
 #[test]
+fn the_secret_of_cookies_stays_hidden() {
+    let rig = Rig::start(&format!("{WEB}[service.app.sticky]\ncookie = \"app\"\nsecret = \"0123456789abcdef\"\n"));
+    let document = rig.admin("GET", "/config").text();
+    assert!(document.contains("\"secret\": \"***\"") && !document.contains("0123456789abcdef"), "{document}");
+}
+
+#[test]
 fn get_changes_nothing_and_the_wrong_method_is_told_the_right_one() {
     let mut rig = Rig::start(WEB);
     rig.write(&format!("{WEB}[[listener]]\nname = \"late\"\nlisten = \"127.0.0.1:0\"\nservice = \"app\"\n"));

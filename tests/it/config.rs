@@ -457,6 +457,17 @@ fn a_probe_fits_its_endpoints() {
         "endpoints = [\"https://10.0.0.1:443\", \"http://10.0.0.2:80\"]\nhealth = { tls = true }\n",
         &["6:10: `10.0.0.2:80` is not spoken to with TLS, so there is no handshake to try -> write tcp = true, or give the pool `tls`"],
     );
+    // Seen: endpoints that are still to be found were not thought of, and each of them was sick for ever.
+    check_pool(
+        "discover = { dns = \"app:80\" }\nhealth = { tls = true }\n",
+        &[
+            "6:10: what `dns app:80` finds is not spoken to with TLS, so there is no handshake to try -> write tcp = true, or give the pool `tls`",
+        ],
+    );
+    check_pool(
+        "discover = { srv = \"_mysql._tcp.db\" }\ntls = {}\nhealth = { mysql = \"mysql://u:p@\" }\n",
+        &["7:10: a login to MySQL cannot be tried inside TLS -> write mysql = true"],
+    );
     check_pool(
         "endpoints = [\"unix:/run/app.sock\"]\nhealth = { tcp = true, port = 81 }\n",
         &["6:10: `port` cannot be had of `unix:/run/app.sock`, which is a unix socket -> \

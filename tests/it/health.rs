@@ -361,17 +361,22 @@ fn a_reload_keeps_what_was_found() {
     assert_eq!((a.probes().len(), b.probes().len(), c.probes().len()), (1, 1, 1));
 }
 
-#[test]
-fn who_joins_a_pool_that_serves_gets_nothing_before_its_first_probe() {
-    let gate = Arc::new((Mutex::new(false), Condvar::new()));
-    let held = Arc::clone(&gate);
-    let late = Origin::run(move |stream, request, _| {
+/// Serves at once, and answers probes once the gate is open.
+fn late(gate: &Arc<(Mutex<bool>, Condvar)>) -> Origin {
+    let held = Arc::clone(gate);
+    Origin::run(move |stream, request, _| {
         if is_probe(request) {
             let (is_open, opened) = &*held;
             drop(opened.wait_while(is_open.lock().unwrap(), |is_open| !*is_open).unwrap());
         }
         answer(stream, 200, "b")
-    });
+    })
+}
+
+#[test]
+fn who_joins_a_pool_that_serves_gets_nothing_before_its_first_probe() {
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let late = late(&gate);
     let a = Switch::new("a", 200);
     let keys = "health = { path = \"/ready\", interval = \"1h\", timeout = \"1h\" }";
     let rig = Rig::start(&config(&named([("a", a.origin.address)]), keys));
@@ -385,6 +390,21 @@ fn who_joins_a_pool_that_serves_gets_nothing_before_its_first_probe() {
     until_state(&rig, "b", "up");
     assert!(answers(&rig, 4).contains('b'));
     eventually("the log says so", || rig.log().contains("well, and takes requests from now on"));
+}
+
+// Seen: requests were refused until the first probe of the new endpoint had ended.
+#[test]
+fn a_reload_that_replaces_everybody_refuses_nobody() {
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let late = late(&gate);
+    let a = Switch::new("a", 200);
+    let keys = "health = { path = \"/ready\", interval = \"1h\", timeout = \"1h\" }";
+    let rig = Rig::start(&config(&named([("a", a.origin.address)]), keys));
+    rig.reloaded(&config(&named([("b", late.address)]), keys));
+    assert_eq!((answers(&rig, 2).as_str(), endpoint(&rig, "b")["state"].as_str()), ("bb", Some("unproven")));
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    until_state(&rig, "b", "up");
 }
 
 #[test]

@@ -186,6 +186,24 @@ fn requests_wait_for_the_next_leader_instead_of_failing() {
     assert_eq!(rig.metric("attache_refusals_total{listener=\"web\",reason=\"no_endpoint\"}"), 0.0);
 }
 
+// Seen: who waited before a reload was not told of the leader that was found after it.
+#[test]
+fn who_waits_for_a_leader_goes_on_waiting_over_a_reload() {
+    let (a, b) = (Candidate::new("a", 503), Candidate::new("b", 503));
+    let keys = "leader = { path = \"/leader\", interval = \"50ms\", timeout = \"50ms\", wait = \"15s\" }";
+    let candidates = [("a", &a), ("b", &b)];
+    let rig = Rig::start(&config(&candidates, keys));
+    let mut client = rig.connect("web");
+    client.send("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").unwrap();
+    let begun = "attache_connections{listener=\"web\"}";
+    eventually("it waits", || rig.metric(begun) == 1.0);
+    rig.reloaded(&config(&candidates, &format!("{keys}\nbalance = \"random\"")));
+    let asked = a.origin.seen().len();
+    eventually("they are asked again", || a.origin.seen().len() > asked + 1);
+    b.say(200);
+    assert!(matches!(client.read("GET").unwrap(), Read1::Answer(answer) if answer.text() == "b"));
+}
+
 #[test]
 fn who_waits_for_a_leader_in_vain_is_refused() {
     let a = Candidate::new("a", 503);

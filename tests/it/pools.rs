@@ -2,11 +2,12 @@
 //!
 //! Which requests go out again is in `retries.rs`, what probes find in `health.rs`.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use crate::support::http2_origin::Origin2;
 use crate::support::{Answer, Client, Next, Origin, PATIENCE, Read1, Rig, eventually, free_address};
 
 /// A pool named `app` behind a listener named `web`; one worker unless `process` says otherwise.
@@ -127,6 +128,21 @@ fn connections_are_limited_idle_ones_included() {
     door.open();
     assert_eq!((answer(&mut first).status, answer(&mut second).status), (200, 200));
     assert_eq!(quiet.connections(), 2, "its first connection was closed");
+}
+
+// Seen: connections that requests share held their places for as long as they were open.
+#[test]
+fn an_idle_connection_of_http2_makes_room_for_another_endpoint() {
+    let origins = [0, 1].map(|_| {
+        Origin2::run(None, |mut ask| async move {
+            ask.ok("hello");
+        })
+    });
+    let endpoints: Vec<String> = origins.iter().map(|origin| format!("\"{}\"", origin.address)).collect();
+    let rig = rig("", &endpoints, "protocol = \"h2\"\nlimits = { connections = 1, wait = \"500ms\" }");
+    let mut client = rig.connect("web");
+    let statuses: Vec<u16> = (0..4).map(|_| client.request("GET", "/").unwrap().status).collect();
+    assert_eq!(statuses, [200; 4]);
 }
 
 #[test]
@@ -266,6 +282,35 @@ fn a_share_of_failures_ejects_too() {
     assert_eq!(state(&rig, 0), "ejected");
     let count = asked.load(Ordering::Relaxed);
     assert!((10..=24).contains(&count), "{count}");
+}
+
+// Seen: an answer that was cut short for its client's sake counted as a reset of the endpoint's.
+#[test]
+fn clients_cannot_eject_an_endpoint_by_their_own_time_or_their_own_mistakes() {
+    let endless = |_: usize| {
+        Origin::run(|stream, _, _| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel").unwrap();
+            // Until the other end is closed.
+            let _ = stream.read(&mut [0; 64]);
+            Next::Close
+        })
+    };
+    let origins = [endless(0), endless(1)];
+    let rig = rig("", &quoted(&origins), "eject = { consecutive = 1, for = \"1h\" }");
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\nX-Request-Timeout: 100ms\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n",
+    ] {
+        for _ in 0..2 {
+            let mut client = rig.connect("web");
+            client.send(request).unwrap();
+            let _ = client.read("GET");
+        }
+    }
+    eventually("nothing is in flight", || {
+        rig.admin_json("/services")[0]["endpoints"].as_array().unwrap().iter().all(|endpoint| endpoint["in_flight"] == 0)
+    });
+    assert_eq!([state(&rig, 0), state(&rig, 1)], ["up", "up"]);
 }
 
 #[test]
@@ -466,5 +511,9 @@ fn wrong_settings_are_told_with_a_remedy() {
     check("sticky = { cookie = \"a\", secret = \"short\" }", "a secret needs at least 16 bytes");
     check("sticky = { by = \"clientip\" }", "did you mean \"client-ip\"?");
     check("sticky = { by = \"json:/user\" }", "`json:/user` is not supported here by this version");
+    check("sticky = { by = \"header:x user\" }", "`x user` is not the name of a header");
+    check("sticky = { by = \"cookie:a;b\" }", "`a;b` is not the name of a cookie");
+    check("sticky = { by = \"segment:+1\" }", "`segment:+1` needs a number, from 1");
+    check("sticky = { by = \"client-ip/+8\" }", "`client-ip/+8` needs a number of bits");
     check("sticky = { by = [] }", "a key needs a source");
 }

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::support::http2::{self, Http2};
 use crate::support::http2_origin::Origin2;
@@ -259,6 +260,49 @@ fn a_slow_endpoint_is_overtaken_by_another() {
     });
 }
 
+fn late(body: &'static str) -> Origin {
+    Origin::run(move |stream, request, _| {
+        if request.line().contains("/slow") {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        Next::Keep
+    })
+}
+
+// Seen: the quick failure of the second one was the answer, though the first was about to have a good one.
+#[test]
+fn a_second_endpoint_that_fails_overtakes_nobody() {
+    let (slow, failing) = (late("late"), answering(503));
+    let rig = rig(&[slow.address, failing.address], "hedge = { after = \"50ms\" }\nbalance = \"round-robin\"");
+    let answer = rig.connect("web").ask("GET", "/slow").unwrap();
+    assert_eq!((answer.status, answer.text().as_str()), (200, "late"));
+    assert_eq!(rig.metric("attache_retries_total{service=\"app\",reason=\"hedge\"}"), 1.0);
+}
+
+// Seen: the cookie named the endpoint that was overtaken; and who had one was sent to another.
+#[test]
+fn who_is_bound_to_an_endpoint_is_bound_to_the_one_that_answered() {
+    let (slow, quick) = (late("late"), Origin::ok("quick"));
+    let rig = rig(&[slow.address, quick.address], "hedge = { after = \"50ms\" }\nsticky = { cookie = \"app\" }");
+    let first = rig.connect("web").ask("GET", "/slow").unwrap();
+    assert_eq!(first.text(), "quick");
+    let ask = |cookie: &str, path: &str| {
+        let mut client = rig.connect("web");
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\n\r\n")).unwrap();
+        match client.read("GET").unwrap() {
+            Read1::Answer(answer) => answer,
+            other => panic!("{other:?}"),
+        }
+    };
+    let cookie = |answer: &Answer| answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    let of_quick = cookie(&first);
+    (0..4).for_each(|_| assert_eq!(ask(&of_quick, "/").text(), "quick"));
+    // Whose endpoint is slow waits for it.
+    let of_late = (0..4).map(|_| ask("none=1", "/")).find(|answer| answer.text() == "late").map(|answer| cookie(&answer)).unwrap();
+    assert_eq!(ask(&of_late, "/slow").text(), "late");
+}
+
 #[test]
 fn what_may_not_be_sent_twice_is_not_hedged() {
     let slow = Arc::new(AtomicUsize::new(0));
@@ -362,6 +406,7 @@ fn wrong_settings_are_told_with_a_remedy() {
     check("retry = { budget = 20 }", "a share needs its sign");
     check("retry = { atempts = 2 }", "did you mean `attempts`?");
     check("hedge = { after = \"p5\" }", "`p5` does not say when to ask again");
+    check("hedge = {}\nsend_proxy = \"v2\"", "`hedge` with `send_proxy`");
     check("eject = { max = \"150%\" }", "`150%` is not a share");
     check("limits = { wait = \"0s\" }", "a timeout of nothing lets nothing happen");
     check("balance = \"least_requests\"", "did you mean \"least-requests\"?");

@@ -3,12 +3,14 @@
 //! Asks nobody: what a probe finds is no matter of the configuration.
 
 use super::{EndpointSettings, Transport};
+use crate::upstream::discover::Source;
 use crate::upstream::health::{self, Probe};
 use crate::upstream::{SendProxy, leader};
 use crate::value::{Address, Diagnostics, Spanned};
 
 pub(super) fn check(
     endpoints: &[EndpointSettings],
+    discover: &[Source],
     health: Option<&Spanned<health::Settings>>,
     leader: Option<&Spanned<leader::Settings>>,
     send_proxy: SendProxy,
@@ -25,7 +27,7 @@ pub(super) fn check(
         }
     }
     if let Some(health) = health {
-        check_health(endpoints, health, send_proxy, found);
+        check_health(endpoints, discover, health, send_proxy, found);
         if let (true, Some(leader)) = (health.fail_open, leader) {
             found
                 .error(health.place, "`fail_open` where one endpoint leads: what is meant for the leader would go to others")
@@ -36,7 +38,13 @@ pub(super) fn check(
     (found.errors() == before).then_some(())
 }
 
-fn check_health(endpoints: &[EndpointSettings], health: &Spanned<health::Settings>, send_proxy: SendProxy, found: &mut Diagnostics) {
+fn check_health(
+    endpoints: &[EndpointSettings],
+    discover: &[Source],
+    health: &Spanned<health::Settings>,
+    send_proxy: SendProxy,
+    found: &mut Diagnostics,
+) {
     let is_plain = |endpoint: &&EndpointSettings| endpoint.transport == Transport::Plain;
     match &health.probe {
         Probe::Tls => {
@@ -44,6 +52,10 @@ fn check_health(endpoints: &[EndpointSettings], health: &Spanned<health::Setting
                 found
                     .error(health.place, format!("`{}` is not spoken to with TLS, so there is no handshake to try", plain.address.value))
                     .related(plain.address.place, "the endpoint")
+                    .help("write tcp = true, or give the pool `tls`");
+            } else if let Some(plain) = discover.iter().find(|source| source.tls.is_none()) {
+                found
+                    .error(health.place, format!("what `{plain}` finds is not spoken to with TLS, so there is no handshake to try"))
                     .help("write tcp = true, or give the pool `tls`");
             }
         }
@@ -54,6 +66,8 @@ fn check_health(endpoints: &[EndpointSettings], health: &Spanned<health::Setting
                     .error(health.place, "a login to MySQL cannot be tried inside TLS")
                     .related(tls.address.place, "an endpoint with TLS")
                     .help("write mysql = true");
+            } else if discover.iter().any(|source| source.tls.is_some()) {
+                found.error(health.place, "a login to MySQL cannot be tried inside TLS").help("write mysql = true");
             }
             if send_proxy != SendProxy::Off {
                 found.error(health.place, "a login to MySQL cannot be tried behind a PROXY header").help("write mysql = true");

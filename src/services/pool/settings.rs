@@ -159,7 +159,7 @@ impl Decode for Settings {
         let timeouts = fields.or("timeouts", Timeouts::default(), reader);
         let eject = fields.optional::<eject::Settings>("eject", reader);
         let retry = fields.optional::<retry::Settings>("retry", reader);
-        let hedge = fields.optional::<hedge::Settings>("hedge", reader);
+        let hedge = fields.optional::<Spanned<hedge::Settings>>("hedge", reader);
         let limits = fields.optional::<limits::Settings>("limits", reader);
         let sticky = fields.optional::<sticky::Settings>("sticky", reader);
         let health = fields.optional::<Spanned<health::Settings>>("health", reader);
@@ -213,10 +213,18 @@ impl Decode for Settings {
                 .help("remove it, or speak HTTP/1.1 with these endpoints");
             return None;
         }
+        let hedge = hedge?;
+        if let (Some(send_proxy), Some(hedge)) = (send_proxy.as_ref().filter(|send_proxy| send_proxy.value != SendProxy::Off), &hedge) {
+            reader
+                .error(hedge.place, "`hedge` with `send_proxy`: connections that are opened in one client's name are not opened twice")
+                .related(send_proxy.place, "the header")
+                .help("remove one of the two");
+            return None;
+        }
         let send_proxy = send_proxy.map_or(SendProxy::Off, |send_proxy| send_proxy.value);
         let clean = check_endpoints(&endpoints, is_discovered, place, reader);
         let (health, leader) = (health?, leader?);
-        let fit = super::probes::check(&endpoints, health.as_ref(), leader.as_ref(), send_proxy, reader.found);
+        let fit = super::probes::check(&endpoints, &discover, health.as_ref(), leader.as_ref(), send_proxy, reader.found);
         unknown.and(clean).and(agreed).and(fit)?;
         let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
         let policy = Policy {
@@ -225,7 +233,7 @@ impl Decode for Settings {
             send_proxy,
             eject: eject?,
             retry: retry?,
-            hedge: hedge?,
+            hedge: hedge.map(|hedge| hedge.value),
             limits: limits?,
             sticky: sticky?,
             fails_open: health.as_ref().is_some_and(|health| health.fail_open),

@@ -68,6 +68,11 @@ impl Connection {
         self.send.borrow_mut().as_mut().is_some_and(|send| !matches!(send.poll_ready(&mut cx), Poll::Ready(Err(_))))
     }
 
+    /// Nobody has a stream on it.
+    pub fn is_idle(&self) -> bool {
+        self.open.get() == 0
+    }
+
     /// Until the endpoint has said how many streams it takes, only one that does not wait for it.
     pub fn has_room(&self) -> bool {
         let most = match &*self.send.borrow() {

@@ -39,6 +39,12 @@ impl Connections {
         });
     }
 
+    /// Ends one connection to any of these endpoints that carries nothing, to make room for another. It closes in a moment.
+    pub fn evict(&self, mut endpoints: impl Iterator<Item = EndpointId>) -> bool {
+        let by_endpoint = self.by_endpoint.borrow();
+        endpoints.any(|endpoint| by_endpoint.get(&endpoint).is_some_and(|group| group.evict()))
+    }
+
     /// No connection is here to be swept.
     pub fn is_empty(&self) -> bool {
         self.by_endpoint.borrow().values().all(|group| group.members.borrow().is_empty())
@@ -79,6 +85,12 @@ impl Group {
         self.members.borrow_mut().retain(|member| !Rc::ptr_eq(member, connection));
         // There may be room for another.
         self.room.notify_one();
+    }
+
+    fn evict(&self) -> bool {
+        let mut members = self.members.borrow_mut();
+        let idle = members.iter().position(|connection| connection.is_idle());
+        idle.map(|idle| members.remove(idle).retire()).is_some()
     }
 
     fn retire(&self) {
