@@ -75,9 +75,15 @@ impl<'p> Tries<'p> {
         if is_new {
             self.tried.add(failed);
         }
+        let has_others = self.has_others();
+        if !has_others {
+            // Another round, which does not begin with who failed last.
+            self.tried = Tried::default();
+            self.tried.add(failed);
+        }
         match &self.pool.policy.retry {
             // Nothing was sent, so whatever it is may go to somebody else.
-            None if cause == Cause::Connect && is_new && self.counted < CONNECT_ATTEMPTS && self.has_others() => {}
+            None if cause == Cause::Connect && is_new && self.counted < CONNECT_ATTEMPTS && has_others => {}
             None => return None,
             Some(retry) => {
                 let is_wanted = match cause {
@@ -103,7 +109,7 @@ impl<'p> Tries<'p> {
             },
         );
         // Somebody else may be asked at once where nobody was; who failed is given a moment.
-        if cause == Cause::Connect && is_new && self.has_others() {
+        if cause == Cause::Connect && is_new && has_others {
             return Some(Duration::ZERO);
         }
         let base = self.pool.policy.retry.as_ref().map_or(Duration::ZERO, |retry| retry.backoff);
