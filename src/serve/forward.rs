@@ -280,6 +280,19 @@ impl<S: Side> Job<'_, S> {
                 return Tried::Done(Box::pin(self.hedged(won, pool, tries.attempts)).await);
             }
         };
+        if let (Some(_), Some(hedge)) = (cause, hedge) {
+            match self.wait_for(hedge.finish()).await {
+                Ok(Some(won)) => {
+                    tries.begin();
+                    return Tried::Done(Box::pin(self.hedged(won, pool, tries.attempts)).await);
+                }
+                Err(Kept::Gone) => {
+                    return Tried::Done(Outcome { endpoint: Some(endpoint), attempts: tries.attempts, ..Outcome::gone(body_in) });
+                }
+                // Then as if there had been none; a deadline that is over ends the next attempt.
+                Ok(None) | Err(Kept::Late) => {}
+            }
+        }
         let is_repeatable = self.call.is_idempotent() && is_here;
         if let Some(cause) = cause.filter(|_| is_repeatable)
             && let Some(pause) = tries.again(cause, endpoint.id, Instant::now())

@@ -2,8 +2,10 @@
 //!
 //! For requests without a body that may be sent twice. Talks to no client: interim answers on this way are not passed on.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -23,6 +25,8 @@ use crate::upstream::{Lease, Pool, SendProxy, Tried};
 /// An attempt that begins when the first one has taken long.
 pub struct Hedge<'a> {
     racing: Pin<Box<dyn Future<Output = Option<Won>> + 'a>>,
+    /// The second endpoint has been chosen.
+    has_begun: Rc<Cell<bool>>,
     won: Option<Won>,
     is_over: bool,
 }
@@ -52,8 +56,9 @@ impl<'a> Hedge<'a> {
         let delay = hedging.delay(call.worker.index)?;
         let mut tried = tries.tried.clone();
         tried.add(first.endpoint().id);
-        let racing = Box::pin(race(call, pool, tried, started + delay));
-        Some(Self { racing, won: None, is_over: false })
+        let has_begun = Rc::<Cell<bool>>::default();
+        let racing = Box::pin(race(call, pool, tried, started + delay, Rc::clone(&has_begun)));
+        Some(Self { racing, has_begun, won: None, is_over: false })
     }
 
     /// Ready once an answer has come this way.
@@ -69,10 +74,15 @@ impl<'a> Hedge<'a> {
     pub fn won(self) -> Option<Won> {
         self.won
     }
+
+    /// The answer that this way leads to, where the first attempt led to none. `None` too if it has not begun.
+    pub async fn finish(self) -> Option<Won> {
+        if self.is_over || !self.has_begun.get() { self.won } else { self.racing.await }
+    }
 }
 
 /// `None` if this way leads to no answer: then the first attempt has to.
-async fn race(call: Call<'_>, pool: &Pool, tried: Tried, begin: Instant) -> Option<Won> {
+async fn race(call: Call<'_>, pool: &Pool, tried: Tried, begin: Instant, has_begun: Rc<Cell<bool>>) -> Option<Won> {
     tokio::time::sleep_until(begin.into()).await;
     let now = Instant::now();
     let mut lease = call.worker.lease(pool, &tried, Stuck::Free, now)?;
@@ -83,6 +93,7 @@ async fn race(call: Call<'_>, pool: &Pool, tried: Tried, begin: Instant) -> Opti
         lease.withdraw();
         return None;
     }
+    has_begun.set(true);
     pool.metrics.retried(call.worker.index, Retry::Hedge);
     let carrier = match call.reuse(endpoint, true, now) {
         Some(wire) => Carrier::Wire(wire),

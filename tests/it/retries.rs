@@ -304,6 +304,30 @@ fn who_is_bound_to_an_endpoint_is_bound_to_the_one_that_answered() {
 }
 
 #[test]
+fn an_answer_that_is_on_its_way_counts_when_the_first_attempt_fails() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let origin = |asked: &Arc<AtomicUsize>| {
+        let asked = Arc::clone(asked);
+        Origin::run(move |stream, _, _| {
+            let is_first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+            // Each waits for the other: the first fails once the second has the request, which answers after that.
+            let until = if is_first { 2 } else { 3 };
+            eventually("the other one is as far", || asked.load(Ordering::SeqCst) >= until);
+            if is_first {
+                asked.fetch_add(1, Ordering::SeqCst);
+                return Next::Close;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+            Next::Keep
+        })
+    };
+    let origins = [origin(&asked), origin(&asked)];
+    let rig = rig(&[origins[0].address, origins[1].address], "hedge = { after = \"50ms\" }");
+    assert_eq!(send(&rig, GET).text(), "hello");
+    assert_eq!(asked.load(Ordering::SeqCst), 3);
+}
+
+#[test]
 fn what_may_not_be_sent_twice_is_not_hedged() {
     let slow = Arc::new(AtomicUsize::new(0));
     let origins = [sometimes_slow(Arc::clone(&slow)), sometimes_slow(Arc::clone(&slow))];
