@@ -13,22 +13,26 @@
 //! serve/connection  wait, read one head, keep or close; or
 //! serve/h2            take in streams, a task for each        the same exchanges, in other words
 //! serve/exchange    check it; walk: route → service → Decision (no await); answer, or
-//! serve/forward       lease an endpoint, dial or reuse, pump both bodies, settle
+//! serve/forward       a place, a lease, dial or reuse; once more where `tries` allows it; settle
+//! serve/answer        pump both bodies, the kept part of the first from `tape`; `hedge` asks a second endpoint
 //! serve/switch      after a 101, serve/tunnel passes bytes on
 //! serve/exchange    count and log
 //! serve/stream      protocol = "tcp": choose a pool by name or client, pass bytes on
+//!
+//! upkeep            probes endpoints, looks for them by DNS, finds out who leads; bars and finds in `upstream`
 //! ```
 //!
 //! A process is one supervisor thread, one admin thread, one upkeep thread (probes, discovery), and workers: a thread each, with a
 //! current-thread runtime, listening sockets of its own (`SO_REUSEPORT`) and its own idle connections
-//! to endpoints. Workers share nothing that is written per request.
+//! to endpoints. Workers share nothing that is written per request but what is known of an endpoint: how many requests it has, and,
+//! where its pool asks for that, how they went.
 //!
 //! # Lexicon
 //!
 //! *listener* a bound address with its protocol and TLS · *route* predicates over a head, and the
 //! service that answers · *head* what is known of a request before its body · *service* something
 //! that answers: a pool, or attache itself · *pool* endpoints with one balancing policy · *endpoint*
-//! one address · *lease* the right to send one request to one endpoint · *walk* the synchronous
+//! one address · *bar* why an endpoint takes no requests now · *lease* the right to send one request to one endpoint · *walk* the synchronous
 //! decision · *exchange* one request with its response · *refusal* why attache itself answered ·
 //! *filter* what may edit a request on its way · *generation* one compiled configuration.
 //!
