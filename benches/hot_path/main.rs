@@ -102,6 +102,7 @@ fn generation(text: &str) -> Generation {
         metrics: &Metrics::new(1, Refusal::LABELS),
         sessions: &Sessions::new(),
         workers: 1,
+        identity: String::new(),
         now: SystemTime::UNIX_EPOCH,
         started: Instant::now(),
     };

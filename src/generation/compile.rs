@@ -20,7 +20,7 @@ use crate::services::pool::{self, EndpointSettings};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Acceptor, Connector, Sessions};
-use crate::upstream::{self, Discovery, Pool, Recipe, Spec};
+use crate::upstream::{self, Discovery, Pool, Recipe, Spec, Subset};
 use crate::value::{Address, Diagnostics, Place, ServiceRef, Size, Sources, Spanned};
 
 /// What endpoints are offered inside TLS, the preferred one first.
@@ -43,6 +43,8 @@ pub struct Inputs<'a> {
     pub metrics: &'a Arc<Metrics>,
     pub sessions: &'a Sessions,
     pub workers: usize,
+    /// What tells this process from others of its kind: the host's name, which in a pod is the pod's.
+    pub identity: String,
     pub now: SystemTime,
     /// As `now`, by the clock that never jumps.
     pub started: Instant,
@@ -150,7 +152,7 @@ impl<'a> Services<'a> {
     }
 
     fn recipe(&self, name: &str, settings: &pool::Settings, found: &mut Diagnostics) -> Option<Recipe> {
-        let Inputs { read, sessions, now, metrics, .. } = self.inputs;
+        let Inputs { read, sessions, now, metrics, identity, .. } = self.inputs;
         let connector = if settings.speaks_tls() {
             Some(Connector::compile(&settings.tls, settings.tls.place, alpn(settings.protocol), read, sessions, found, *now)?)
         } else {
@@ -164,6 +166,7 @@ impl<'a> Services<'a> {
             is_led: settings.policy.leader.is_some(),
             zone: self.zone.clone(),
             sticky: None,
+            subset: settings.policy.subset.map(|size| Subset { size: size.0, seed: upstream::sticky::hash(name, identity.as_bytes()) }),
         })
     }
 

@@ -364,6 +364,7 @@ mod tests {
             metrics: &metrics,
             sessions: &Sessions::new(),
             workers: 1,
+            identity: String::new(),
             now: SystemTime::UNIX_EPOCH,
             started: Instant::now(),
         };

@@ -67,6 +67,7 @@ pub fn assemble(origin: &Origin, carried: &Carried, previous: Option<&Generation
         metrics: &carried.metrics,
         sessions: &carried.sessions,
         workers: carried.workers,
+        identity: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         now: SystemTime::now(),
         started: Instant::now(),
     };

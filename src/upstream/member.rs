@@ -2,7 +2,8 @@
 //!
 //! A membership is built whole and never changes; health is not part of it, only counted over it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -10,8 +11,8 @@ use std::time::Instant;
 use rustls::pki_types::ServerName;
 
 use super::sticky::{self, Sticky, Token};
-use super::{Bar, Endpoint, Protocol};
-use crate::algo::weighted;
+use super::{Bar, Endpoint, EndpointId, Protocol};
+use crate::algo::{rendezvous, weighted};
 use crate::telemetry::Metrics;
 use crate::tls::Connector;
 use crate::value::Address;
@@ -47,6 +48,17 @@ pub struct Recipe {
     /// Where this process stands.
     pub zone: Option<String>,
     pub sticky: Option<Arc<Sticky>>,
+    pub subset: Option<Subset>,
+}
+
+/// The part of a large pool that one process asks, so that a thousand processes need not each have connections to a thousand
+/// endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subset {
+    /// Endpoints, of each zone and priority.
+    pub size: u32,
+    /// Different for each process, and the same for as long as it has its name.
+    pub seed: u64,
 }
 
 /// An endpoint's part in one pool.
@@ -135,16 +147,39 @@ impl Recipe {
     }
 }
 
+impl Subset {
+    /// The first of each place, in an order of the process's own: who joins or leaves moves nobody else.
+    fn of<P: Eq + Hash>(self, members: &[Member], place: impl Fn(&Member) -> P) -> HashSet<EndpointId> {
+        let mut by_place: HashMap<P, Vec<&Member>> = HashMap::new();
+        for member in members.iter().filter(|member| member.weight > 0) {
+            by_place.entry(place(member)).or_default().push(member);
+        }
+        let distance = |member: &Member| rendezvous::distance(self.seed, member.hash, member.weight);
+        let first = |mut members: Vec<&Member>| {
+            members.sort_by(|one, other| distance(one).total_cmp(&distance(other)));
+            members.truncate(self.size as usize);
+            members.into_iter().map(|member| member.endpoint.id).collect::<Vec<_>>()
+        };
+        by_place.into_values().flat_map(first).collect()
+    }
+}
+
 impl Membership {
-    pub fn new(members: Vec<Member>, own_zone: Option<&str>) -> Self {
-        let preference = |member: &Member| {
+    pub fn new(members: Vec<Member>, own_zone: Option<&str>, subset: Option<Subset>) -> Self {
+        let place = |member: &Member| {
             let is_elsewhere = own_zone.is_some() && member.zone.as_deref() != own_zone;
             (member.priority, is_elsewhere)
+        };
+        let chosen = subset.map(|subset| subset.of(&members, place));
+        let preference = |member: &Member| {
+            let (priority, is_elsewhere) = place(member);
+            let is_spare = chosen.as_ref().is_some_and(|chosen| !chosen.contains(&member.endpoint.id));
+            (priority, is_elsewhere, is_spare)
         };
         let mut preferences: Vec<_> = members.iter().filter(|member| member.weight > 0).map(preference).collect();
         preferences.sort_unstable();
         preferences.dedup();
-        let tier = |wanted: (u16, bool)| {
+        let tier = |wanted: (u16, bool, bool)| {
             let inside = |member: &Member| member.weight > 0 && preference(member) == wanted;
             let indices: Vec<u32> = (0u32..).zip(&members).filter(|(_, member)| inside(member)).map(|(index, _)| index).collect();
             let weights: Vec<u32> = members.iter().map(|member| if inside(member) { member.weight } else { 0 }).collect();
@@ -215,7 +250,7 @@ impl Membership {
         (0, &self.tiers[0])
     }
 
-    /// The tier after this one among those of the same priority, if anybody there is open: another zone.
+    /// The tier after this one among those of the same priority, if anybody there is open: those beside the subset, or another zone.
     pub fn elsewhere(&self, index: usize) -> Option<&Tier> {
         let other = self.tiers.get(index + 1)?;
         (other.priority == self.tiers[index].priority && other.open.load(Ordering::Relaxed) > 0).then_some(other)

@@ -23,5 +23,5 @@ mod tests;
 pub use balance::{Ask, Balance};
 pub use discover::Discovery;
 pub use endpoint::{Bar, Endpoint, EndpointId, Lease, Protocol};
-pub use member::{Member, Membership, Recipe, Spec};
-pub use pool::{Policy, Pool, SendProxy, Timeouts, Tried};
+pub use member::{Member, Membership, Recipe, Spec, Subset};
+pub use pool::{Policy, Pool, SendProxy, SubsetSize, Timeouts, Tried};

@@ -19,6 +19,7 @@ use super::sticky::{Stuck, Token};
 use super::{Discovery, Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, health, leader, retry, sticky};
 use crate::algo::rendezvous;
 use crate::telemetry::metrics::{self, Outcome, ServiceMetrics};
+use crate::value::Whole;
 use crate::{settings, words};
 
 settings! {
@@ -50,10 +51,15 @@ impl Default for Timeouts {
     }
 }
 
+/// `subset`.
+pub type SubsetSize = Whole<1, 1_000_000>;
+
 /// How a pool treats its endpoints, whoever they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     pub balance: Balance,
+    /// So many endpoints of each zone and priority are asked, as long as enough of them may take requests.
+    pub subset: Option<SubsetSize>,
     pub timeouts: Timeouts,
     /// A connection that was opened in one client's name carries nothing of another's.
     pub send_proxy: SendProxy,
@@ -76,6 +82,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             balance: Balance::RoundRobin,
+            subset: None,
             timeouts: Timeouts::default(),
             send_proxy: SendProxy::Off,
             eject: None,
@@ -158,7 +165,7 @@ impl Pool {
             .as_ref()
             .map(|limits| limited.and_then(|previous| previous.connections.clone()).unwrap_or_else(|| Connections::new(limits, workers)));
         let members = recipe.members(&together(&named, discovery.specs()), previous_members, now);
-        let membership = Membership::new(members, recipe.zone.as_deref());
+        let membership = Membership::new(members, recipe.zone.as_deref(), recipe.subset);
         Self {
             name: recipe.service.clone(),
             metrics: recipe.metrics.service(&recipe.service),
@@ -196,6 +203,7 @@ impl Pool {
             && self.recipe.zone == recipe.zone
             && self.recipe.is_probed == recipe.is_probed
             && self.recipe.is_led == recipe.is_led
+            && self.recipe.subset == recipe.subset
             && named.iter().zip(self.membership().members()).all(|(spec, member)| recipe.is_as(&member.endpoint, spec))
     }
 
@@ -207,7 +215,7 @@ impl Pool {
             return;
         }
         let members = self.recipe.members(&specs, previous.members(), now);
-        self.membership.replace(Membership::new(members, self.recipe.zone.as_deref()));
+        self.membership.replace(Membership::new(members, self.recipe.zone.as_deref(), self.recipe.subset));
         self.recount();
         drop(previous);
         // Addresses come and go for as long as the process lives; their series must not stay.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::sticky::Stuck;
-use super::{Ask, Balance, Bar, Discovery, Endpoint, Lease, Policy, Pool, Protocol, Recipe, Spec, Tried, eject};
+use super::{Ask, Balance, Bar, Discovery, Endpoint, Lease, Policy, Pool, Protocol, Recipe, Spec, Subset, Tried, eject};
 use crate::algo::dice;
 use crate::telemetry::metrics::{Metrics, Outcome};
 use crate::value::{Address, Share, Whole};
@@ -43,6 +43,7 @@ impl Pools {
             is_led: false,
             zone: Some("here".to_owned()),
             sticky: None,
+            subset: policy.subset.map(|size| Subset { size: size.0, seed: 7 }),
         };
         let now = Instant::now();
         let pool = Pool::new(
@@ -182,6 +183,19 @@ fn zones_share_in_proportion_once_too_little_of_the_own_one_is_open() {
     pools.pool.bar(&pools.endpoint(1), Bar::Sick);
     // Two of four are 70 % of enough.
     check_near(&pools.shares(10_000)[4..], &[3_000], 10);
+}
+
+#[test]
+fn a_subset_is_asked_alone_and_moves_with_nobody_else() {
+    let policy = Policy { subset: Some(Whole(4)), ..Policy::default() };
+    let asked = |members: usize| {
+        let mut pools = Pools::with(policy.clone(), &vec![ANYWHERE; members]);
+        let shares = pools.shares(400);
+        (0..members).filter(|&number| shares[number] > 0).collect::<Vec<_>>()
+    };
+    let (before, after) = (asked(20), asked(21));
+    assert_eq!((before.len(), after.len()), (4, 4));
+    assert!(before.iter().filter(|number| after.contains(number)).count() >= 3, "one more endpoint takes one place at most");
 }
 
 #[test]

@@ -344,6 +344,29 @@ fn ones_own_zone_is_preferred_while_enough_of_it_serves() {
 }
 
 #[test]
+fn a_subset_of_a_large_pool_serves_and_the_others_stand_in() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let origins: Vec<Origin> = (0..8).map(|number| failing(number, &fails)).collect();
+    let rig = rig("", &quoted(&origins), "subset = 3\neject = { consecutive = 1, for = \"1h\", max = \"40%\" }");
+    let mut client = rig.connect("web");
+    let mut asked = || {
+        let turns: String = (0..60).map(|_| client.request("GET", "/").unwrap().text()).collect();
+        let mut digits: Vec<char> = turns.chars().collect();
+        digits.sort_unstable();
+        digits.dedup();
+        digits
+    };
+    let subset = asked();
+    assert_eq!(subset.len(), 3, "{subset:?}");
+    assert_eq!(asked(), subset);
+    fails.store(true, Ordering::Relaxed);
+    let _ = asked();
+    fails.store(false, Ordering::Relaxed);
+    let others = asked();
+    assert!(others.iter().any(|digit| !subset.contains(digit)), "{subset:?} {others:?}");
+}
+
+#[test]
 fn every_way_to_balance_serves_and_avoids_who_is_out() {
     for balance in ["round-robin", "least-requests", "p2c", "ewma", "random"] {
         let mut endpoints = quoted(&[]);

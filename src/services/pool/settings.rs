@@ -10,7 +10,9 @@ use rustls::pki_types::ServerName;
 use super::discover::{Asked, Discover};
 use crate::tls::connector::{self, Name, Trust};
 use crate::upstream::discover::{Proof, Source};
-use crate::upstream::{Balance, Policy, Protocol, SendProxy, Spec, Timeouts, eject, health, hedge, leader, limits, retry, sticky};
+use crate::upstream::{
+    Balance, Policy, Protocol, SendProxy, Spec, SubsetSize, Timeouts, eject, health, hedge, leader, limits, retry, sticky,
+};
 use crate::value::{
     Address, Decode, Diagnostics, EndpointAddress, Fields, Grace, Item, LabelText, Place, Reader, Scheme, Spanned, Value, Whole,
 };
@@ -157,6 +159,7 @@ impl Decode for Settings {
         let protocol = fields.optional::<Spanned<Protocol>>("protocol", reader);
         let tls = fields.optional::<Spanned<connector::Settings>>("tls", reader);
         let timeouts = fields.or("timeouts", Timeouts::default(), reader);
+        let subset = fields.optional::<SubsetSize>("subset", reader);
         let eject = fields.optional::<eject::Settings>("eject", reader);
         let retry = fields.optional::<retry::Settings>("retry", reader);
         let hedge = fields.optional::<Spanned<hedge::Settings>>("hedge", reader);
@@ -229,6 +232,7 @@ impl Decode for Settings {
         let tls = tls.unwrap_or_else(|| Spanned::new(connector::Settings::default(), place));
         let policy = Policy {
             balance: balance?,
+            subset: subset?,
             timeouts: timeouts?,
             send_proxy,
             eject: eject?,
