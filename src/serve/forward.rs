@@ -49,7 +49,8 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         return Outcome::gone(0);
     }
     let _place = if pool.admission.is_some() {
-        match job.wait_for(open::enter(pool)).await {
+        // Here and below: what is rarely waited for is on the heap then, and not a part of every exchange.
+        match Box::pin(job.wait_for(open::enter(pool))).await {
             Ok(Ok(place)) => place,
             Ok(Err(refusal)) => return job.refuse(refusal, 0, None, 0, true).await,
             Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, None, 0, true).await,
@@ -71,7 +72,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         let lease = if let Some(lease) = worker.lease(pool, &tries.tried, stuck, started) {
             lease
         } else {
-            match job.wait_for(open::lease(worker, pool, &tries.tried, stuck)).await {
+            match Box::pin(job.wait_for(open::lease(worker, pool, &tries.tried, stuck))).await {
                 Ok(Some(lease)) => lease,
                 Ok(None) => return job.refuse(Refusal::NoEndpoint, 0, None, tries.attempts, true).await,
                 Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, None, tries.attempts, true).await,
@@ -88,7 +89,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         } else {
             let call = job.call;
             // It ends by itself in time; only the client may want it to end sooner.
-            match job.wait_for(call.connect(&endpoint, pool, &greeting, may_reuse, started)).await {
+            match Box::pin(job.wait_for(call.connect(&endpoint, pool, &greeting, may_reuse, started))).await {
                 Ok(connected) => connected,
                 Err(Kept::Gone) => return Outcome { endpoint: Some(endpoint), attempts: tries.attempts, ..Outcome::gone(0) },
                 Err(Kept::Late) => Err(Refusal::RouteTimeout),
@@ -122,7 +123,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         };
         match tried {
             Tried::Done(outcome) => return outcome,
-            Tried::Again(pause) => match job.pause(pause).await {
+            Tried::Again(pause) => match Box::pin(job.pause(pause)).await {
                 Ok(()) => started = Instant::now(),
                 Err(Kept::Gone) => return Outcome { endpoint: Some(endpoint), attempts: tries.attempts, ..Outcome::gone(0) },
                 Err(Kept::Late) => return job.refuse(Refusal::RouteTimeout, 0, Some(endpoint), tries.attempts, true).await,
@@ -281,7 +282,7 @@ impl<S: Side> Job<'_, S> {
             }
         };
         if let (Some(_), Some(hedge)) = (cause, hedge) {
-            match self.wait_for(hedge.finish()).await {
+            match Box::pin(self.wait_for(hedge.finish())).await {
                 Ok(Some(won)) => {
                     tries.begin();
                     return Tried::Done(Box::pin(self.hedged(won, pool, tries.attempts)).await);

@@ -65,12 +65,12 @@ impl Others {
 fn cut_off(rig: &Rig, attack: impl FnOnce(&mut Raw)) -> Option<u32> {
     let others = Others::start(rig);
     eventually("others are served", || rig.metric("attache_connections_total{listener=\"web\"}") >= 3.0);
-    let resident = rig.resident();
+    let held = rig.held();
     let mut raw = Raw::connect(rig.address("web"));
     attack(&mut raw);
     let told = raw.until(|frame| frame.kind == GOAWAY).and_then(|goaway| goaway.code());
     while raw.until(|_| false).is_some() {}
-    let grown = rig.resident().saturating_sub(resident);
+    let grown = rig.held().saturating_sub(held);
     others.end();
     assert!(grown <= GROWTH_MAX, "{grown} bytes more");
     eventually("nothing of it is left", || rig.metric("attache_connections{listener=\"web\"}") == 0.0);
@@ -207,7 +207,7 @@ fn bombs_of_small_heads_that_become_large_do_not_go_off() {
 fn heads_at_the_limit_are_refused_and_cost_little() {
     let origin = Origin::ok("hello");
     let rig = before(origin.address, "");
-    let resident = rig.resident();
+    let held = rig.held();
     let mut raw = Raw::connect(rig.address("web"));
     for stream in streams(500) {
         // 39 bytes each, as the protocol counts: 58 KiB in all.
@@ -215,7 +215,7 @@ fn heads_at_the_limit_are_refused_and_cost_little() {
         let answer = raw.answer(stream).unwrap();
         assert_eq!(answer.kind, HEADERS, "{answer:?}");
     }
-    let grown = rig.resident().saturating_sub(resident);
+    let grown = rig.held().saturating_sub(held);
     assert!(grown <= GROWTH_MAX, "{grown} bytes more");
     assert_eq!(rig.metric("attache_refusals_total{listener=\"web\",reason=\"head_too_large\"}"), 500.0);
 }
@@ -237,7 +237,7 @@ fn clients_without_a_window_are_reset_and_hold_little() {
     let rig = before(origin.address, "[listener.timeouts]\nwrite = \"1s\"\nidle = \"2s\"");
     let others = Others::start(&rig);
     eventually("others are served", || rig.metric("attache_connections_total{listener=\"web\"}") >= 3.0);
-    let resident = rig.resident();
+    let held = rig.held();
     let mut raw = Raw::connect(rig.address("web"));
     raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
     for stream in streams(STREAMS) {
@@ -250,7 +250,7 @@ fn clients_without_a_window_are_reset_and_hold_little() {
         begun += u32::from(frame.kind == HEADERS);
         reset += u32::from(frame.kind == RST_STREAM);
         if begun == STREAMS {
-            grown = grown.max(rig.resident().saturating_sub(resident));
+            grown = grown.max(rig.held().saturating_sub(held));
         }
     }
     others.end();
@@ -267,7 +267,7 @@ fn clients_that_read_nothing_are_cut_off_and_hold_little() {
     let mut other = rig.connect("web");
     let mut is_served = || other.request("GET", "/local").unwrap().status == 200;
     assert!(is_served());
-    let resident = rig.resident();
+    let held = rig.held();
     let mut raw = Raw::connect(rig.address("web"));
     // All the window there is, and not a byte read.
     raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])).unwrap();
@@ -278,7 +278,7 @@ fn clients_that_read_nothing_are_cut_off_and_hold_little() {
     eventually("every request is at the endpoint", || is_served() && origin.seen().len() == STREAMS as usize);
     let mut grown = 0;
     eventually("it is cut off", || {
-        grown = grown.max(rig.resident().saturating_sub(resident));
+        grown = grown.max(rig.held().saturating_sub(held));
         assert!(is_served());
         rig.metric("attache_connections{listener=\"web\"}") == 1.0
     });
