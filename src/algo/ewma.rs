@@ -1,7 +1,7 @@
-//! Averages that forget. Peak EWMA: an average that jumps up with a slow sample and comes down slowly.
+//! Averages that forget: one of what is usual, and one that jumps up with a slow sample and comes down with time.
 //!
-//! As in Finagle's and linkerd's balancers: what matters is how bad it may be, so the worst sample counts whole at once,
-//! and time heals. Knows no clock.
+//! The second is Peak EWMA, as in Finagle's and linkerd's balancers: what matters is how bad it may be. Knows no clock, and
+//! takes samples as they are: whoever feeds it says what an outlier counts for.
 
 use std::time::Duration;
 

@@ -95,8 +95,8 @@ pub struct Tier {
     open: AtomicU32,
 }
 
-/// Of a tier's weight, so much must be open for it to take all requests: with a little room left, nobody is sent to
-/// another zone. (Envoy's overprovisioning factor of 1.4, the other way around.)
+/// Of a tier's weight, so much must be open for it to take all requests: with a little room left, nobody is sent beside the
+/// subset or to another zone. (Envoy's overprovisioning factor of 1.4, the other way around.)
 const ENOUGH: f64 = 1.0 / 1.4;
 
 impl Recipe {
@@ -229,8 +229,8 @@ impl Membership {
     /// Whose turn it is among the tiers, by 32 random bits; the next one if all of them is closed. The first of all where
     /// nobody is open.
     ///
-    /// Between zones, a tier without enough that is open shares in proportion; between priorities (RFC 2782), as long as one
-    /// is open the others wait.
+    /// Between zones, and between a subset and the rest, a tier without enough that is open shares in proportion; between
+    /// priorities (RFC 2782), as long as one is open the others wait.
     pub fn tier(&self, dice: u32) -> (usize, &Tier) {
         let last = self.tiers.len() - 1;
         for (index, tier) in self.tiers.iter().enumerate() {

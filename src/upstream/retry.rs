@@ -8,7 +8,7 @@ use crate::settings;
 use crate::value::{Decode, Item, Reader, Share, Size, Whole, nearest};
 
 settings! {
-    /// What is tried again, in other words than `retry = {}`, which has all the defaults.
+    /// How requests go out again; `retry = {}` has all the defaults.
     pub struct Settings as "how to retry" {
         /// Attempts in all, the first one included.
         attempts: Whole<1, 10> = Whole(2),
