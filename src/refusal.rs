@@ -77,6 +77,8 @@ refusals! {
     BadChunk => 400 "bad_chunk" Client "malformed chunked body",
     /// The client closed before its request was whole.
     Incomplete => 400 "incomplete" Client "incomplete request",
+    /// The request has no key, and its shard wants one.
+    KeyMissing => 400 "key_missing" Client "no key",
     /// No route matches and the listener has no service of its own.
     NoRoute => 404 "no_route" Client "not found",
     /// CONNECT.
@@ -112,6 +114,8 @@ refusals! {
     BrokenResponse => 502 "broken_response" Endpoint "bad gateway",
     /// No endpoint may take a request.
     NoEndpoint => 503 "no_endpoint" Endpoint "service unavailable",
+    /// The key's own member takes no requests, and nobody may take its place.
+    ShardDown => 503 "shard_down" Endpoint "service unavailable",
     /// Too many requests are with the endpoints or wait for them, or one waited too long.
     Overloaded => 503 "overloaded" Endpoint "service unavailable",
     ConnectTimeout => 504 "connect_timeout" Endpoint "gateway timeout",

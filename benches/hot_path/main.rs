@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use attache::algo::dice;
 use attache::config::{self, File};
-use attache::generation::{Generation, Inputs, Listener, compile};
+use attache::generation::{Generation, Inputs, Listener, Walk, compile};
 use attache::proto::http1::{
     BodyFraming, ChunkStep, ChunkedDecoder, Limits, Progress, RequestHead, ResponseHead, Target, TrailerLimits, Version, check_host,
     compare_form, request_framing, response_framing, split_target, write_chunk_header,
@@ -20,6 +20,7 @@ use attache::proto::http1::{
 use attache::refusal::Refusal;
 use attache::route::{Head, HeadLookup, Headers};
 use attache::serve::compose::{self, Forwarding, Persistence, Relay};
+use attache::services::{Asked, Way};
 use attache::telemetry::{Metrics, Stamps, access, metrics};
 use attache::tls::Sessions;
 use attache::upstream::sticky::Stuck;
@@ -185,6 +186,11 @@ fn judge(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn walk_of<'g: 'a, 'a>(listener: &'g Listener, head: &'a Head<'a>) -> Walk<'g, 'a> {
+    let asked = Asked { head, now: black_box(Instant::now()), dice: 0, body: None, passed: &[] };
+    listener.walk(&asked, &mut Way::default())
+}
+
 fn walk(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("walk");
     let request = parsed(SMALL);
@@ -192,17 +198,17 @@ fn walk(criterion: &mut Criterion) {
     for count in [1, 10, 10_000] {
         let generation = generation(&routes(count));
         let listener = &generation.listeners[0];
-        assert!(listener.walk(&head).route.is_some());
+        assert!(walk_of(listener, &head).route.is_some());
         let name = if count == 1 { "1 route".to_owned() } else { format!("{count} routes") };
         group.bench_function(name, |bencher| {
-            bencher.iter(|| listener.walk(black_box(&head)).route.is_some());
+            bencher.iter(|| walk_of(listener, black_box(&head)).route.is_some());
         });
     }
     group.finish();
 }
 
 fn request_to_endpoint(listener: &Listener, head: &Head<'_>, out: &mut Vec<u8>) {
-    let walk = listener.walk(head);
+    let walk = walk_of(listener, head);
     let forwarding = Forwarding {
         head,
         route: walk.route.unwrap(),
@@ -220,7 +226,7 @@ fn request_to_endpoint(listener: &Listener, head: &Head<'_>, out: &mut Vec<u8>) 
 }
 
 fn response_to_client(listener: &Listener, head: &Head<'_>, response: &ResponseHead, out: &mut Vec<u8>) {
-    let route = listener.walk(head).route.unwrap();
+    let route = walk_of(listener, head).route.unwrap();
     let relay = Relay {
         response,
         bytes: RESPONSE,
@@ -315,7 +321,7 @@ fn account(criterion: &mut Criterion) {
     });
     let request = parsed(SMALL);
     let head = head_of(&request, SMALL);
-    let route = generation.listeners[0].walk(&head).route.unwrap();
+    let route = walk_of(&generation.listeners[0], &head).route.unwrap();
     group.bench_function("metrics", |bencher| {
         bencher.iter(|| {
             route.metrics.finished(0, 200, black_box(took));

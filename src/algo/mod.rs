@@ -5,6 +5,7 @@ pub mod budget;
 pub mod dice;
 pub mod ewma;
 pub mod gradient;
+pub mod placement;
 pub mod quantile;
 pub mod rendezvous;
 pub mod weighted;

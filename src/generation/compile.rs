@@ -10,17 +10,18 @@ use std::time::{Instant, SystemTime};
 use indexmap::IndexMap;
 
 use super::shadow::Shadows;
-use super::{Generation, Listener, NamedPool, Route, SocketKey};
+use super::{Generation, Listener, NamedPool, NamedService, Route, SocketKey};
 use crate::config::listener::{self, Protocol, ProxyProtocol, RouteService};
 use crate::config::{File, Parsed};
 use crate::filters::headers::Edits;
 use crate::proto::http1::Limits;
 use crate::route::{Matchers, Table};
 use crate::services::pool::{self, EndpointSettings};
+use crate::services::shard::{self, Shard};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Acceptor, Connector, Sessions};
-use crate::upstream::{self, Discovery, Pool, Recipe, Spec, Subset};
+use crate::upstream::{self, Discovery, Pool, Recipe, Rule, Spec, Subset};
 use crate::value::{Address, Diagnostics, Place, ServiceRef, Size, Sources, Spanned};
 
 /// What endpoints are offered inside TLS, the preferred one first.
@@ -71,6 +72,7 @@ pub fn compile(parsed: Parsed, inputs: &Inputs<'_>, found: &mut Diagnostics) -> 
         return None;
     }
     services.warn_unused(found);
+    let Services { pools, others, .. } = services;
     let mut listeners: Vec<Listener> = listeners.into_iter().collect::<Option<_>>()?;
     number_free_ports(&mut listeners);
     let listeners: Vec<Arc<Listener>> = listeners.into_iter().map(Arc::new).collect();
@@ -83,7 +85,8 @@ pub fn compile(parsed: Parsed, inputs: &Inputs<'_>, found: &mut Diagnostics) -> 
         file,
         listeners,
         by_socket,
-        pools: services.pools,
+        pools,
+        others,
         document: inputs.document.to_string().into(),
         warnings: found.one_per_line(inputs.sources),
     })
@@ -91,44 +94,125 @@ pub fn compile(parsed: Parsed, inputs: &Inputs<'_>, found: &mut Diagnostics) -> 
 
 /// Every service by name, compiled once; addresses used as services join them as they turn up.
 struct Services<'a> {
-    named: IndexMap<String, Entry>,
+    named: IndexMap<&'a str, Entry<'a>>,
     /// By the address as it is shown.
     addressed: HashMap<String, Arc<Service>>,
     pools: Vec<NamedPool>,
+    /// Whatever is no pool, as it was compiled.
+    others: Vec<NamedService>,
+    /// What shards want of pools, by the pool's name.
+    rules: HashMap<&'a str, Vec<Rule>>,
     /// Where this process stands.
     zone: Option<String>,
     inputs: &'a Inputs<'a>,
 }
 
-struct Entry {
-    /// `None` where something that is wrong keeps it from serving.
-    service: Option<Arc<Service>>,
+struct Entry<'a> {
+    settings: &'a services::Settings,
+    state: State,
     place: Place,
     is_used: bool,
 }
 
+enum State {
+    Written,
+    /// Its parts are looked for: whoever finds it among them has found a cycle.
+    Underway,
+    /// `None` where something that is wrong keeps it from serving.
+    Done(Option<Arc<Service>>),
+}
+
 impl<'a> Services<'a> {
-    fn compile(file: &File, inputs: &'a Inputs<'a>, found: &mut Diagnostics) -> Self {
-        let zone = file.process.zone.as_ref().map(|zone| zone.0.clone());
-        let mut services = Self { named: IndexMap::new(), addressed: HashMap::new(), pools: Vec::new(), zone, inputs };
-        for (name, settings) in &file.services {
-            if !is_service_name(name) {
-                found
-                    .error(name.place, format!("`{}` is not a name for a service", name.value))
-                    .help("use letters, digits, `-`, `_` and `.`");
+    fn compile(file: &'a File, inputs: &'a Inputs<'a>, found: &mut Diagnostics) -> Self {
+        let entry = |(name, settings): (&'a Spanned<String>, &'a services::Settings)| {
+            (name.value.as_str(), Entry { settings, state: State::Written, place: name.place, is_used: false })
+        };
+        let mut services = Self {
+            named: file.services.iter().map(entry).collect(),
+            addressed: HashMap::new(),
+            pools: Vec::new(),
+            others: Vec::new(),
+            rules: rules(file),
+            zone: file.process.zone.as_ref().map(|zone| zone.0.clone()),
+            inputs,
+        };
+        for name in file.services.keys().filter(|name| !is_service_name(name)) {
+            found.error(name.place, format!("`{}` is not a name for a service", name.value)).help("use letters, digits, `-`, `_` and `.`");
+        }
+        // Pools first: nothing else is a part of them.
+        let is_pool = |settings: &services::Settings| matches!(settings, services::Settings::Pool(_));
+        for wanted in [true, false] {
+            for name in file.services.iter().filter(|(_, settings)| is_pool(settings) == wanted).map(|(name, _)| name) {
+                services.by_name(&name.value, name.place, found);
             }
-            let service = services.build(&name.value, settings, found);
-            services.named.insert(name.value.clone(), Entry { service, place: name.place, is_used: false });
         }
         services
     }
 
-    fn build(&mut self, name: &str, settings: &services::Settings, found: &mut Diagnostics) -> Option<Arc<Service>> {
-        Some(Arc::new(match settings {
-            services::Settings::Pool(settings) => Service::Pool(self.pool(name, settings, found)?),
+    /// The service of this name, which is compiled now if it was not before.
+    fn by_name(&mut self, name: &str, place: Place, found: &mut Diagnostics) -> Option<Arc<Service>> {
+        let entry = self.named.get_mut(name)?;
+        match &entry.state {
+            State::Done(service) => return service.clone(),
+            State::Underway => {
+                found.error(place, format!("`{name}` is a part of itself")).related(entry.place, "the service").help("name another here");
+                return None;
+            }
+            State::Written => entry.state = State::Underway,
+        }
+        let settings = entry.settings;
+        let service = self.build(name, name, settings, found);
+        if let Some(entry) = self.named.get_mut(name) {
+            entry.state = State::Done(service.clone());
+        }
+        service
+    }
+
+    /// `salt` is what tells its keys from those of others; for most their name.
+    fn build(&mut self, name: &str, salt: &str, settings: &services::Settings, found: &mut Diagnostics) -> Option<Arc<Service>> {
+        let service = Arc::new(match settings {
+            services::Settings::Pool(settings) => return Some(Arc::new(Service::Pool(self.pool(name, settings, found)?))),
+            services::Settings::Shard(settings) => Service::Shard(self.shard(name, salt, settings, found)?),
             services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings)),
             services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings)),
-        }))
+        });
+        self.others.push(NamedService { name: name.to_owned(), service: Arc::clone(&service) });
+        Some(service)
+    }
+
+    fn shard(&mut self, name: &str, salt: &str, settings: &shard::Settings, found: &mut Diagnostics) -> Option<Shard> {
+        let shard = match &settings.over.value {
+            shard::Over::Members(written) => {
+                let members: Vec<Option<shard::Member>> = written.iter().map(|member| self.member(name, member, found)).collect();
+                Shard::over_services(name, salt, settings, members.into_iter().collect::<Option<_>>()?)
+            }
+            shard::Over::Pool(reference) => {
+                let service = self.used(&reference.value, reference.place, found)?;
+                let Service::Pool(pool) = &*service else {
+                    found
+                        .error(reference.place, format!("`{}` is no pool, so it has no endpoints to place keys on", reference.value))
+                        .help(format!("write over = [\"{}\", …] to place keys on services", reference.value));
+                    return None;
+                };
+                let rule = self.rules.get(pool.name.as_str())?.iter().position(|rule| rule.shard == name)?;
+                let checked = pool.membership().check(&settings.method());
+                checked.map(|()| Shard::over_pool(name, settings, Arc::clone(pool), rule as u16))
+            }
+        };
+        match shard {
+            Ok(shard) => Some(shard),
+            Err(reason) => {
+                found.error(settings.method_place(), reason).help("write method = \"maglev\"");
+                None
+            }
+        }
+    }
+
+    fn member(&mut self, shard: &str, written: &shard::MemberSettings, found: &mut Diagnostics) -> Option<shard::Member> {
+        let (_, service) = self.resolve(&written.service, found)?;
+        let name = written.label();
+        let metrics = self.inputs.metrics.shard(shard, &name);
+        Some(shard::Member { name, weight: written.weight, service, metrics })
     }
 
     /// The previous generation's pool if nothing about it changed; else a new one that shares the
@@ -166,6 +250,7 @@ impl<'a> Services<'a> {
             is_led: settings.policy.leader.is_some(),
             zone: self.zone.clone(),
             sticky: None,
+            rules: self.rules.get(name).cloned().unwrap_or_default(),
             subset: settings.policy.subset.map(|size| Subset { size: size.0, seed: upstream::sticky::hash(name, identity.as_bytes()) }),
         })
     }
@@ -173,14 +258,7 @@ impl<'a> Services<'a> {
     /// The service a reference stands for, and the name it goes by in metrics.
     fn resolve(&mut self, reference: &Spanned<ServiceRef>, found: &mut Diagnostics) -> Option<(String, Arc<Service>)> {
         match &reference.value {
-            ServiceRef::Name(name) => {
-                if let Some(entry) = self.named.get_mut(name) {
-                    entry.is_used = true;
-                    return Some((name.clone(), Arc::clone(entry.service.as_ref()?)));
-                }
-                // Reported while the file was parsed, or its own settings are.
-                None
-            }
+            ServiceRef::Name(name) => Some((name.clone(), self.used(name, reference.place, found)?)),
             ServiceRef::Address(address) => {
                 let name = address.to_string();
                 if let Some(service) = self.addressed.get(&name) {
@@ -194,11 +272,53 @@ impl<'a> Services<'a> {
         }
     }
 
+    /// As [`Services::by_name`], for somebody who uses it. One that is missing was reported while the file was parsed.
+    fn used(&mut self, name: &str, place: Place, found: &mut Diagnostics) -> Option<Arc<Service>> {
+        self.named.get_mut(name)?.is_used = true;
+        self.by_name(name, place, found)
+    }
+
     fn warn_unused(&self, found: &mut Diagnostics) {
         for (name, entry) in self.named.iter().filter(|(_, entry)| !entry.is_used) {
             found.warn(entry.place, format!("nobody uses the service `{name}`")).help("name it in a route or a listener, or remove it");
         }
     }
+}
+
+/// What shards want of pools: every one that places keys on endpoints has a rule there.
+fn rules(file: &File) -> HashMap<&str, Vec<Rule>> {
+    let named = file.services.iter().map(|(name, settings)| (name.value.clone(), name.value.as_str(), settings));
+    let inline = file.listeners.iter().flat_map(|listener| {
+        listener.route.iter().enumerate().filter_map(move |(index, route)| match &route.service {
+            RouteService::Inline(settings) => Some((inline_name(listener, index, route), settings.word(), settings)),
+            RouteService::Named(_) => None,
+        })
+    });
+    let mut rules: HashMap<&str, Vec<Rule>> = HashMap::new();
+    for (shard, salt, settings) in named.chain(inline) {
+        if let services::Settings::Shard(settings) = settings
+            && let shard::Over::Pool(pool) = &settings.over.value
+        {
+            let rule = Rule { shard, method: settings.method(), salt: settings.salt(salt) };
+            rules.entry(pool.value.as_str()).or_default().push(rule);
+        }
+    }
+    rules
+}
+
+/// What a service that is written in a route goes by where services are counted.
+fn inline_name(listener: &listener::Listener, index: usize, route: &listener::Route) -> String {
+    format!("{}/{}", listener_name(listener), route_label(index, route))
+}
+
+/// Empty if it has neither a name nor an address, which is reported.
+fn listener_name(listener: &listener::Listener) -> String {
+    let first = || listener.listen.first().map_or_else(String::new, |listen| listen.0.to_string());
+    listener.name.as_ref().map_or_else(first, |name| name.value.0.clone())
+}
+
+fn route_label(index: usize, route: &listener::Route) -> String {
+    route.name.as_ref().map_or_else(|| (index + 1).to_string(), |name| name.value.0.clone())
 }
 
 fn is_service_name(name: &str) -> bool {
@@ -266,10 +386,8 @@ fn compile_listener(
     found: &mut Diagnostics,
 ) -> Option<Listener> {
     let addresses: Vec<Address> = written.listen.iter().map(|listen| listen.0.value.clone()).collect();
-    let name = match &written.name {
-        Some(name) => name.value.0.clone(),
-        None => addresses.first()?.to_string(),
-    };
+    let name = listener_name(written);
+    addresses.first()?;
     if let (Some(mode), false) = (&written.mode, addresses.iter().any(|a| matches!(a, Address::Unix(_)))) {
         found.error(mode.place, "`mode` is for unix sockets and this listener has none").help("remove it");
     }
@@ -298,7 +416,7 @@ fn compile_listener(
         })
         .collect();
     let reads_hello = written.protocol == Protocol::Tcp && tls.is_none() && matchers.iter().any(|matchers| !matchers.host.is_empty());
-    let routes = compile_routes(written, &matchers, &name, services, inputs, found);
+    let routes = compile_routes(written, &matchers, services, inputs, found);
     let table = match Table::compile(matchers) {
         Ok(table) => Some(table),
         Err((index, reason)) => {
@@ -343,6 +461,7 @@ fn compile_limits(written: &listener::Limits, found: &mut Diagnostics) -> Limits
 fn check_kind(protocol: Protocol, name: &str, service: &Service, place: Place, found: &mut Diagnostics) -> Option<()> {
     let kind = match (protocol, service) {
         (Protocol::Http, _) | (Protocol::Tcp, Service::Pool(_)) => return Some(()),
+        (Protocol::Tcp, Service::Shard(_)) => "a shard",
         (Protocol::Tcp, Service::Respond(_)) => "an answer",
         (Protocol::Tcp, Service::Redirect(_)) => "a redirect",
     };
@@ -355,7 +474,6 @@ fn check_kind(protocol: Protocol, name: &str, service: &Service, place: Place, f
 fn compile_routes(
     listener: &listener::Listener,
     matchers: &[Matchers],
-    name: &str,
     services: &mut Services<'_>,
     inputs: &Inputs<'_>,
     found: &mut Diagnostics,
@@ -373,8 +491,7 @@ fn compile_routes(
         if shadows.hides(matchers) {
             found.warn(route.place, "this route can never match: an earlier one takes all it would").help("move it up or remove it");
         }
-        let label = route.name.as_ref().map_or_else(|| (index + 1).to_string(), |name| name.value.0.clone());
-        let compiled = compile_route(route, label, name, services, inputs, found);
+        let compiled = compile_route(route, index, listener, services, inputs, found);
         // In place, only answers can be written, and whoever wrote one has been told.
         let checked = match &route.service {
             RouteService::Named(reference) => compiled
@@ -388,8 +505,8 @@ fn compile_routes(
 
 fn compile_route(
     written: &listener::Route,
-    name: String,
-    listener: &str,
+    index: usize,
+    listener: &listener::Listener,
     services: &mut Services<'_>,
     inputs: &Inputs<'_>,
     found: &mut Diagnostics,
@@ -397,18 +514,15 @@ fn compile_route(
     let resolved = match &written.service {
         RouteService::Named(reference) => services.resolve(reference, found),
         RouteService::Inline(settings) => {
-            let kind = match settings {
-                services::Settings::Pool(_) => "pool",
-                services::Settings::Respond(_) => "respond",
-                services::Settings::Redirect(_) => "redirect",
-            };
-            services.build(kind, settings, found).map(|service| (kind.to_owned(), service))
+            let kind = settings.word();
+            services.build(&inline_name(listener, index, written), kind, settings, found).map(|service| (kind.to_owned(), service))
         }
     };
     let edits = |settings: &Option<_>| settings.as_ref().map_or_else(Edits::default, Edits::compile);
     let (service_name, service) = resolved?;
+    let name = route_label(index, written);
     Some(Route {
-        metrics: inputs.metrics.route(listener, &name, &service_name),
+        metrics: inputs.metrics.route(&listener_name(listener), &name, &service_name),
         name,
         service_name,
         service,

@@ -39,6 +39,8 @@ pub struct Generation {
     by_socket: HashMap<SocketKey, Arc<Listener>>,
     /// Pools by service name, in the order of the file.
     pub pools: Vec<NamedPool>,
+    /// Services that are no pools: those with names, then those that routes hold.
+    pub others: Vec<NamedService>,
     /// For `/config`, as JSON: strings as they were written, secrets hidden. Text, since a tree of a thousand endpoints takes
     /// most of a kilobyte for each.
     pub document: Box<str>,
@@ -49,6 +51,12 @@ pub struct Generation {
 pub struct NamedPool {
     pub settings: Arc<services::pool::Settings>,
     pub pool: Arc<Pool>,
+}
+
+/// A service that is no pool. One that is written in a route goes by its listener and its route, as `edge/search`.
+pub struct NamedService {
+    pub name: String,
+    pub service: Arc<Service>,
 }
 
 /// What a listening socket is known by across generations: its address as written.

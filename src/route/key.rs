@@ -5,7 +5,22 @@
 use std::net::IpAddr;
 
 use super::{Head, write_ip};
-use crate::value::KeySource;
+use crate::value::{KeySource, RequestKey};
+
+/// Where a request's key was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It was appended.
+    Here,
+    Nowhere,
+    /// It may be in the body, of which at most so many bytes are to be read first.
+    InBody(u64),
+}
+
+/// Appends the key. `body` is the whole of it, where that was read.
+pub fn find(key: &RequestKey, head: &Head<'_>, _body: Option<&[u8]>, out: &mut Vec<u8>) -> Found {
+    if read(&key.first, head, out) { Found::Here } else { Found::Nowhere }
+}
 
 /// Appends the key from the first source that the request has. `false` if it has none of them.
 pub fn read(sources: &[KeySource], head: &Head<'_>, out: &mut Vec<u8>) -> bool {

@@ -76,7 +76,7 @@ impl<S: Side> Job<'_, S> {
         // sends without a pause is done.
         let is_first = !std::mem::replace(&mut waits.upload_began, true);
         if is_first {
-            poll_upload(cx, client, &mut self.tape, link, upload, waits)?;
+            poll_upload(cx, client, self.tape, link, upload, waits)?;
         }
         // While the client does not take an interim answer, the next one waits at the endpoint.
         let mut is_blocked = false;
@@ -106,7 +106,7 @@ impl<S: Side> Job<'_, S> {
             }
         }
         if !is_first {
-            poll_upload(cx, client, &mut self.tape, link, upload, waits)?;
+            poll_upload(cx, client, self.tape, link, upload, waits)?;
         }
         if client.link.has_left(cx, upload.is_taken()) {
             return Poll::Ready(Err(Early::ClientGone));
@@ -203,6 +203,7 @@ impl<S: Side> Job<'_, S> {
             ended: Instant::now(),
             endpoint: endpoint_for_log,
             attempts,
+            goes_on: false,
         };
         (outcome, left)
     }
@@ -226,7 +227,7 @@ impl<S: Side> Job<'_, S> {
             }
             Poll::Pending => {}
         }
-        match poll_upload(cx, client, &mut self.tape, link, upload, waits) {
+        match poll_upload(cx, client, self.tape, link, upload, waits) {
             Ok(()) => {}
             Err(Early::ClientGone) => return Poll::Ready(Ending::ClientGone),
             Err(_) => return Poll::Ready(Ending::Refused),

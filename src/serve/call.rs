@@ -16,7 +16,7 @@ use crate::generation::{Listener, Route};
 use crate::proto::http1::{BodyFraming, RequestFraming, Version};
 use crate::route::{Captures, Head, key};
 use crate::upstream::sticky::{self, Stuck};
-use crate::upstream::{Endpoint, Pool};
+use crate::upstream::{Aim, Endpoint, Pool};
 use crate::value::{Address, BodyLimit};
 
 #[derive(Clone, Copy)]
@@ -35,11 +35,16 @@ pub struct Call<'a> {
     pub peer_is_trusted: bool,
     /// When the whole exchange must be over.
     pub deadline: Option<Instant>,
+    /// Whom a shard means among a pool's endpoints.
+    pub aim: Option<Aim>,
 }
 
 impl<'a> Call<'a> {
     /// What binds the request to an endpoint of `pool`.
     pub fn stuck(&self, pool: &Pool) -> Stuck<'a> {
+        if let Some(aim) = self.aim {
+            return Stuck::Aimed(aim);
+        }
         match &pool.policy.sticky {
             None => Stuck::Free,
             Some(sticky::Settings::Cookie { name, .. }) => {

@@ -23,7 +23,8 @@ use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Span,
 use crate::proto::{grpc, request_timeout};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers};
-use crate::services::Decision;
+use crate::services::shard::{OnDown, Shard};
+use crate::services::{Asked, Decision, Way};
 use crate::telemetry::{access, clock};
 use crate::upstream::Endpoint;
 
@@ -68,6 +69,8 @@ pub struct Outcome {
     pub ended: Instant,
     pub endpoint: Option<Arc<Endpoint>>,
     pub attempts: u32,
+    /// Nothing was sent to the client: the request is to go on to somebody else, and `refusal` says why.
+    pub goes_on: bool,
 }
 
 impl Outcome {
@@ -76,6 +79,10 @@ impl Outcome {
             (After::Close, Some(Refusal::HeaderTimeout | Refusal::BodyTimeout)) => After::Dismiss,
             (after, _) => after,
         }
+    }
+
+    pub fn passed_on(refusal: Refusal, attempts: u32) -> Self {
+        Self { refusal: Some(refusal), goes_on: true, attempts, ..Self::gone(0) }
     }
 
     pub fn gone(body_in: u64) -> Self {
@@ -89,6 +96,7 @@ impl Outcome {
             ended: Instant::now(),
             endpoint: None,
             attempts: 0,
+            goes_on: false,
         }
     }
 }
@@ -105,7 +113,7 @@ pub async fn run<S: Side>(
     started: Instant,
     is_current: bool,
 ) -> After {
-    let Scratch { request, request_bytes, response, request_id, compare_path, .. } = scratch;
+    let Scratch { request, request_bytes, response, request_id, compare_path, keys, .. } = scratch;
     let bytes: &[u8] = request_bytes;
     let checked = check(request, bytes, listener, client, compare_path);
     let headers = Headers { bytes, fields: &request.fields };
@@ -132,8 +140,9 @@ pub async fn run<S: Side>(
         request_id,
         listener: &listener.name,
     };
-    let walk = match &checked {
-        Ok(_) => listener.walk(&head),
+    let mut way = Way::new(std::mem::take(keys));
+    let Walk { route, captures, mut decision } = match &checked {
+        Ok(_) => listener.walk(&Asked { head: &head, now: started, dice: worker.roll(), body: None, passed: &[] }, &mut way),
         Err(refusal) => Walk { route: None, captures: Captures::default(), decision: Decision::Refuse(*refusal) },
     };
     let framing = checked.as_ref().ok().map(|checked| &checked.framing);
@@ -143,69 +152,107 @@ pub async fn run<S: Side>(
         (true, Version::Http11 | Version::Http2) => Persistence::Kept,
         (true, Version::Http10) => Persistence::KeptAloud,
     };
-    let outcome = match (&walk.decision, walk.route, framing) {
-        (Decision::Forward(pool), Some(route), Some(framing)) => {
-            let deadline = deadline(route, &head, request.version, started);
-            let call = Call {
-                worker,
-                listener,
-                head: &head,
-                route,
-                captures: &walk.captures,
-                framing,
-                version: request.version,
-                upgrade: if framing.has_upgrade && framing.body == BodyFraming::None {
-                    upgrade::wanted(&request.fields, bytes)
-                } else {
-                    None
-                },
-                peer: client.peer,
-                peer_is_trusted,
-                deadline,
-            };
-            forward::forward(Job { call, client, keep, response, deadline, cookie: Vec::new(), tape: Tape::default() }, pool).await
-        }
-        (Decision::Answer(respond), Some(route), Some(framing)) => {
-            let lookup = HeadLookup { head: &head, route: &route.name };
-            let keep = keep_after_local(keep, framing);
-            worker.with_date(|date| {
-                compose::fixed(respond, &lookup, &route.response_edits, method, keep, date, client.link.output());
-            });
-            let body_out = if method == b"HEAD" { 0 } else { respond.body.len() as u64 };
-            local(client, listener, framing, keep, respond.status, body_out, None).await
-        }
-        (Decision::Redirect(redirect), Some(route), Some(framing)) => {
-            let lookup = HeadLookup { head: &head, route: &route.name };
-            let keep = keep_after_local(keep, framing);
-            let mut fields = Vec::new();
-            if !route.response_edits.drops(Known::Other, b"location") {
-                fields.extend_from_slice(b"Location: ");
-                redirect.write(&lookup, &mut fields);
-                fields.extend_from_slice(b"\r\n");
+    let mut tape = Tape::default();
+    let mut passed = Vec::new();
+    let mut attempts = 0;
+    let mut outcome = loop {
+        let outcome = match (&decision, route, framing) {
+            (Decision::Forward(pool, aim), Some(route), Some(framing)) => {
+                let deadline = deadline(route, &head, request.version, started);
+                let call = Call {
+                    worker,
+                    listener,
+                    head: &head,
+                    route,
+                    captures: &captures,
+                    framing,
+                    version: request.version,
+                    upgrade: if framing.has_upgrade && framing.body == BodyFraming::None {
+                        upgrade::wanted(&request.fields, bytes)
+                    } else {
+                        None
+                    },
+                    peer: client.peer,
+                    peer_is_trusted,
+                    deadline,
+                    aim: *aim,
+                };
+                let goes_on = way.sent(worker.index) && passed.len() < PASSED_MAX;
+                let job = Job { call, client, keep, response, deadline, cookie: Vec::new(), tape: &mut tape, goes_on };
+                forward::forward(job, pool).await
             }
-            route.response_edits.write(&lookup, &mut fields);
-            let own = Own { status: redirect.status, fields: &fields, body: b"" };
-            worker.with_date(|date| own.write(method, keep, date, client.link.output()));
-            local(client, listener, framing, keep, redirect.status, 0, None).await
-        }
-        (decision, _, _) => {
-            let refusal = if let Decision::Refuse(refusal) = decision { *refusal } else { Refusal::NoRoute };
-            let keep = match framing {
-                Some(framing) if refusal == Refusal::NoRoute => keep_after_local(keep, framing),
-                _ => Persistence::Closed,
-            };
-            let status = refuse(worker, client, method, headers, refusal, keep);
-            local(client, listener, framing.unwrap_or(&RequestFraming::UNREAD), keep, status, 0, Some(refusal)).await
-        }
+            (Decision::Answer(respond), Some(route), Some(framing)) => {
+                let lookup = HeadLookup { head: &head, route: &route.name };
+                let keep = keep_after_local(keep, framing);
+                worker.with_date(|date| {
+                    compose::fixed(respond, &lookup, &route.response_edits, method, keep, date, client.link.output());
+                });
+                let body_out = if method == b"HEAD" { 0 } else { respond.body.len() as u64 };
+                local(client, listener, framing, keep, respond.status, body_out, None).await
+            }
+            (Decision::Redirect(redirect), Some(route), Some(framing)) => {
+                let lookup = HeadLookup { head: &head, route: &route.name };
+                let keep = keep_after_local(keep, framing);
+                let mut fields = Vec::new();
+                if !route.response_edits.drops(Known::Other, b"location") {
+                    fields.extend_from_slice(b"Location: ");
+                    redirect.write(&lookup, &mut fields);
+                    fields.extend_from_slice(b"\r\n");
+                }
+                route.response_edits.write(&lookup, &mut fields);
+                let own = Own { status: redirect.status, fields: &fields, body: b"" };
+                worker.with_date(|date| own.write(method, keep, date, client.link.output()));
+                local(client, listener, framing, keep, redirect.status, 0, None).await
+            }
+            (decision, _, _) => {
+                let refusal = if let Decision::Refuse(refusal) = decision { *refusal } else { Refusal::NoRoute };
+                let keep = match framing {
+                    Some(framing) if refusal == Refusal::NoRoute => keep_after_local(keep, framing),
+                    _ => Persistence::Closed,
+                };
+                let status = refuse(worker, client, method, headers, refusal, keep);
+                local(client, listener, framing.unwrap_or(&RequestFraming::UNREAD), keep, status, 0, Some(refusal)).await
+            }
+        };
+        let (true, Some(refusal), Some(route)) = (outcome.goes_on, outcome.refusal, route) else { break outcome };
+        attempts += outcome.attempts;
+        decision = go_on(route, refusal, &head, worker.roll(), &mut passed, &mut way);
     };
+    outcome.attempts += attempts;
+    *keys = way.into_keys();
     let after = match (outcome.after(), framing) {
         (After::Close, Some(asked)) if !asked.keep_alive && asked.body == BodyFraming::None && client.link.has_said_all() => After::Part,
         (after, _) => after,
     };
-    let told = Told { head: &head, request, walk_route: walk.route, target: request.target.of(bytes) };
+    let told = Told { head: &head, request, walk_route: route, target: request.target.of(bytes) };
     settle(worker, listener, generation, &told, &outcome, started);
     client.tls = tls;
     after
+}
+
+/// Members of shards that one request may find out of reach.
+const PASSED_MAX: usize = 3;
+
+/// Whom a request goes to that could not reach the last member on its way.
+#[cold]
+fn go_on<'g>(
+    route: &'g Route,
+    refusal: Refusal,
+    head: &Head<'_>,
+    dice: u64,
+    passed: &mut Vec<(&'g Shard, u32)>,
+    way: &mut Way<'g>,
+) -> Decision<'g> {
+    // Where a pool chose, it has asked all that it may.
+    let turn = way.steps().rev().find(|step| step.shard.on_down == OnDown::Fail || step.member.is_some());
+    let Some((shard, member)) = turn.map(|step| (step.shard, step.member)) else { return Decision::Refuse(refusal) };
+    let (OnDown::Next, Some(member)) = (shard.on_down, member) else { return Decision::Refuse(Refusal::ShardDown) };
+    passed.push((shard, member));
+    match route.decide(&Asked { head, now: Instant::now(), dice, body: None, passed }, way) {
+        // Nobody is left to ask.
+        Decision::Refuse(Refusal::NoEndpoint) => Decision::Refuse(refusal),
+        decision => decision,
+    }
 }
 
 /// Refuses a request whose head could not be read. What was read of it, `scratch` holds, and is logged.
@@ -315,7 +362,7 @@ pub fn refuse<S: Side>(
     let fields: &[u8] = match refusal {
         // RFC 9110 §15.5.6: a 405 says what is allowed.
         Refusal::MethodRefused => b"Content-Type: text/plain\r\nAllow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n",
-        Refusal::NoEndpoint | Refusal::Overloaded => b"Content-Type: text/plain\r\nRetry-After: 1\r\n",
+        Refusal::NoEndpoint | Refusal::ShardDown | Refusal::Overloaded => b"Content-Type: text/plain\r\nRetry-After: 1\r\n",
         _ => b"Content-Type: text/plain\r\n",
     };
     let own = Own { status: refusal.status().code(), fields, body: body.as_bytes() };
@@ -335,7 +382,7 @@ async fn local<S: Side>(
 ) -> Outcome {
     let is_sent = finish(client, listener.timeouts.write).await;
     let (ending, after) = if is_sent { (Ending::Complete, After::Close) } else { (Ending::ClientGone, After::Abort) };
-    let mut outcome = Outcome { status, body_in: 0, body_out, refusal, ending, after, ended: Instant::now(), endpoint: None, attempts: 0 };
+    let mut outcome = Outcome { status, body_out, refusal, ending, after, ..Outcome::gone(0) };
     if !is_sent || keep == Persistence::Closed {
         return outcome;
     }

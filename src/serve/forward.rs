@@ -37,8 +37,13 @@ pub struct Job<'a, S> {
     /// A field for the client, if it is to be bound to its endpoint; a line.
     pub cookie: Vec<u8>,
     /// What was taken of the body, where it may be needed again.
-    pub tape: Tape,
+    pub tape: &'a mut Tape,
+    /// Whether somebody else may be asked where the pool has nobody that can be reached.
+    pub goes_on: bool,
 }
+
+/// So much of a body is kept for whoever is asked next, where the pool says nothing of that.
+const REPLAY: usize = 64 << 10;
 
 /// An answer that is not wanted is read to its end if all of it is here and no more than this.
 const UNWANTED_MAX: u64 = 16 << 10;
@@ -63,9 +68,12 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     let stuck = job.call.stuck(pool);
     let mut started = Instant::now();
     let mut tries = Tries::new(pool, job.call.worker, started);
-    if let (Some(retry), true) = (&pool.policy.retry, job.call.framing.body != BodyFraming::None) {
-        let most_held = job.call.worker.pin().file.process.max_memory_bodies.0;
-        job.tape = Tape::record(&job.call.worker.shared.held, retry.replay.bytes(), most_held);
+    if job.call.framing.body != BodyFraming::None && !job.tape.is_whole() {
+        let replay = pool.policy.retry.as_ref().map(|retry| retry.replay.bytes()).or(job.goes_on.then_some(REPLAY));
+        if let Some(replay) = replay {
+            let most_held = job.call.worker.pin().file.process.max_memory_bodies.0;
+            *job.tape = Tape::record(&job.call.worker.shared.held, replay, most_held);
+        }
     }
     loop {
         let worker = job.call.worker;
@@ -368,6 +376,15 @@ impl<S: Side> Job<'_, S> {
         framing.keep_alive
     }
 
+    /// Whether somebody else may do what nobody here has done.
+    fn may_go_on(&self, refusal: Refusal, body_in: u64) -> bool {
+        match refusal {
+            Refusal::NoEndpoint | Refusal::ConnectFailed | Refusal::ConnectTimeout => true,
+            Refusal::EndpointReset => self.call.is_idempotent() && (body_in == 0 || self.tape.is_whole()),
+            _ => false,
+        }
+    }
+
     /// Answers in the endpoint's place. `body_is_taken`: nothing of the request is left unread.
     pub async fn refuse(
         &mut self,
@@ -377,6 +394,9 @@ impl<S: Side> Job<'_, S> {
         attempts: u32,
         body_is_taken: bool,
     ) -> Outcome {
+        if self.goes_on && self.may_go_on(refusal, body_in) {
+            return Outcome { endpoint, ..Outcome::passed_on(refusal, attempts) };
+        }
         let is_read = body_is_taken && (body_in > 0 || self.call.framing.body == BodyFraming::None);
         let keep = if is_read { self.keep } else { Persistence::Closed };
         let status = exchange::refuse(self.call.worker, self.client, self.call.head.method, self.call.head.headers, refusal, keep);
@@ -395,6 +415,7 @@ impl<S: Side> Job<'_, S> {
             ended: Instant::now(),
             endpoint,
             attempts,
+            goes_on: false,
         }
     }
 }

@@ -38,6 +38,7 @@ impl<S: Side> Job<'_, S> {
             ended: Instant::now(),
             endpoint: Some(Arc::clone(endpoint)),
             attempts,
+            goes_on: false,
         }
     }
 }

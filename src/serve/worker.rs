@@ -93,6 +93,8 @@ pub struct Scratch {
     pub response_bytes: Vec<u8>,
     pub request_id: Vec<u8>,
     pub compare_path: Vec<u8>,
+    /// Room for the keys of a request.
+    pub keys: Vec<u8>,
 }
 
 impl Scratch {
@@ -103,6 +105,7 @@ impl Scratch {
         self.response_bytes.clear();
         self.request_id.clear();
         self.compare_path.clear();
+        self.keys.clear();
     }
 }
 

@@ -5,20 +5,27 @@
 pub mod pool;
 pub mod redirect;
 pub mod respond;
+pub mod shard;
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
+use crate::algo::placement::Hashed;
 use crate::refusal::Refusal;
+use crate::route::Head;
+use crate::upstream::Aim;
 use crate::value::{Entry, Fields, Item, Reader, Value, nearest};
 
 /// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` or `discover` is the pool.
-pub const KINDS: &[&str] = &["respond", "redirect"];
+pub const KINDS: &[&str] = &["shard", "respond", "redirect"];
 
 /// One service as it is written: exactly one kind.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Settings {
     /// Shared with the generation: a thousand endpoints need not be written down twice.
     Pool(Arc<pool::Settings>),
+    Shard(Arc<shard::Settings>),
     Respond(respond::Settings),
     Redirect(redirect::Settings),
 }
@@ -79,9 +86,20 @@ impl Settings {
         }
     }
 
+    /// Its kind, as it is written.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pool(_) => "pool",
+            Self::Shard(_) => "shard",
+            Self::Respond(_) => "respond",
+            Self::Redirect(_) => "redirect",
+        }
+    }
+
     fn kind(kind: &str, item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         use crate::value::Decode;
         match kind {
+            "shard" => shard::Settings::decode(item, reader).map(Arc::new).map(Self::Shard),
             "respond" => respond::Settings::decode(item, reader)?.checked(reader).map(Self::Respond),
             _ => redirect::Settings::decode(item, reader).map(Self::Redirect),
         }
@@ -91,25 +109,117 @@ impl Settings {
 /// A compiled service.
 pub enum Service {
     Pool(pool::Pool),
+    Shard(shard::Shard),
     Respond(respond::Respond),
     Redirect(redirect::Redirect),
 }
 
 /// A service's verdict on one request.
 pub enum Decision<'g> {
-    /// Send it to an endpoint of this pool.
-    Forward(&'g pool::Pool),
+    /// Send it to an endpoint of this pool; to whom there, if a shard says so.
+    Forward(&'g pool::Pool, Option<Aim>),
     Answer(&'g respond::Respond),
     Redirect(&'g redirect::Redirect),
     Refuse(Refusal),
+    /// It depends on the body: read no more than so many bytes of it, and ask again.
+    Read(u64),
+}
+
+/// What a decision depends on beside the services themselves.
+pub struct Asked<'g, 'a> {
+    pub head: &'a Head<'a>,
+    pub now: Instant,
+    /// 64 random bits.
+    pub dice: u64,
+    /// The whole body, where it was read for its key.
+    pub body: Option<&'a [u8]>,
+    /// Members of shards that could not be reached just now.
+    pub passed: &'a [(&'g shard::Shard, u32)],
+}
+
+/// The way from a route's service to the verdict: whom each service on it chose that chooses.
+#[derive(Default)]
+pub struct Way<'g> {
+    /// Most have one step or none.
+    first: Option<Step<'g>>,
+    more: Vec<Step<'g>>,
+    /// Keys that were found, one behind the other.
+    pub keys: Vec<u8>,
+}
+
+/// One choice on the way.
+#[derive(Clone)]
+pub struct Step<'g> {
+    pub shard: &'g shard::Shard,
+    /// `None` where a pool is to choose along the key's order.
+    pub member: Option<u32>,
+    /// Of [`Way::keys`]; empty if the request had none.
+    pub key: Range<usize>,
+    pub hashed: Hashed,
+}
+
+impl<'g> Way<'g> {
+    /// `keys` is room for keys, empty.
+    pub fn new(keys: Vec<u8>) -> Self {
+        Self { keys, ..Self::default() }
+    }
+
+    pub fn into_keys(mut self) -> Vec<u8> {
+        self.keys.clear();
+        self.keys
+    }
+
+    /// A request goes this way. `false` if nobody on it chose: then there is no other.
+    pub fn sent(&self, worker: usize) -> bool {
+        self.steps().for_each(|step| step.shard.sent(worker, step.member));
+        self.first.is_some()
+    }
+
+    pub fn steps(&self) -> impl DoubleEndedIterator<Item = &Step<'g>> {
+        self.first.iter().chain(&self.more)
+    }
+
+    fn push(&mut self, step: Step<'g>) {
+        match &self.first {
+            None => self.first = Some(step),
+            Some(_) => self.more.push(step),
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.back(0);
+        self.keys.clear();
+    }
+
+    /// Where it is now, for [`Way::back`].
+    fn mark(&self) -> usize {
+        usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    fn back(&mut self, mark: usize) {
+        self.more.truncate(mark.saturating_sub(1));
+        if mark == 0 {
+            self.first = None;
+        }
+    }
 }
 
 impl Service {
-    pub fn decide(&self) -> Decision<'_> {
+    pub fn decide<'g>(&'g self, asked: &Asked<'g, '_>, way: &mut Way<'g>) -> Decision<'g> {
         match self {
-            Self::Pool(pool) => Decision::Forward(pool),
+            Self::Pool(pool) => Decision::Forward(pool, None),
+            Self::Shard(shard) => shard.decide(asked, way),
             Self::Respond(respond) => Decision::Answer(respond),
             Self::Redirect(redirect) => Decision::Redirect(redirect),
+        }
+    }
+
+    /// Whether somebody below may take a request, or is about to be known.
+    pub fn may_serve(&self, now: Instant) -> bool {
+        match self {
+            Self::Pool(pool) => pool.may_serve(now),
+            Self::Shard(shard) => shard.may_serve(now),
+            Self::Respond(_) | Self::Redirect(_) => true,
         }
     }
 }

@@ -57,6 +57,7 @@ metrics! {
     ENDPOINT_UP = Gauge "endpoint_up" ["service", "endpoint"] "Whether an endpoint is given requests.";
     EJECTIONS = Counter "endpoint_ejections_total" ["service", "endpoint", "reason"] "Times that an endpoint was given no requests for a while, by reason: consecutive failures, or their share.";
     HEALTH_CHECKS = Counter "health_checks_total" ["service", "endpoint", "outcome"] "Probes of an endpoint, for its health and for whether it leads, by outcome: ok or failed.";
+    SHARD_REQUESTS = Counter "shard_requests_total" ["service", "shard"] "Requests sent to each member of a shard, those sent again included.";
     ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
     DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
@@ -444,6 +445,18 @@ impl ServiceMetrics {
     }
 }
 
+/// What one member of a shard gets.
+#[derive(Debug)]
+pub struct ShardMetrics {
+    sent: Shards<Cell>,
+}
+
+impl ShardMetrics {
+    pub fn sent(&self, worker: usize) {
+        self.sent.with(worker, Cell::default, |cell| cell.add(1));
+    }
+}
+
 /// Series by their labels. The page shows them in this order.
 type Series<K, T> = Mutex<HashMap<K, Arc<T>>>;
 
@@ -456,6 +469,7 @@ pub struct Metrics {
     listeners: Series<String, ListenerMetrics>,
     endpoints: Series<(String, String), EndpointMetrics>,
     services: Series<String, ServiceMetrics>,
+    shards: Series<(String, String), ShardMetrics>,
     certificates: Mutex<Vec<CertificateExpiry>>,
     generation: AtomicU64,
     reloads: [AtomicU64; 2],
@@ -484,6 +498,7 @@ impl Metrics {
             listeners: Mutex::default(),
             endpoints: Mutex::default(),
             services: Mutex::default(),
+            shards: Mutex::default(),
             certificates: Mutex::default(),
             generation: AtomicU64::new(0),
             reloads: Default::default(),
@@ -521,6 +536,11 @@ impl Metrics {
         series(&self.services, service.to_owned(), make)
     }
 
+    /// One member of the shard `service`.
+    pub fn shard(&self, service: &str, member: &str) -> Arc<ShardMetrics> {
+        series(&self.shards, (service.to_owned(), member.to_owned()), || ShardMetrics { sent: Shards::new(self.workers) })
+    }
+
     /// Takes series off the page that nobody outside holds any more. Called after a generation has retired.
     pub fn retain_live(&self) {
         fn retain<K: Eq + Hash, T>(series: &Series<K, T>) {
@@ -532,6 +552,7 @@ impl Metrics {
         retain(&self.listeners);
         retain(&self.endpoints);
         retain(&self.services);
+        retain(&self.shards);
     }
 
     /// Replaces all that were known.
@@ -652,6 +673,9 @@ impl Metrics {
                 let count = metrics.shards.sum(|shard| &shard.handshakes[index]);
                 page.add_if_any(&UPSTREAM_HANDSHAKES, &[&service, &endpoint, outcome], count);
             }
+        }
+        for ((service, member), metrics) in sorted(&self.shards) {
+            page.add(&SHARD_REQUESTS, &[&service, &member], metrics.sent.sum(|cell| cell) as f64);
         }
         for (service, metrics) in sorted(&self.services) {
             let mut total = Total::default();
@@ -820,6 +844,7 @@ mod tests {
             metrics.endpoint("app", "10.0.0.1:80").checked(true);
             metrics.endpoint("app", "10.0.0.1:80").handshake(worker, Handshake::Full);
             metrics.endpoint("app", "10.0.0.1:80").ejected(Ejection::Consecutive);
+            metrics.shard("cache", "cache-0").sent(worker);
             metrics.service("app").attempted(worker, Duration::from_millis(3));
             metrics.service("app").retried(worker, Retry::Connect);
             metrics.service("app").discovered(Discovery::Ok);
@@ -851,6 +876,7 @@ mod tests {
         check(&metrics, r#"attache_upstream_tls_handshakes_total{service="app",endpoint="10.0.0.1:80",outcome="full"} 2"#);
         check(&metrics, r#"attache_upstream_request_duration_seconds_count{service="app"} 2"#);
         check(&metrics, r#"attache_endpoint_up{service="app",endpoint="10.0.0.1:80"} 1"#);
+        check(&metrics, r#"attache_shard_requests_total{service="cache",shard="cache-0"} 2"#);
         check(&metrics, r#"attache_endpoints{service="app"} 3"#);
         check(&metrics, r#"attache_discoveries_total{service="app",outcome="ok"} 2"#);
         check(&metrics, r#"attache_retries_total{service="app",reason="connect"} 2"#);

@@ -10,8 +10,10 @@ use std::time::Instant;
 
 use rustls::pki_types::ServerName;
 
+use super::placement;
 use super::sticky::{self, Sticky, Token};
-use super::{Bar, Endpoint, EndpointId, Protocol};
+use super::{Bar, Endpoint, EndpointId, Placement, Protocol, Rule};
+use crate::algo::placement::Method;
 use crate::algo::{rendezvous, weighted};
 use crate::telemetry::Metrics;
 use crate::tls::Connector;
@@ -49,6 +51,8 @@ pub struct Recipe {
     pub zone: Option<String>,
     pub sticky: Option<Arc<Sticky>>,
     pub subset: Option<Subset>,
+    /// Of shards over its endpoints.
+    pub rules: Vec<Rule>,
 }
 
 /// The part of a large pool that one process asks, so that a thousand processes need not each have connections to a thousand
@@ -81,6 +85,8 @@ pub struct Membership {
     /// The preferred one first; never empty, though perhaps of nobody.
     tiers: Vec<Tier>,
     by_token: HashMap<Token, u32>,
+    /// As the recipe's rules.
+    placements: Vec<Placement>,
 }
 
 /// Members that are preferred alike.
@@ -128,6 +134,12 @@ impl Recipe {
             self.is_as(&member.endpoint, spec) && (member.weight, member.priority, &member.zone) == (spec.weight, spec.priority, &spec.zone)
         };
         members.len() == specs.len() && members.iter().zip(specs).all(is_as)
+    }
+
+    /// A membership of these.
+    pub fn membership(&self, members: Vec<Member>) -> Membership {
+        let placements = self.rules.iter().map(|rule| Placement::new(rule, &members, &self.metrics)).collect();
+        Membership { placements, ..Membership::new(members, self.zone.as_deref(), self.subset) }
     }
 
     fn endpoint(&self, spec: &Spec, is_late: bool, now: Instant) -> Arc<Endpoint> {
@@ -191,7 +203,7 @@ impl Membership {
             tiers.push(Tier { schedule: Vec::new(), members: Vec::new(), priority: 0, weight: 0, open: AtomicU32::new(0) });
         }
         let by_token = (0u32..).zip(&members).filter_map(|(index, member)| Some((member.token?, index))).collect();
-        let membership = Self { members, tiers, by_token };
+        let membership = Self { members, tiers, by_token, placements: Vec::new() };
         membership.recount();
         membership
     }
@@ -203,6 +215,16 @@ impl Membership {
     /// Whom a cookie names.
     pub fn by_token(&self, token: &[u8]) -> Option<u32> {
         self.by_token.get(token).copied()
+    }
+
+    /// By the number of the rule.
+    pub fn placement(&self, rule: u16) -> &Placement {
+        &self.placements[usize::from(rule)]
+    }
+
+    /// Whether keys can be placed on these members so; the error says why not.
+    pub fn check(&self, method: &Method) -> Result<(), String> {
+        placement::with_members(&self.members, |members| method.check(members))
     }
 
     pub fn endpoint(&self, index: u32) -> &Arc<Endpoint> {

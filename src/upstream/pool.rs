@@ -16,7 +16,7 @@ use super::discover::{Answer, Moment, News};
 use super::hedge::{self, Hedging};
 use super::limits::{self, Admission, Connections};
 use super::sticky::{Stuck, Token};
-use super::{Discovery, Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, health, leader, retry, sticky};
+use super::{Aim, Discovery, Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, health, leader, retry, sticky};
 use crate::algo::rendezvous;
 use crate::telemetry::metrics::{self, Outcome, ServiceMetrics};
 use crate::value::Whole;
@@ -165,7 +165,7 @@ impl Pool {
             .as_ref()
             .map(|limits| limited.and_then(|previous| previous.connections.clone()).unwrap_or_else(|| Connections::new(limits, workers)));
         let members = recipe.members(&together(&named, discovery.specs()), previous_members, now);
-        let membership = Membership::new(members, recipe.zone.as_deref(), recipe.subset);
+        let membership = recipe.membership(members);
         Self {
             name: recipe.service.clone(),
             metrics: recipe.metrics.service(&recipe.service),
@@ -204,6 +204,7 @@ impl Pool {
             && self.recipe.is_probed == recipe.is_probed
             && self.recipe.is_led == recipe.is_led
             && self.recipe.subset == recipe.subset
+            && self.recipe.rules == recipe.rules
             && named.iter().zip(self.membership().members()).all(|(spec, member)| recipe.is_as(&member.endpoint, spec))
     }
 
@@ -215,7 +216,7 @@ impl Pool {
             return;
         }
         let members = self.recipe.members(&specs, previous.members(), now);
-        self.membership.replace(Membership::new(members, self.recipe.zone.as_deref(), self.recipe.subset));
+        self.membership.replace(self.recipe.membership(members));
         self.recount();
         drop(previous);
         // Addresses come and go for as long as the process lives; their series must not stay.
@@ -266,6 +267,11 @@ impl Pool {
         self.membership().has_open()
     }
 
+    /// Whether a request has business here: somebody may take it, or may be about to, or is to be asked whatever happens.
+    pub fn may_serve(&self, now: Instant) -> bool {
+        self.is_ready(now) || self.policy.fails_open || self.expects_somebody().is_some()
+    }
+
     /// How long to wait for somebody, where nobody may take requests but that is about to change.
     pub fn expects_somebody(&self) -> Option<Duration> {
         self.discovery_wait().into_iter().chain(self.leader_wait()).max()
@@ -285,6 +291,11 @@ impl Pool {
             Stuck::Free => None,
             Stuck::Token(token) => membership.by_token(token).filter(|&index| self.fits(&membership, index, ask)),
             Stuck::Key(key) => self.by_key(&membership, key, ask),
+            Stuck::Aimed(aim) => {
+                let index = self.by_aim(&membership, aim, ask)?;
+                membership.placement(aim.rule).sent(ask.worker, index);
+                return Some(Lease::take(membership.endpoint(index), ask.worker));
+            }
         };
         if let Some(index) = stuck {
             let mut lease = Lease::take(membership.endpoint(index), ask.worker);
@@ -327,6 +338,15 @@ impl Pool {
             sticky.moves(key, membership.endpoint(next).id, *ttl, ask.now);
         }
         Some(next)
+    }
+
+    /// The first in the key's order who may take the request, or only that one.
+    fn by_aim(&self, membership: &Membership, aim: Aim, ask: &Ask<'_>) -> Option<u32> {
+        let mut order = membership.placement(aim.rule).order(aim.key);
+        if aim.or_next {
+            return order.find(|&index| self.fits(membership, index, ask));
+        }
+        order.next().filter(|&index| self.lets_through(membership.endpoint(index), ask.now, 0))
     }
 
     /// The cookie that keeps a client with an endpoint: its name, its value and how long it lasts. `None` where there is none.

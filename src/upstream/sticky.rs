@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::{hmac, rand};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::EndpointId;
+use super::{Aim, EndpointId};
 use crate::value::{Decode, Fields, Item, KeySource, Reader, Spanned};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +98,8 @@ pub enum Stuck<'a> {
     Token(&'a [u8]),
     /// The hash of its key.
     Key(u64),
+    /// A shard has said whom it is meant for.
+    Aimed(Aim),
 }
 
 /// What outlives a reload that leaves `sticky` alone.

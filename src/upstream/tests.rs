@@ -43,6 +43,7 @@ impl Pools {
             is_led: false,
             zone: Some("here".to_owned()),
             sticky: None,
+            rules: Vec::new(),
             subset: policy.subset.map(|size| Subset { size: size.0, seed: 7 }),
         };
         let now = Instant::now();

@@ -160,6 +160,15 @@ pub enum ServiceRef {
     Address(EndpointAddress),
 }
 
+impl fmt::Display for ServiceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
 impl Decode for ServiceRef {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;

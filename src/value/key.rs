@@ -31,6 +31,23 @@ pub enum KeySource {
     TlsClient,
 }
 
+/// How a request's key is read: from the first of these places that the request has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestKey {
+    pub first: Vec<KeySource>,
+}
+
+impl Decode for RequestKey {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let first = Vec::decode(item, reader)?;
+        if first.is_empty() {
+            reader.error(item.place, "a key needs a source").help("write by = \"path\"");
+            return None;
+        }
+        Some(Self { first })
+    }
+}
+
 /// A regular expression with a group.
 #[derive(Clone, Debug)]
 pub struct Capture(pub Regex);

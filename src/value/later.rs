@@ -6,13 +6,11 @@
 const LATER: &[(&str, &str)] = &[
     // A pool.
     // Kinds of services, by name and in a route.
-    ("shard", "endpoints"),
     ("split", "endpoints"),
     ("mirror", "endpoints"),
     ("scatter", "endpoints"),
     ("metrics", "endpoints"),
     ("logs", "endpoints"),
-    ("shard", "rewrite"),
     ("split", "rewrite"),
     ("mirror", "rewrite"),
     ("scatter", "rewrite"),

@@ -22,7 +22,7 @@ use crate::generation::Listener;
 use crate::proto::proxy_header::{self, Extensions};
 use crate::refusal::Refusal;
 use crate::route::{Head, Headers, TlsFacts, key};
-use crate::services::Decision;
+use crate::services::{Asked, Decision, Way};
 use crate::telemetry::metrics::{self, ListenerMetrics};
 use crate::telemetry::{access, clock};
 use crate::upstream::sticky::{self, Stuck};
@@ -113,15 +113,16 @@ fn walk(
         request_id: b"",
         listener: &listener.name,
     };
-    let walk = listener.walk(&head);
+    let asked = Asked { head: &head, now: Instant::now(), dice: 0, body: None, passed: &[] };
+    let walk = listener.walk(&asked, &mut Way::default());
     if let Some(route) = walk.route {
         told.route.clone_from(&route.name);
         told.service.clone_from(&route.service_name);
     }
     match walk.decision {
-        Decision::Forward(pool) => Ok((Arc::clone(pool), key_of(pool, &head))),
+        Decision::Forward(pool, _) => Ok((Arc::clone(pool), key_of(pool, &head))),
         Decision::Refuse(refusal) => Err(refusal),
-        Decision::Answer(_) | Decision::Redirect(_) => {
+        Decision::Answer(_) | Decision::Redirect(_) | Decision::Read(_) => {
             debug_assert!(false, "a listener for streams was compiled with pools only");
             Err(Refusal::NoRoute)
         }

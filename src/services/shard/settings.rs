@@ -1,0 +1,172 @@
+//! A shard as it is written.
+//!
+//! Checks what can be seen in one table; whether its members exist, compiling says.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::algo::placement::{self, Method, Table};
+use crate::value::{Decode, Fields, Item, LabelText, Place, Reader, RequestKey, ServiceRef, Share, Spanned, Value, Whole};
+use crate::{settings, words};
+
+settings! {
+    /// One key, one member.
+    pub struct Settings as "a shard" {
+        /// Where a request's key is read: one place, or a list of which the first counts that the request has.
+        by: Spanned<RequestKey>,
+        /// Services or addresses, each alone or as `{ service | address, name, weight }`; or `{ pool = "name" }` for each endpoint of a pool.
+        over: Spanned<Over>,
+        /// How keys are placed.
+        method: Option<Spanned<Method>> = None,
+        /// Services with different ones place the same key independently. Default: the service's name.
+        salt: Option<LabelText> = None,
+        /// What becomes of a key whose member takes no requests.
+        on_down: OnDown = OnDown::Next,
+        /// What becomes of a request without a key.
+        keyless: Keyless = Keyless::Balance,
+    }
+}
+
+words! {
+    /// What becomes of a key whose member takes no requests.
+    pub enum OnDown as "a way to treat members that are down" {
+        /// The next in the key's own order takes it.
+        Next = "next",
+        /// 503.
+        Fail = "fail",
+    }
+}
+
+words! {
+    /// What becomes of a request without a key.
+    pub enum Keyless as "a way to treat requests without a key" {
+        /// Any member takes it.
+        Balance = "balance",
+        /// 400.
+        Refuse = "refuse",
+    }
+}
+
+/// Whom keys are placed on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Over {
+    Members(Vec<MemberSettings>),
+    /// Each endpoint of this pool.
+    Pool(Spanned<String>),
+}
+
+/// One member as it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberSettings {
+    pub service: Spanned<ServiceRef>,
+    /// What it is known by: its place among keys goes with this. Default: its service's name or its address, as written.
+    pub name: Option<String>,
+    /// Share of the keys relative to the others, 0 to 1000; 0 gets none.
+    pub weight: u32,
+}
+
+impl MemberSettings {
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.service.value.to_string())
+    }
+}
+
+impl Decode for Over {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        if matches!(&item.value, Value::Table(_)) {
+            let mut fields = Fields::of(item, "members", reader)?;
+            let pool = fields.required::<Spanned<String>>("pool", reader);
+            fields.finish(reader)?;
+            let pool = pool?;
+            reader.service_names.push(pool.clone());
+            return Some(Self::Pool(pool));
+        }
+        let members = Vec::<MemberSettings>::decode(item, reader)?;
+        if members.is_empty() {
+            reader.error(item.place, "a shard needs a member").help("write over = [\"10.0.0.1:80\", \"10.0.0.2:80\"]");
+            return None;
+        }
+        for (index, member) in members.iter().enumerate() {
+            if let Some(twin) = members[..index].iter().find(|earlier| earlier.label() == member.label()) {
+                reader
+                    .error(member.service.place, format!("`{}` is there twice", member.label()))
+                    .related(twin.service.place, "the first time")
+                    .help("give one of them more weight, or another name");
+                return None;
+            }
+        }
+        Some(Self::Members(members))
+    }
+}
+
+impl Decode for MemberSettings {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        if matches!(item.value, Value::String(_)) {
+            return Some(Self { service: Spanned::decode(item, reader)?, name: None, weight: 1 });
+        }
+        let mut fields = Fields::of(item, "a member as a name, an address or", reader)?;
+        let service = fields.optional::<Spanned<ServiceRef>>("service", reader);
+        let address = fields.optional::<Spanned<ServiceRef>>("address", reader);
+        let name = fields.optional::<LabelText>("name", reader);
+        let weight = fields.or("weight", Whole(1) as Whole<0, 1000>, reader);
+        let place = fields.place();
+        fields.finish(reader)?;
+        let service = match (service?, address?) {
+            (Some(service), None) | (None, Some(service)) => service,
+            (Some(_), Some(other)) => {
+                reader.error(other.place, "a member is a service or an address, this is both").help("keep one");
+                return None;
+            }
+            (None, None) => {
+                reader.error(place, "this member is nobody").help("write service = \"name\" or address = \"10.0.0.1:80\"");
+                return None;
+            }
+        };
+        Some(Self { service, name: name?.map(|name| name.0), weight: weight?.0 })
+    }
+}
+
+/// `hot`: keys that are asked for so often that one member alone should not answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hot {
+    /// Of the requests; from so many on a key is hot.
+    pub share: Share,
+    /// Members that its reads go to, its own the first.
+    pub replicas: u32,
+}
+
+impl Settings {
+    pub fn method(&self) -> Method {
+        self.method.as_ref().map_or(Method::Maglev, |method| method.value.clone())
+    }
+
+    /// Where the method is written, or else what it places keys on.
+    pub fn method_place(&self) -> Place {
+        self.method.as_ref().map_or(self.over.place, |method| method.place)
+    }
+
+    /// What tells its keys from those of other services; `name` if nothing is written.
+    pub fn salt(&self, name: &str) -> u64 {
+        xxh3_64(self.salt.as_ref().map_or(name, |salt| salt.0.as_str()).as_bytes())
+    }
+
+    /// Where keys are placed, if services are the members.
+    pub(super) fn table(&self, members: &[MemberSettings], salt: u64) -> Result<Table, String> {
+        let labels: Vec<String> = members.iter().map(MemberSettings::label).collect();
+        let has_name = |member: &MemberSettings| member.name.is_some() || matches!(member.service.value, ServiceRef::Name(_));
+        let placed: Vec<placement::Member<'_>> = members
+            .iter()
+            .zip(&labels)
+            .map(|(member, label)| placement::Member { name: label, address: label, has_name: has_name(member), weight: member.weight })
+            .collect();
+        let method = self.method();
+        method.check(&placed)?;
+        Ok(Table::build(&method, salt, &placed))
+    }
+}
+
+impl Decode for Method {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let _ = String::decode(item, reader)?;
+        Some(Self::Maglev)
+    }
+}
