@@ -4,6 +4,7 @@
 
 mod compile;
 mod gate;
+mod services;
 mod shadow;
 mod walk;
 
@@ -22,7 +23,7 @@ use crate::config::listener::{Paths, Protocol, Timeouts};
 use crate::filters::{headers, rewrite};
 use crate::proto::http1::Limits;
 use crate::route::{Network, Table};
-use crate::services::{self, Service};
+use crate::services::{Service, pool};
 use crate::telemetry::metrics::{ListenerMetrics, RouteMetrics};
 use crate::tls::Acceptor;
 use crate::upstream::Pool;
@@ -49,7 +50,7 @@ pub struct Generation {
 
 /// A pool and the settings it came from, so that the next generation can tell whether it changed.
 pub struct NamedPool {
-    pub settings: Arc<services::pool::Settings>,
+    pub settings: Arc<pool::Settings>,
     pub pool: Arc<Pool>,
 }
 

@@ -3,6 +3,7 @@
 //! Whom a key belongs to depends on the configuration alone; who is down is passed over along the key's own order. Counts nothing
 //! and remembers nothing: whoever sends the request tells [`Shard::sent`].
 
+pub mod method;
 mod settings;
 
 use std::ops::Range;

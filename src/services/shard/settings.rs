@@ -4,6 +4,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::method::Written;
 use crate::algo::placement::{self, Method, Table};
 use crate::value::{Decode, Fields, Item, LabelText, Place, Reader, RequestKey, ServiceRef, Share, Spanned, Value, Whole};
 use crate::{settings, words};
@@ -16,7 +17,7 @@ settings! {
         /// Services or addresses, each alone or as `{ service | address, name, weight }`; or `{ pool = "name" }` for each endpoint of a pool.
         over: Spanned<Over>,
         /// How keys are placed.
-        method: Option<Spanned<Method>> = None,
+        method: Option<Spanned<Written>> = None,
         /// Services with different ones place the same key independently. Default: the service's name.
         salt: Option<LabelText> = None,
         /// What becomes of a key whose member takes no requests.
@@ -136,7 +137,7 @@ pub struct Hot {
 
 impl Settings {
     pub fn method(&self) -> Method {
-        self.method.as_ref().map_or(Method::Maglev, |method| method.value.clone())
+        self.method.as_ref().map_or(Method::Maglev, |method| method.value.0.clone())
     }
 
     /// Where the method is written, or else what it places keys on.
@@ -161,12 +162,5 @@ impl Settings {
         let method = self.method();
         method.check(&placed)?;
         Ok(Table::build(&method, salt, &placed))
-    }
-}
-
-impl Decode for Method {
-    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        let _ = String::decode(item, reader)?;
-        Some(Self::Maglev)
     }
 }
