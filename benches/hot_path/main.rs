@@ -187,7 +187,7 @@ fn judge(criterion: &mut Criterion) {
 }
 
 fn walk_of<'g: 'a, 'a>(listener: &'g Listener, head: &'a Head<'a>) -> Walk<'g, 'a> {
-    let asked = Asked { head, now: black_box(Instant::now()), dice: 0, body: None, passed: &[] };
+    let asked = Asked { head, now: black_box(Instant::now()), worker: 0, dice: 0, body: None, passed: &[] };
     listener.walk(&asked, &mut Way::default())
 }
 

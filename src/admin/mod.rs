@@ -55,6 +55,7 @@ const PATHS: &[(&str, &str)] = &[
     ("GET", "/config"),
     ("GET", "/listeners"),
     ("GET", "/services"),
+    ("GET", "/services/NAME/hot"),
     ("POST", "/reload"),
     ("POST", "/drain"),
     ("POST", "/quit"),
@@ -93,12 +94,24 @@ async fn answer(handle: &Handle, request: &Request) -> Answer {
             handle.quit().await;
             Answer::text(202, "ending\n")
         }
-        _ => match PATHS.iter().find(|(_, known)| *known == path) {
+        ("GET", path) if hot_of(path).is_some() => {
+            let name = hot_of(path).unwrap_or_default();
+            match view::hot(handle, name) {
+                Some(hot) => Answer::json(200, &hot),
+                None => Answer::text(404, format!("there is no shard `{name}`; /services lists them\n")),
+            }
+        }
+        _ => match PATHS.iter().find(|(_, known)| *known == path || (*known == "/services/NAME/hot" && hot_of(path).is_some())) {
             Some(("POST", _)) => Answer { fields: "Allow: POST\r\n", ..Answer::text(405, "use POST\n") },
             Some(_) => Answer { fields: "Allow: GET, HEAD\r\n", ..Answer::text(405, "use GET\n") },
             None => Answer::text(404, index()),
         },
     }
+}
+
+/// The service whose hot keys a path asks for.
+fn hot_of(path: &str) -> Option<&str> {
+    path.strip_prefix("/services/")?.strip_suffix("/hot").filter(|name| !name.is_empty())
 }
 
 /// Whether clients should come. What is waited for, the configuration names.

@@ -2,13 +2,15 @@
 //!
 //! Computes nothing that serving needs.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
+use crate::services::Service;
+use crate::services::shard::{Members, Shard};
 use crate::supervisor::{Handle, Phase};
 use crate::upstream::health::Finding;
-use crate::upstream::{Bar, Endpoint, Policy, Pool};
+use crate::upstream::{Bar, Endpoint, Member, Policy, Pool};
 
 pub(super) fn status(handle: &Handle) -> Value {
     let generation = handle.live.pin();
@@ -93,7 +95,75 @@ pub(super) fn services(handle: &Handle) -> Value {
         }
         pool
     });
-    Value::Array(pools.collect())
+    let now = Instant::now();
+    let others = generation.others.iter().map(|other| match &*other.service {
+        Service::Shard(shard) => shard_of(shard, now),
+        service => json!({ "name": other.name, "kind": service.word() }),
+    });
+    Value::Array(pools.chain(others).collect())
+}
+
+fn shard_of(shard: &Shard, now: Instant) -> Value {
+    let members: Vec<Value> = match &shard.over {
+        Members::Services { members, .. } => members
+            .iter()
+            .map(|member| json!({ "name": member.name, "weight": member.weight, "healthy": member.service.may_serve(now) }))
+            .collect(),
+        Members::Pool { pool, .. } => {
+            let membership = pool.membership();
+            let member =
+                |member: &Member| json!({ "name": member.endpoint.name, "weight": member.weight, "healthy": member.endpoint.is_open() });
+            membership.members().iter().map(member).collect()
+        }
+    };
+    let pool = match &shard.over {
+        Members::Pool { pool, .. } => Some(pool.name.as_str()),
+        Members::Services { .. } => None,
+    };
+    json!({
+        "name": shard.name,
+        "kind": "shard",
+        "method": shard.method.name(),
+        "pool": pool,
+        "on_down": shard.on_down.word(),
+        "members": members,
+    })
+}
+
+/// Keys that are shown, at most: those that were asked for most.
+const HOT_MAX: usize = 100;
+
+/// The most frequent keys of a shard. `None` if there is no such shard.
+pub(super) fn hot(handle: &Handle, name: &str) -> Option<Value> {
+    let generation = handle.live.pin();
+    let shard = generation.shard(name)?;
+    let Some(hot) = &shard.hot else {
+        return Some(json!({ "service": name, "counted": false, "detail": "write hot = { share = \"1%\" } in this shard", "keys": [] }));
+    };
+    let (frequent, total) = hot.frequent();
+    let share = |count: u64| if total == 0 { 0.0 } else { count as f64 / total as f64 };
+    let keys: Vec<Value> = frequent
+        .iter()
+        .take(HOT_MAX)
+        .map(|key| {
+            json!({
+                "key": String::from_utf8_lossy(&key.text),
+                "requests": key.count,
+                "share": share(key.count),
+                "error": share(key.error),
+                "hot": key.is_hot,
+                "members": shard.first_members(key.hashed, hot.settings.replicas.0 as usize),
+            })
+        })
+        .collect();
+    Some(json!({
+        "service": name,
+        "counted": true,
+        "requests": total,
+        "hot_share": hot.settings.share.0.fraction(),
+        "replicas": hot.settings.replicas.0,
+        "keys": keys,
+    }))
 }
 
 /// What each place to look for endpoints said, and why the latest look-up failed.

@@ -8,4 +8,5 @@ pub mod gradient;
 pub mod placement;
 pub mod quantile;
 pub mod rendezvous;
+pub mod topk;
 pub mod weighted;

@@ -23,6 +23,7 @@ use crate::config::listener::{Paths, Protocol, Timeouts};
 use crate::filters::{headers, rewrite};
 use crate::proto::http1::Limits;
 use crate::route::{Network, Table};
+use crate::services::shard::Shard;
 use crate::services::{Service, pool};
 use crate::telemetry::metrics::{ListenerMetrics, RouteMetrics};
 use crate::tls::Acceptor;
@@ -108,6 +109,14 @@ pub struct Route {
 }
 
 impl Generation {
+    /// The shard of this name.
+    pub fn shard(&self, name: &str) -> Option<&Shard> {
+        self.others.iter().filter(|other| other.name == name).find_map(|other| match &*other.service {
+            Service::Shard(shard) => Some(shard),
+            _ => None,
+        })
+    }
+
     pub fn listener_at(&self, socket: &SocketKey) -> Option<&Arc<Listener>> {
         self.by_socket.get(socket)
     }

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use indexmap::IndexMap;
 
@@ -12,8 +13,9 @@ use super::{NamedPool, NamedService};
 use crate::config::File;
 use crate::config::listener::{self, RouteService};
 use crate::services::pool::{self, EndpointSettings};
-use crate::services::shard::{self, Shard};
+use crate::services::shard::{self, HotKeys, Shard};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
+use crate::telemetry::metrics::SpreadMetrics;
 use crate::tls::{self, Connector};
 use crate::upstream::{self, Discovery, Pool, Recipe, Rule, Spec, Subset};
 use crate::value::{Diagnostics, Place, ServiceRef, Spanned};
@@ -116,10 +118,13 @@ impl<'a> Services<'a> {
     }
 
     fn shard(&mut self, name: &str, salt: &str, settings: &shard::Settings, found: &mut Diagnostics) -> Option<Shard> {
+        let metrics = self.inputs.metrics.spread(name);
+        let hot = settings.hot.as_ref().map(|hot| self.hot(name, hot.value, &metrics));
+        let parts = shard::Parts { name, settings, hot, metrics };
         let shard = match &settings.over.value {
             shard::Over::Members(written) => {
                 let members: Vec<Option<shard::Member>> = written.iter().map(|member| self.member(name, member, found)).collect();
-                Shard::over_services(name, salt, settings, members.into_iter().collect::<Option<_>>()?)
+                Shard::over_services(parts, salt, members.into_iter().collect::<Option<_>>()?)
             }
             shard::Over::Pool(reference) => {
                 let service = self.used(&reference.value, reference.place, found)?;
@@ -131,7 +136,7 @@ impl<'a> Services<'a> {
                 };
                 let rule = self.rules.get(pool.name.as_str())?.iter().position(|rule| rule.shard == name)?;
                 let checked = pool.membership().check(&settings.method());
-                checked.map(|()| Shard::over_pool(name, settings, Arc::clone(pool), rule as u16))
+                checked.map(|()| Shard::over_pool(parts, Arc::clone(pool), rule as u16))
             }
         };
         match shard {
@@ -147,7 +152,15 @@ impl<'a> Services<'a> {
         let (_, service) = self.resolve(&written.service, found)?;
         let name = written.label();
         let metrics = self.inputs.metrics.shard(shard, &name);
-        Some(shard::Member { name, weight: written.weight, service, metrics })
+        Some(shard::Member { name, weight: written.weight, service, metrics, in_flight: AtomicU32::new(0) })
+    }
+
+    /// What is known of hot keys stays, unless what is asked about them changed.
+    fn hot(&self, name: &str, settings: shard::Hot, metrics: &Arc<SpreadMetrics>) -> Arc<HotKeys> {
+        let Inputs { previous, workers, started, .. } = *self.inputs;
+        let known = previous.and_then(|generation| generation.shard(name)).and_then(|shard| shard.hot.as_ref());
+        let known = known.filter(|known| known.settings == settings).cloned();
+        known.unwrap_or_else(|| Arc::new(HotKeys::new(settings, workers, Arc::clone(metrics), started)))
     }
 
     /// The previous generation's pool if nothing about it changed; else a new one that shares the

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::buffer::Buffers;
 use super::compose::{self, Forwarding};
@@ -13,11 +13,13 @@ use super::pump::Pump;
 use super::side::{Far, Side};
 use super::worker::Worker;
 use crate::generation::{Listener, Route};
-use crate::proto::http1::{BodyFraming, RequestFraming, Version};
-use crate::route::{Captures, Head, key};
+use crate::proto::http1::{BodyFraming, RequestFraming, Span, Version};
+use crate::proto::{grpc, request_timeout};
+use crate::route::key::{self, Found};
+use crate::route::{Captures, Head, Headers};
 use crate::upstream::sticky::{self, Stuck};
 use crate::upstream::{Aim, Endpoint, Pool};
-use crate::value::{Address, BodyLimit};
+use crate::value::Address;
 
 #[derive(Clone, Copy)]
 pub struct Call<'a> {
@@ -37,6 +39,8 @@ pub struct Call<'a> {
     pub deadline: Option<Instant>,
     /// Whom a shard means among a pool's endpoints.
     pub aim: Option<Aim>,
+    /// Its client was told to go on already.
+    pub is_continued: bool,
 }
 
 impl<'a> Call<'a> {
@@ -52,7 +56,11 @@ impl<'a> Call<'a> {
             }
             Some(sticky::Settings::Key { by, .. }) => {
                 let mut key = Vec::new();
-                if key::read(by, self.head, &mut key) { Stuck::Key(sticky::hash(&pool.name, &key)) } else { Stuck::Free }
+                if key::find(by, self.head, Some(b""), &mut key) == Found::Here {
+                    Stuck::Key(sticky::hash(&pool.name, &key))
+                } else {
+                    Stuck::Free
+                }
             }
         }
     }
@@ -100,7 +108,7 @@ impl<'a> Call<'a> {
                 captures: self.captures,
                 body: self.framing.body,
                 // RFC 9110 §10.1.1: not without a body.
-                expects_continue: self.framing.expect_continue && self.framing.body != BodyFraming::None,
+                expects_continue: self.framing.expect_continue && !self.is_continued && self.framing.body != BodyFraming::None,
                 upgrade: self.upgrade.filter(|_| E::SWITCHES),
                 version: self.version,
                 peer: self.peer,
@@ -113,10 +121,28 @@ impl<'a> Call<'a> {
 
     /// What moves its body from the client to an endpoint.
     pub fn upload<S: Side, E: Far>(&self) -> Pump<'a> {
-        let limit = match self.listener.body {
-            BodyLimit::None => u64::MAX,
-            BodyLimit::Bytes(most) => most,
-        };
-        Pump::new(S::decoder(self.framing.body), E::encoder(self.framing.body), limit, &self.route.request_edits)
+        Pump::new(S::decoder(self.framing.body), E::encoder(self.framing.body), self.listener.body.most(), &self.route.request_edits)
     }
+}
+
+/// When the whole exchange must be over: by the route, or sooner if the client says so.
+pub fn deadline(route: &Route, head: &Head<'_>, version: Version, started: Instant) -> Option<Instant> {
+    let grpc = match version {
+        Version::Http2 if is_grpc(head.headers) => head.headers.first(b"grpc-timeout").and_then(grpc::timeout),
+        _ => None,
+    };
+    let timeouts = [route.timeout, grpc, client_timeout(head.headers)];
+    timeouts.into_iter().flatten().min().and_then(|timeout| started.checked_add(timeout))
+}
+
+fn client_timeout(headers: Headers<'_>) -> Option<Duration> {
+    const NAME: &[u8] = request_timeout::NAME;
+    // Looked for in every request and rarely there: lengths are compared before anything is read.
+    let is_it = |name: Span| name.len() == NAME.len() && name.of(headers.bytes).eq_ignore_ascii_case(NAME);
+    let field = headers.fields.iter().find(|field| is_it(field.name))?;
+    request_timeout::parse(field.value.of(headers.bytes))
+}
+
+pub fn is_grpc(headers: Headers<'_>) -> bool {
+    headers.first(b"content-type").is_some_and(grpc::is_content_type)
 }

@@ -9,21 +9,23 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::call::Call;
+use super::call::{Call, deadline, is_grpc};
 use super::check::check;
 use super::compose::{self, Own, Persistence};
 use super::connection::Client;
 use super::forward::{self, Job};
+use super::onward::{self, PASSED_MAX, nothing_to_read};
+use super::peek::{self, Bounds, Unread};
 use super::side::Side;
 use super::tape::Tape;
 use super::timer::Stall;
 use super::worker::{Scratch, Worker};
 use crate::generation::{Generation, Listener, Route, Walk};
-use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Span, Version, upgrade};
-use crate::proto::{grpc, request_timeout};
+use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Version, upgrade};
+use crate::proto::grpc;
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers};
-use crate::services::shard::{OnDown, Shard};
+
 use crate::services::{Asked, Decision, Way};
 use crate::telemetry::{access, clock};
 use crate::upstream::Endpoint;
@@ -142,7 +144,10 @@ pub async fn run<S: Side>(
     };
     let mut way = Way::new(std::mem::take(keys));
     let Walk { route, captures, mut decision } = match &checked {
-        Ok(_) => listener.walk(&Asked { head: &head, now: started, dice: worker.roll(), body: None, passed: &[] }, &mut way),
+        Ok(checked) => {
+            let body = nothing_to_read(&checked.framing);
+            listener.walk(&Asked { head: &head, now: started, worker: worker.index, dice: worker.roll(), body, passed: &[] }, &mut way)
+        }
         Err(refusal) => Walk { route: None, captures: Captures::default(), decision: Decision::Refuse(*refusal) },
     };
     let framing = checked.as_ref().ok().map(|checked| &checked.framing);
@@ -155,7 +160,37 @@ pub async fn run<S: Side>(
     let mut tape = Tape::default();
     let mut passed = Vec::new();
     let mut attempts = 0;
+    let mut peeked: Option<Vec<u8>> = None;
     let mut outcome = loop {
+        if let (Decision::Read(most), Some(route), Some(framing)) = (&decision, route, framing) {
+            let bounds = Bounds {
+                most: *most,
+                limit: listener.body.most(),
+                held: &worker.shared.held,
+                most_held: generation.file.process.max_memory_bodies.0,
+                timeout: listener.timeouts.body,
+                deadline: deadline(route, &head, request.version, started),
+            };
+            match Box::pin(peek::peek(client, &mut tape, framing, &bounds)).await {
+                Ok(body) => {
+                    let asked = Asked {
+                        head: &head,
+                        now: Instant::now(),
+                        worker: worker.index,
+                        dice: worker.roll(),
+                        body: Some(&body),
+                        passed: &[],
+                    };
+                    decision = route.decide(&asked, &mut way);
+                    peeked = Some(body);
+                }
+                Err(Unread::Refused(refusal)) => decision = Decision::Refuse(refusal),
+                Err(Unread::ClientGone) => break Outcome::gone(0),
+            }
+            continue;
+        }
+        // Nobody knows how much of a body that was read for its key is still to come.
+        let local_keep = if peeked.is_some() { Persistence::Closed } else { keep };
         let outcome = match (&decision, route, framing) {
             (Decision::Forward(pool, aim), Some(route), Some(framing)) => {
                 let deadline = deadline(route, &head, request.version, started);
@@ -176,14 +211,15 @@ pub async fn run<S: Side>(
                     peer_is_trusted,
                     deadline,
                     aim: *aim,
+                    is_continued: peeked.is_some(),
                 };
-                let goes_on = way.sent(worker.index) && passed.len() < PASSED_MAX;
+                let goes_on = way.sent(worker.index, started) && passed.len() < PASSED_MAX;
                 let job = Job { call, client, keep, response, deadline, cookie: Vec::new(), tape: &mut tape, goes_on };
                 forward::forward(job, pool).await
             }
             (Decision::Answer(respond), Some(route), Some(framing)) => {
                 let lookup = HeadLookup { head: &head, route: &route.name };
-                let keep = keep_after_local(keep, framing);
+                let keep = keep_after_local(local_keep, framing);
                 worker.with_date(|date| {
                     compose::fixed(respond, &lookup, &route.response_edits, method, keep, date, client.link.output());
                 });
@@ -192,7 +228,7 @@ pub async fn run<S: Side>(
             }
             (Decision::Redirect(redirect), Some(route), Some(framing)) => {
                 let lookup = HeadLookup { head: &head, route: &route.name };
-                let keep = keep_after_local(keep, framing);
+                let keep = keep_after_local(local_keep, framing);
                 let mut fields = Vec::new();
                 if !route.response_edits.drops(Known::Other, b"location") {
                     fields.extend_from_slice(b"Location: ");
@@ -207,7 +243,7 @@ pub async fn run<S: Side>(
             (decision, _, _) => {
                 let refusal = if let Decision::Refuse(refusal) = decision { *refusal } else { Refusal::NoRoute };
                 let keep = match framing {
-                    Some(framing) if refusal == Refusal::NoRoute => keep_after_local(keep, framing),
+                    Some(framing) if refusal == Refusal::NoRoute => keep_after_local(local_keep, framing),
                     _ => Persistence::Closed,
                 };
                 let status = refuse(worker, client, method, headers, refusal, keep);
@@ -216,7 +252,14 @@ pub async fn run<S: Side>(
         };
         let (true, Some(refusal), Some(route)) = (outcome.goes_on, outcome.refusal, route) else { break outcome };
         attempts += outcome.attempts;
-        decision = go_on(route, refusal, &head, worker.roll(), &mut passed, &mut way);
+        let body = peeked.as_deref().or_else(|| framing.and_then(nothing_to_read));
+        decision = onward::go_on(
+            route,
+            refusal,
+            &Asked { head: &head, now: Instant::now(), worker: worker.index, dice: worker.roll(), body, passed: &[] },
+            &mut passed,
+            &mut way,
+        );
     };
     outcome.attempts += attempts;
     *keys = way.into_keys();
@@ -228,31 +271,6 @@ pub async fn run<S: Side>(
     settle(worker, listener, generation, &told, &outcome, started);
     client.tls = tls;
     after
-}
-
-/// Members of shards that one request may find out of reach.
-const PASSED_MAX: usize = 3;
-
-/// Whom a request goes to that could not reach the last member on its way.
-#[cold]
-fn go_on<'g>(
-    route: &'g Route,
-    refusal: Refusal,
-    head: &Head<'_>,
-    dice: u64,
-    passed: &mut Vec<(&'g Shard, u32)>,
-    way: &mut Way<'g>,
-) -> Decision<'g> {
-    // Where a pool chose, it has asked all that it may.
-    let turn = way.steps().rev().find(|step| step.shard.on_down == OnDown::Fail || step.member.is_some());
-    let Some((shard, member)) = turn.map(|step| (step.shard, step.member)) else { return Decision::Refuse(refusal) };
-    let (OnDown::Next, Some(member)) = (shard.on_down, member) else { return Decision::Refuse(Refusal::ShardDown) };
-    passed.push((shard, member));
-    match route.decide(&Asked { head, now: Instant::now(), dice, body: None, passed }, way) {
-        // Nobody is left to ask.
-        Decision::Refuse(Refusal::NoEndpoint) => Decision::Refuse(refusal),
-        decision => decision,
-    }
 }
 
 /// Refuses a request whose head could not be read. What was read of it, `scratch` holds, and is logged.
@@ -315,28 +333,6 @@ fn keep_after_local(keep: Persistence, framing: &RequestFraming) -> Persistence 
         BodyFraming::Length(length) if length <= DISCARDED_MAX && !framing.expect_continue => keep,
         _ => Persistence::Closed,
     }
-}
-
-/// When the whole exchange must be over: by the route, or sooner if the client says so.
-fn deadline(route: &Route, head: &Head<'_>, version: Version, started: Instant) -> Option<Instant> {
-    let grpc = match version {
-        Version::Http2 if is_grpc(head.headers) => head.headers.first(b"grpc-timeout").and_then(grpc::timeout),
-        _ => None,
-    };
-    let timeouts = [route.timeout, grpc, client_timeout(head.headers)];
-    timeouts.into_iter().flatten().min().and_then(|timeout| started.checked_add(timeout))
-}
-
-fn client_timeout(headers: Headers<'_>) -> Option<Duration> {
-    const NAME: &[u8] = request_timeout::NAME;
-    // Looked for in every request and rarely there: lengths are compared before anything is read.
-    let is_it = |name: Span| name.len() == NAME.len() && name.of(headers.bytes).eq_ignore_ascii_case(NAME);
-    let field = headers.fields.iter().find(|field| is_it(field.name))?;
-    request_timeout::parse(field.value.of(headers.bytes))
-}
-
-fn is_grpc(headers: Headers<'_>) -> bool {
-    headers.first(b"content-type").is_some_and(grpc::is_content_type)
 }
 
 /// Puts a refusal into the client's output, and gives the status that it gets. gRPC's clients read a status of their own.

@@ -99,7 +99,7 @@ impl Settings {
     fn kind(kind: &str, item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         use crate::value::Decode;
         match kind {
-            "shard" => shard::Settings::decode(item, reader).map(Arc::new).map(Self::Shard),
+            "shard" => shard::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Shard),
             "respond" => respond::Settings::decode(item, reader)?.checked(reader).map(Self::Respond),
             _ => redirect::Settings::decode(item, reader).map(Self::Redirect),
         }
@@ -129,6 +129,8 @@ pub enum Decision<'g> {
 pub struct Asked<'g, 'a> {
     pub head: &'a Head<'a>,
     pub now: Instant,
+    /// Who asks: workers know different keys to be hot.
+    pub worker: usize,
     /// 64 random bits.
     pub dice: u64,
     /// The whole body, where it was read for its key.
@@ -148,14 +150,19 @@ pub struct Way<'g> {
 }
 
 /// One choice on the way.
-#[derive(Clone)]
 pub struct Step<'g> {
     pub shard: &'g shard::Shard,
     /// `None` where a pool is to choose along the key's order.
     pub member: Option<u32>,
-    /// Of [`Way::keys`]; empty if the request had none.
-    pub key: Range<usize>,
+    /// Of [`Way::keys`]; none if the request had none.
+    pub key: Option<Range<usize>>,
     pub hashed: Hashed,
+    /// So many members share this key's requests.
+    pub spread: u32,
+    /// Somebody before had too many.
+    pub is_spilled: bool,
+    /// Once it was sent.
+    busy: Option<shard::Busy<'g>>,
 }
 
 impl<'g> Way<'g> {
@@ -169,9 +176,13 @@ impl<'g> Way<'g> {
         self.keys
     }
 
-    /// A request goes this way. `false` if nobody on it chose: then there is no other.
-    pub fn sent(&self, worker: usize) -> bool {
-        self.steps().for_each(|step| step.shard.sent(worker, step.member));
+    /// A request goes this way, and is with whom it passes until the way is cleared. `false` if nobody on it chose: then there is no
+    /// other.
+    pub fn sent(&mut self, worker: usize, now: Instant) -> bool {
+        let Self { first, more, keys } = self;
+        for step in first.iter_mut().chain(more) {
+            step.shard.sent(step, keys, worker, now);
+        }
         self.first.is_some()
     }
 
@@ -211,6 +222,16 @@ impl Service {
             Self::Shard(shard) => shard.decide(asked, way),
             Self::Respond(respond) => Decision::Answer(respond),
             Self::Redirect(redirect) => Decision::Redirect(redirect),
+        }
+    }
+
+    /// Its kind, as it is written.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Pool(_) => "pool",
+            Self::Shard(_) => "shard",
+            Self::Respond(_) => "respond",
+            Self::Redirect(_) => "redirect",
         }
     }
 

@@ -58,6 +58,9 @@ metrics! {
     EJECTIONS = Counter "endpoint_ejections_total" ["service", "endpoint", "reason"] "Times that an endpoint was given no requests for a while, by reason: consecutive failures, or their share.";
     HEALTH_CHECKS = Counter "health_checks_total" ["service", "endpoint", "outcome"] "Probes of an endpoint, for its health and for whether it leads, by outcome: ok or failed.";
     SHARD_REQUESTS = Counter "shard_requests_total" ["service", "shard"] "Requests sent to each member of a shard, those sent again included.";
+    SHARD_SPILLED = Counter "shard_spilled_total" ["service"] "Requests that went past a member since it had as many as its bound allows.";
+    SHARD_HOT = Counter "shard_hot_requests_total" ["service"] "Requests that were spread since their key is hot.";
+    SHARD_HOT_KEYS = Gauge "shard_hot_keys" ["service"] "Keys that are hot, as the worker counts that has most of them.";
     ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
     DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
@@ -457,6 +460,35 @@ impl ShardMetrics {
     }
 }
 
+#[derive(Debug, Default)]
+struct SpreadShard {
+    spilled: Cell,
+    spread: Cell,
+    hot_keys: AtomicU64,
+}
+
+/// What one shard does to spread its load.
+#[derive(Debug)]
+pub struct SpreadMetrics {
+    shards: Shards<SpreadShard>,
+}
+
+impl SpreadMetrics {
+    /// A request went past a member that had too many.
+    pub fn spilled(&self, worker: usize) {
+        self.shards.with(worker, SpreadShard::default, |shard| shard.spilled.add(1));
+    }
+
+    /// A request of a hot key was spread.
+    pub fn spread(&self, worker: usize) {
+        self.shards.with(worker, SpreadShard::default, |shard| shard.spread.add(1));
+    }
+
+    pub fn set_hot_keys(&self, worker: usize, count: u64) {
+        self.shards.with(worker, SpreadShard::default, |shard| shard.hot_keys.store(count, Relaxed));
+    }
+}
+
 /// Series by their labels. The page shows them in this order.
 type Series<K, T> = Mutex<HashMap<K, Arc<T>>>;
 
@@ -470,6 +502,7 @@ pub struct Metrics {
     endpoints: Series<(String, String), EndpointMetrics>,
     services: Series<String, ServiceMetrics>,
     shards: Series<(String, String), ShardMetrics>,
+    spreads: Series<String, SpreadMetrics>,
     certificates: Mutex<Vec<CertificateExpiry>>,
     generation: AtomicU64,
     reloads: [AtomicU64; 2],
@@ -499,6 +532,7 @@ impl Metrics {
             endpoints: Mutex::default(),
             services: Mutex::default(),
             shards: Mutex::default(),
+            spreads: Mutex::default(),
             certificates: Mutex::default(),
             generation: AtomicU64::new(0),
             reloads: Default::default(),
@@ -541,6 +575,10 @@ impl Metrics {
         series(&self.shards, (service.to_owned(), member.to_owned()), || ShardMetrics { sent: Shards::new(self.workers) })
     }
 
+    pub fn spread(&self, service: &str) -> Arc<SpreadMetrics> {
+        series(&self.spreads, service.to_owned(), || SpreadMetrics { shards: Shards::new(self.workers) })
+    }
+
     /// Takes series off the page that nobody outside holds any more. Called after a generation has retired.
     pub fn retain_live(&self) {
         fn retain<K: Eq + Hash, T>(series: &Series<K, T>) {
@@ -553,6 +591,7 @@ impl Metrics {
         retain(&self.endpoints);
         retain(&self.services);
         retain(&self.shards);
+        retain(&self.spreads);
     }
 
     /// Replaces all that were known.
@@ -676,6 +715,13 @@ impl Metrics {
         }
         for ((service, member), metrics) in sorted(&self.shards) {
             page.add(&SHARD_REQUESTS, &[&service, &member], metrics.sent.sum(|cell| cell) as f64);
+        }
+        for (service, metrics) in sorted(&self.spreads) {
+            page.add_if_any(&SHARD_SPILLED, &[&service], metrics.shards.sum(|shard| &shard.spilled));
+            page.add_if_any(&SHARD_HOT, &[&service], metrics.shards.sum(|shard| &shard.spread));
+            if let Some(most) = metrics.shards.iter().map(|shard| shard.hot_keys.load(Relaxed)).max() {
+                page.add(&SHARD_HOT_KEYS, &[&service], most as f64);
+            }
         }
         for (service, metrics) in sorted(&self.services) {
             let mut total = Total::default();
@@ -845,6 +891,9 @@ mod tests {
             metrics.endpoint("app", "10.0.0.1:80").handshake(worker, Handshake::Full);
             metrics.endpoint("app", "10.0.0.1:80").ejected(Ejection::Consecutive);
             metrics.shard("cache", "cache-0").sent(worker);
+            metrics.spread("cache").spilled(worker);
+            metrics.spread("cache").spread(worker);
+            metrics.spread("cache").set_hot_keys(worker, 1 + worker as u64);
             metrics.service("app").attempted(worker, Duration::from_millis(3));
             metrics.service("app").retried(worker, Retry::Connect);
             metrics.service("app").discovered(Discovery::Ok);
@@ -877,6 +926,8 @@ mod tests {
         check(&metrics, r#"attache_upstream_request_duration_seconds_count{service="app"} 2"#);
         check(&metrics, r#"attache_endpoint_up{service="app",endpoint="10.0.0.1:80"} 1"#);
         check(&metrics, r#"attache_shard_requests_total{service="cache",shard="cache-0"} 2"#);
+        check(&metrics, r#"attache_shard_spilled_total{service="cache"} 2"#);
+        check(&metrics, r#"attache_shard_hot_keys{service="cache"} 2"#);
         check(&metrics, r#"attache_endpoints{service="app"} 3"#);
         check(&metrics, r#"attache_discoveries_total{service="app",outcome="ok"} 2"#);
         check(&metrics, r#"attache_retries_total{service="app",reason="connect"} 2"#);

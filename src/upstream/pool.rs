@@ -16,7 +16,7 @@ use super::discover::{Answer, Moment, News};
 use super::hedge::{self, Hedging};
 use super::limits::{self, Admission, Connections};
 use super::sticky::{Stuck, Token};
-use super::{Aim, Discovery, Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, health, leader, retry, sticky};
+use super::{Discovery, Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, health, leader, retry, sticky};
 use crate::algo::rendezvous;
 use crate::telemetry::metrics::{self, Outcome, ServiceMetrics};
 use crate::value::Whole;
@@ -292,9 +292,9 @@ impl Pool {
             Stuck::Token(token) => membership.by_token(token).filter(|&index| self.fits(&membership, index, ask)),
             Stuck::Key(key) => self.by_key(&membership, key, ask),
             Stuck::Aimed(aim) => {
-                let index = self.by_aim(&membership, aim, ask)?;
-                membership.placement(aim.rule).sent(ask.worker, index);
-                return Some(Lease::take(membership.endpoint(index), ask.worker));
+                let choice = aim.choose(self, &membership, ask)?;
+                membership.placement(aim.rule).sent(ask.worker, choice);
+                return Some(Lease::take(membership.endpoint(choice.member), ask.worker));
             }
         };
         if let Some(index) = stuck {
@@ -338,15 +338,6 @@ impl Pool {
             sticky.moves(key, membership.endpoint(next).id, *ttl, ask.now);
         }
         Some(next)
-    }
-
-    /// The first in the key's order who may take the request, or only that one.
-    fn by_aim(&self, membership: &Membership, aim: Aim, ask: &Ask<'_>) -> Option<u32> {
-        let mut order = membership.placement(aim.rule).order(aim.key);
-        if aim.or_next {
-            return order.find(|&index| self.fits(membership, index, ask));
-        }
-        order.next().filter(|&index| self.lets_through(membership.endpoint(index), ask.now, 0))
     }
 
     /// The cookie that keeps a client with an endpoint: its name, its value and how long it lasts. `None` where there is none.

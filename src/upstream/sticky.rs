@@ -12,7 +12,7 @@ use aws_lc_rs::{hmac, rand};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Aim, EndpointId};
-use crate::value::{Decode, Fields, Item, KeySource, Reader, Spanned};
+use crate::value::{Decode, Fields, Item, Reader, RequestKey, Spanned};
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Settings {
@@ -24,7 +24,7 @@ pub enum Settings {
         secret: Option<String>,
     },
     Key {
-        by: Vec<KeySource>,
+        by: RequestKey,
         /// How long somebody who moved stays there without a request.
         ttl: Duration,
     },
@@ -39,7 +39,7 @@ impl Decode for Settings {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let mut fields = Fields::of(item, "how to be sticky", reader)?;
         let cookie = fields.optional::<Spanned<String>>("cookie", reader);
-        let by = fields.optional::<Spanned<Vec<KeySource>>>("by", reader);
+        let by = fields.optional::<Spanned<RequestKey>>("by", reader);
         let ttl = fields.optional("ttl", reader);
         let secret = fields.optional::<Spanned<String>>("secret", reader);
         let place = fields.place();
@@ -60,11 +60,13 @@ impl Decode for Settings {
                 }
                 Some(Self::Cookie { name: cookie.value, ttl, secret: secret.map(|secret| secret.value) })
             }
-            (None, Some(by)) if by.is_empty() => {
-                reader.error(by.place, "a key needs a source").help("write by = \"client-ip\"");
-                None
-            }
             (None, Some(by)) => {
+                if let Some(source) = by.in_body() {
+                    reader
+                        .error(by.place, format!("`{source}` needs the body, and an endpoint is chosen by the head alone"))
+                        .help("place keys by a shard: [service.NAME.shard] by = …, over = { pool = \"…\" }");
+                    return None;
+                }
                 if let Some(secret) = secret {
                     reader.error(secret.place, "`secret` signs cookies, and `by` needs none").help("remove it");
                     return None;
@@ -208,6 +210,7 @@ fn spelled(signature: &[u8]) -> Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::KeySource;
 
     fn cookie(secret: &str) -> Sticky {
         Sticky::new(&Settings::Cookie { name: "a".to_owned(), ttl: None, secret: Some(secret.to_owned()) })
@@ -234,7 +237,7 @@ mod tests {
 
     #[test]
     fn those_beyond_what_is_remembered_get_in_when_others_are_over_and_not_by_a_look_at_all_for_each() {
-        let sticky = Sticky::new(&Settings::Key { by: vec![KeySource::ClientIp], ttl: TTL });
+        let sticky = Sticky::new(&Settings::Key { by: RequestKey::of(vec![KeySource::ClientIp]), ttl: TTL });
         let (now, there) = (Instant::now(), EndpointId::of_test(7));
         (0..MOVED_MAX as u64).for_each(|key| sticky.moves(key, there, TTL, now));
         let swept = |key: u64, at: Instant| {
@@ -250,7 +253,7 @@ mod tests {
 
     #[test]
     fn who_moved_stays_for_a_time_after_the_last_request() {
-        let sticky = Sticky::new(&Settings::Key { by: vec![KeySource::ClientIp], ttl: TTL });
+        let sticky = Sticky::new(&Settings::Key { by: RequestKey::of(vec![KeySource::ClientIp]), ttl: TTL });
         let (now, there) = (Instant::now(), EndpointId::of_test(7));
         assert_eq!(sticky.moved(1, now), None);
         sticky.moves(1, there, TTL, now);

@@ -11,6 +11,16 @@ pub enum BodyLimit {
     Bytes(u64),
 }
 
+impl BodyLimit {
+    /// In bytes.
+    pub fn most(self) -> u64 {
+        match self {
+            Self::None => u64::MAX,
+            Self::Bytes(most) => most,
+        }
+    }
+}
+
 impl Decode for BodyLimit {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         match &item.value {

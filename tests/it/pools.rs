@@ -533,7 +533,7 @@ fn wrong_settings_are_told_with_a_remedy() {
     check("sticky = { cookie = \"a\", by = \"path\" }", "sticky by a cookie or by a key, not by both");
     check("sticky = { cookie = \"a\", secret = \"short\" }", "a secret needs at least 16 bytes");
     check("sticky = { by = \"clientip\" }", "did you mean \"client-ip\"?");
-    check("sticky = { by = \"json:/user\" }", "`json:/user` is not supported here by this version");
+    check("sticky = { by = \"json:/user\" }", "`json:/user` needs the body, and an endpoint is chosen by the head alone");
     check("sticky = { by = \"header:x user\" }", "`x user` is not the name of a header");
     check("sticky = { by = \"cookie:a;b\" }", "`a;b` is not the name of a cookie");
     check("sticky = { by = \"segment:+1\" }", "`segment:+1` needs a number, from 1");

@@ -3,6 +3,7 @@
 //! A pure function of the members and the key, so that every process agrees. Who is down is not known here: whoever asks goes on
 //! along the key's order. Methods of other programs place keys exactly where those do.
 
+pub mod choose;
 mod envoy;
 mod hashes;
 mod ketama;

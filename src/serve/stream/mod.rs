@@ -87,7 +87,7 @@ pub async fn serve(worker: &Rc<Worker>, client: Box<Client>, listener: Standing)
 fn key_of(pool: &Pool, head: &Head<'_>) -> Option<u64> {
     let Some(sticky::Settings::Key { by, .. }) = &pool.policy.sticky else { return None };
     let mut key = Vec::new();
-    key::read(by, head, &mut key).then(|| sticky::hash(&pool.name, &key))
+    (key::find(by, head, Some(b""), &mut key) == key::Found::Here).then(|| sticky::hash(&pool.name, &key))
 }
 
 /// Where the stream goes, by the same walk as a request: its only host is the name that TLS asked for.
@@ -113,7 +113,7 @@ fn walk(
         request_id: b"",
         listener: &listener.name,
     };
-    let asked = Asked { head: &head, now: Instant::now(), dice: 0, body: None, passed: &[] };
+    let asked = Asked { head: &head, now: Instant::now(), worker: 0, dice: 0, body: None, passed: &[] };
     let walk = listener.walk(&asked, &mut Way::default());
     if let Some(route) = walk.route {
         told.route.clone_from(&route.name);

@@ -1,22 +1,26 @@
 //! The same key, the same member: consistent hashing over services, or over the endpoints of one pool.
 //!
-//! Whom a key belongs to depends on the configuration alone; who is down is passed over along the key's own order. Counts nothing
-//! and remembers nothing: whoever sends the request tells [`Shard::sent`].
+//! Whom a key belongs to depends on the configuration alone; who is down is passed over along the key's own order. Deciding changes
+//! nothing: whoever sends the request says so, by [`Way::sent`].
 
+mod hot;
 pub mod method;
 mod settings;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-pub use settings::{Hot, Keyless, MemberSettings, OnDown, Over, Settings};
+pub use hot::{Frequent, HotKeys};
+pub use settings::{Bound, Hot, Keyless, MemberSettings, OnDown, Over, Settings};
 
 use super::{Asked, Decision, Service, Step, Way};
-use crate::algo::placement::{Hashed, Table};
+use crate::algo::placement::choose::{self, Choice, Rules, choose};
+use crate::algo::placement::{Hashed, Method, Table};
 use crate::refusal::Refusal;
 use crate::route::key::{self, Found};
-use crate::telemetry::metrics::ShardMetrics;
+use crate::telemetry::metrics::{ShardMetrics, SpreadMetrics};
 use crate::upstream::{Aim, Pool};
 use crate::value::RequestKey;
 
@@ -24,9 +28,13 @@ use crate::value::RequestKey;
 pub struct Shard {
     pub name: String,
     pub key: RequestKey,
+    pub method: Method,
     pub over: Members,
     pub on_down: OnDown,
     pub keyless: Keyless,
+    pub bound: Option<u32>,
+    pub hot: Option<Arc<HotKeys>>,
+    metrics: Arc<SpreadMetrics>,
 }
 
 /// Whom keys are placed on.
@@ -46,23 +54,53 @@ pub struct Member {
     pub weight: u32,
     pub service: Arc<Service>,
     pub metrics: Arc<ShardMetrics>,
+    /// Requests, where they are bounded.
+    pub in_flight: AtomicU32,
+}
+
+/// What a shard is besides its members.
+pub struct Parts<'a> {
+    pub name: &'a str,
+    pub settings: &'a Settings,
+    pub hot: Option<Arc<HotKeys>>,
+    pub metrics: Arc<SpreadMetrics>,
+}
+
+/// A request counted at a member, until this is dropped.
+pub struct Busy<'g>(&'g AtomicU32);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Shard {
-    /// `members` were resolved from `settings`, in their order. The error says why keys cannot be placed so.
-    pub fn over_services(name: &str, salt: &str, settings: &Settings, members: Vec<Member>) -> Result<Self, String> {
-        let Over::Members(written) = &settings.over.value else { return Err("there are no members".to_owned()) };
-        let table = settings.table(written, settings.salt(salt))?;
-        Ok(Self::new(name, settings, Members::Services { members, table }))
+    /// `members` were resolved from the settings, in their order; `salt` is for where the settings have none. The error says why keys
+    /// cannot be placed so.
+    pub fn over_services(parts: Parts<'_>, salt: &str, members: Vec<Member>) -> Result<Self, String> {
+        let Over::Members(written) = &parts.settings.over.value else { return Err("there are no members".to_owned()) };
+        let table = parts.settings.table(written, parts.settings.salt(salt))?;
+        Ok(Self::new(parts, Members::Services { members, table }))
     }
 
     /// `rule` is the number of this shard's rule in the pool.
-    pub fn over_pool(name: &str, settings: &Settings, pool: Arc<Pool>, rule: u16) -> Self {
-        Self::new(name, settings, Members::Pool { pool, rule })
+    pub fn over_pool(parts: Parts<'_>, pool: Arc<Pool>, rule: u16) -> Self {
+        Self::new(parts, Members::Pool { pool, rule })
     }
 
-    fn new(name: &str, settings: &Settings, over: Members) -> Self {
-        Self { name: name.to_owned(), key: settings.by.value.clone(), over, on_down: settings.on_down, keyless: settings.keyless }
+    fn new(Parts { name, settings, hot, metrics }: Parts<'_>, over: Members) -> Self {
+        Self {
+            name: name.to_owned(),
+            key: settings.by.value.clone(),
+            method: settings.method(),
+            over,
+            on_down: settings.on_down,
+            keyless: settings.keyless,
+            bound: settings.bound.as_ref().map(|bound| bound.value.0),
+            hot,
+            metrics,
+        }
     }
 
     pub fn decide<'g>(&'g self, asked: &Asked<'g, '_>, way: &mut Way<'g>) -> Decision<'g> {
@@ -78,16 +116,17 @@ impl Shard {
             Members::Services { members, table } => {
                 // A random key has a random order, by the members' weights.
                 let hashed = if is_found { table.hash(&way.keys[key.clone()]) } else { table.hash(&asked.dice.to_le_bytes()) };
-                self.among(members, table, hashed, key, asked, way)
+                self.among(members, table, hashed, is_found.then_some(&key), asked, way)
             }
+            Members::Pool { pool, .. } if !is_found => Decision::Forward(pool, None),
             Members::Pool { pool, rule } => {
-                if !is_found {
-                    return Decision::Forward(pool, None);
-                }
-                let membership = pool.membership();
-                let hashed = membership.placement(*rule).hash(&way.keys[key.clone()]);
-                way.push(Step { shard: self, member: None, key, hashed });
-                Decision::Forward(pool, Some(Aim { rule: *rule, key: hashed, or_next: self.on_down == OnDown::Next }))
+                let hashed = pool.membership().placement(*rule).hash(&way.keys[key.clone()]);
+                let spread = self.spread(asked, hashed);
+                way.push(Step { shard: self, member: None, key: Some(key), hashed, spread, is_spilled: false, busy: None });
+                Decision::Forward(
+                    pool,
+                    Some(Aim { rule: *rule, key: hashed, or_next: self.on_down == OnDown::Next, spread, bound: self.bound }),
+                )
             }
         }
     }
@@ -97,32 +136,70 @@ impl Shard {
         members: &'g [Member],
         table: &Table,
         hashed: Hashed,
-        key: Range<usize>,
+        key: Option<&Range<usize>>,
         asked: &Asked<'g, '_>,
         way: &mut Way<'g>,
     ) -> Decision<'g> {
-        for index in table.order(hashed) {
-            let is_passed = asked.passed.iter().any(|&(shard, member)| std::ptr::eq(shard, self) && member == index);
-            let service = &members[index as usize].service;
-            if !is_passed && service.may_serve(asked.now) {
-                let before = way.mark();
-                way.push(Step { shard: self, member: Some(index), key: key.clone(), hashed });
-                match service.decide(asked, way) {
-                    Decision::Refuse(Refusal::NoEndpoint) => way.back(before),
-                    decision => return decision,
+        let spread = if key.is_some() { self.spread(asked, hashed) } else { 1 };
+        let rules = Rules { or_next: self.on_down == OnDown::Next, spread, dice: asked.dice, bound: self.bound };
+        let mut dead = Vec::new();
+        loop {
+            let up = Up { shard: self, members, asked, dead: &dead };
+            let Some(Choice { member, is_spilled }) = choose(table.order(hashed), rules, &up) else { return self.nobody() };
+            let before = way.mark();
+            way.push(Step { shard: self, member: Some(member), key: key.cloned(), hashed, spread, is_spilled, busy: None });
+            match members[member as usize].service.decide(asked, way) {
+                Decision::Refuse(Refusal::NoEndpoint) if rules.or_next => {
+                    way.back(before);
+                    dead.push(member);
                 }
-            }
-            if self.on_down == OnDown::Fail {
-                return Decision::Refuse(Refusal::ShardDown);
+                Decision::Refuse(Refusal::NoEndpoint) => return self.nobody(),
+                decision => return decision,
             }
         }
-        Decision::Refuse(Refusal::NoEndpoint)
     }
 
-    /// A request goes to this member; if a pool chooses it, the pool counts it.
-    pub(super) fn sent(&self, worker: usize, member: Option<u32>) {
-        if let (Members::Services { members, .. }, Some(member)) = (&self.over, member) {
-            members[member as usize].metrics.sent(worker);
+    /// The members that a key belongs to first, by name, whether they are up or not.
+    pub fn first_members(&self, key: Hashed, count: usize) -> Vec<String> {
+        match &self.over {
+            Members::Services { members, table } => {
+                table.order(key).take(count).map(|member| members[member as usize].name.clone()).collect()
+            }
+            Members::Pool { pool, rule } => {
+                let membership = pool.membership();
+                let order = membership.placement(*rule).order(key);
+                order.take(count).map(|member| membership.endpoint(member).name.clone()).collect()
+            }
+        }
+    }
+
+    fn nobody(&self) -> Decision<'_> {
+        Decision::Refuse(if self.on_down == OnDown::Fail { Refusal::ShardDown } else { Refusal::NoEndpoint })
+    }
+
+    /// So many members share the reads of this key.
+    fn spread(&self, asked: &Asked<'_, '_>, hashed: Hashed) -> u32 {
+        match &self.hot {
+            Some(hot) if matches!(asked.head.method, b"GET" | b"HEAD") && hot.is_hot(asked.worker, hashed.value) => hot.settings.replicas.0,
+            _ => 1,
+        }
+    }
+
+    /// A request goes this way; `keys` are the way's.
+    pub(super) fn sent<'g>(&'g self, step: &mut Step<'g>, keys: &[u8], worker: usize, now: Instant) {
+        if let (Some(hot), Some(key)) = (&self.hot, &step.key) {
+            hot.saw(worker, step.hashed, &keys[key.clone()], step.spread > 1, now);
+        }
+        if step.is_spilled {
+            self.metrics.spilled(worker);
+        }
+        // Where a pool chooses, it counts.
+        let (Members::Services { members, .. }, Some(member)) = (&self.over, step.member) else { return };
+        let member = &members[member as usize];
+        member.metrics.sent(worker);
+        if self.bound.is_some() && step.busy.is_none() {
+            member.in_flight.fetch_add(1, Ordering::Relaxed);
+            step.busy = Some(Busy(&member.in_flight));
         }
     }
 
@@ -132,5 +209,35 @@ impl Shard {
             Members::Services { members, .. } => members.iter().any(|member| member.weight > 0 && member.service.may_serve(now)),
             Members::Pool { pool, .. } => pool.may_serve(now),
         }
+    }
+}
+
+/// Members as one request finds them.
+struct Up<'s, 'g, 'a> {
+    shard: &'g Shard,
+    members: &'g [Member],
+    asked: &'s Asked<'g, 'a>,
+    /// Who said that there is nobody.
+    dead: &'s [u32],
+}
+
+impl choose::Members for Up<'_, '_, '_> {
+    fn is_up(&self, member: u32) -> bool {
+        let is_passed = |&(shard, passed): &(&Shard, u32)| std::ptr::eq(shard, self.shard) && passed == member;
+        !self.dead.contains(&member)
+            && !self.asked.passed.iter().any(is_passed)
+            && self.members[member as usize].service.may_serve(self.asked.now)
+    }
+
+    fn in_flight(&self, member: u32) -> u32 {
+        self.members[member as usize].in_flight.load(Ordering::Relaxed)
+    }
+
+    fn weight(&self, member: u32) -> u32 {
+        self.members[member as usize].weight
+    }
+
+    fn count(&self) -> u32 {
+        self.members.len() as u32
     }
 }

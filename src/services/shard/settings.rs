@@ -24,6 +24,10 @@ settings! {
         on_down: OnDown = OnDown::Next,
         /// What becomes of a request without a key.
         keyless: Keyless = Keyless::Balance,
+        /// Of the average number of requests in flight, what a member has at most before others take its keys' requests.
+        bound: Option<Spanned<Bound>> = None,
+        /// Keys that are asked for so often that one member alone should not answer.
+        hot: Option<Spanned<Hot>> = None,
     }
 }
 
@@ -126,16 +130,69 @@ impl Decode for MemberSettings {
     }
 }
 
-/// `hot`: keys that are asked for so often that one member alone should not answer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Hot {
-    /// Of the requests; from so many on a key is hot.
-    pub share: Share,
-    /// Members that its reads go to, its own the first.
-    pub replicas: u32,
+/// `"125%"`: more than all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound(pub u32);
+
+impl Decode for Bound {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let help = "write a share of the average, from \"101%\" to \"1000%\"";
+        let Value::String(text) = &item.value else {
+            reader.error(item.place, format!("expected a share, found {}", item.kind())).help(help);
+            return None;
+        };
+        let digits = text.value.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let bound = digits.and_then(|digits| digits.parse().ok()).filter(|bound| (101..=1000).contains(bound));
+        if bound.is_none() {
+            reader.error(item.place, format!("`{}` is not a bound", text.value)).help(help);
+        }
+        bound.map(Self)
+    }
+}
+
+settings! {
+    #[derive(Copy, Eq)]
+    pub struct Hot as "what keys are hot" {
+        /// Of the recent requests; a key with more is hot.
+        share: HotShare,
+        /// Members that its reads go to, its own the first.
+        replicas: Whole<2, 64> = Whole(2),
+    }
+}
+
+/// 0.5 % to 50 %: rarer keys cannot be told from each other with the memory there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotShare(pub Share);
+
+impl Decode for HotShare {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let share = Share::decode(item, reader)?;
+        if !(0.005..=0.5).contains(&share.fraction()) {
+            reader.error(item.place, format!("`{share}` is out of range")).help("\"0.5%\" to \"50%\"");
+            return None;
+        }
+        Some(Self(share))
+    }
 }
 
 impl Settings {
+    /// What no field can tell alone.
+    pub fn checked(self, reader: &mut Reader<'_>) -> Option<Self> {
+        let elsewhere = [("bound", self.bound.as_ref().map(|bound| bound.place)), ("hot", self.hot.as_ref().map(|hot| hot.place))];
+        for (key, place) in elsewhere {
+            if let (OnDown::Fail, Some(place)) = (self.on_down, place) {
+                reader
+                    .error(
+                        place,
+                        format!("`{key}` sends requests to other members, and on_down = \"fail\" says that these do not have the key"),
+                    )
+                    .help("remove one of the two");
+                return None;
+            }
+        }
+        Some(self)
+    }
+
     pub fn method(&self) -> Method {
         self.method.as_ref().map_or(Method::Maglev, |method| method.value.0.clone())
     }
