@@ -56,6 +56,7 @@
 pub mod cli;
 pub mod admin;
 pub mod supervisor;
+pub mod explain;
 pub mod serve;
 pub mod upkeep;
 pub mod dial;

@@ -13,7 +13,9 @@ use std::time::Instant;
 use http::{Answer, Request};
 use tokio::sync::mpsc;
 
-use crate::supervisor::{AdminSocket, Handle, Phase, Reloaded};
+use crate::explain::{self, Asked, Wrong};
+use crate::route;
+use crate::supervisor::{AdminSocket, Handle, Phase, Planned, Reloaded};
 
 /// Starts the thread. It serves whichever socket it was sent last, and ends with the sender.
 pub fn start(handle: Handle, mut sockets: mpsc::Receiver<Option<AdminSocket>>) -> std::io::Result<JoinHandle<()>> {
@@ -56,6 +58,7 @@ const PATHS: &[(&str, &str)] = &[
     ("GET", "/listeners"),
     ("GET", "/services"),
     ("GET", "/services/NAME/hot"),
+    ("GET", "/explain"),
     ("POST", "/reload"),
     ("POST", "/drain"),
     ("POST", "/quit"),
@@ -79,6 +82,15 @@ async fn answer(handle: &Handle, request: &Request) -> Answer {
         ("GET", "/config") => Answer::json(200, &serde_json::from_str(&handle.live.pin().document).unwrap_or_default()),
         ("GET", "/listeners") => Answer::json(200, &view::listeners(handle)),
         ("GET", "/services") => Answer::json(200, &view::services(handle)),
+        ("GET", "/explain") => explain(handle, request.target.split_once('?').map_or("", |(_, query)| query)),
+        ("POST", "/reload") if is_dry(&request.target) => match handle.plan().await {
+            Some(Ok(Planned { generation, plan, warnings })) => {
+                let changes = &plan.changes;
+                Answer::json(200, &serde_json::json!({ "generation": generation, "changes": changes, "plan": plan, "warnings": warnings }))
+            }
+            Some(Err(errors)) => Answer::json(422, &serde_json::json!({ "errors": errors })),
+            None => Answer::json(503, &serde_json::json!({ "errors": ["the process is ending"] })),
+        },
         ("POST", "/reload") => match handle.reload().await {
             Some(Reloaded::Done { generation, changes, warnings }) => {
                 Answer::json(200, &serde_json::json!({ "generation": generation, "changes": changes, "warnings": warnings }))
@@ -106,6 +118,52 @@ async fn answer(handle: &Handle, request: &Request) -> Answer {
             Some(_) => Answer { fields: "Allow: GET, HEAD\r\n", ..Answer::text(405, "use GET\n") },
             None => Answer::text(404, index()),
         },
+    }
+}
+
+/// `?dry_run=1`.
+fn is_dry(target: &str) -> bool {
+    parameters(target.split_once('?').map_or("", |(_, query)| query)).any(|(name, value)| name == "dry_run" && value != "0")
+}
+
+/// Names and values of a query, decoded.
+fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(name), decoded(value))
+    })
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    route::key::write_decoded(text.as_bytes(), &mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// `method=` (GET), `url=`, `header=` (any number), `from=`, `listener=`, `body=`.
+fn explain(handle: &Handle, query: &str) -> Answer {
+    let of = |wanted: &str| parameters(query).filter(|(name, _)| name == wanted).map(|(_, value)| value).collect::<Vec<_>>();
+    let one = |name: &str| of(name).into_iter().next();
+    let known = ["method", "url", "header", "from", "listener", "body"];
+    if let Some((name, _)) = parameters(query).find(|(name, _)| !known.contains(&name.as_str())) {
+        return Answer::text(400, format!("unknown parameter `{name}`; there is {}\n", known.join(", ")));
+    }
+    let explained = || {
+        let url = one("url").ok_or_else(|| Wrong("no url=, such as url=https://shop.example/cart".to_owned()))?;
+        let mut asked = Asked::new(one("method").as_deref().unwrap_or("GET"), &url)?;
+        for line in of("header") {
+            asked.header(&line)?;
+        }
+        if let Some(from) = one("from") {
+            asked.client = from.parse().map_err(|_| Wrong(format!("`{from}` is not an address of a client, such as 192.0.2.1")))?;
+        }
+        asked.wanted = one("listener");
+        asked.body = one("body").map(String::into_bytes);
+        explain::explain(&handle.live.pin(), &asked, true)
+    };
+    match explained() {
+        Ok(explanation) => Answer::json(200, &serde_json::json!(explanation)),
+        Err(Wrong(reason)) => Answer::text(400, format!("{reason}\n")),
     }
 }
 

@@ -81,14 +81,19 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// A reload reads files and waits for every worker.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) fn reload(args: &Args) -> ExitCode {
-    match args.ask("POST", "/reload", RELOAD_PATIENCE) {
+pub(super) fn reload(args: &Args, dry_run: bool) -> ExitCode {
+    let target = if dry_run { "/reload?dry_run=1" } else { "/reload" };
+    match args.ask("POST", target, RELOAD_PATIENCE) {
         Ok(Answer { status: 200, body }) => {
             let answer: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             out(&format!("generation {}\n", answer["generation"]));
             for change in answer["changes"].as_array().into_iter().flatten() {
                 let field = |name: &str| change[name].as_str().unwrap_or_default().to_owned();
                 out(&format!("  {} {}, {}\n", field("what"), field("kind"), field("effect")));
+            }
+            for shard in answer["plan"]["shards"].as_array().into_iter().flatten() {
+                let moved = shard["moved"].as_f64().unwrap_or_default() * 100.0;
+                out(&format!("  shard {}: {moved:.1} % of its keys move\n", shard["service"].as_str().unwrap_or_default()));
             }
             for warning in answer["warnings"].as_array().into_iter().flatten() {
                 say(&format!("{}\n", warning.as_str().unwrap_or_default()));
@@ -145,7 +150,12 @@ pub(super) fn status(args: &Args) -> ExitCode {
         out(&format!("listener {}  {}{tls}  {} connections\n", text(&listener["name"]), addresses.join(" "), listener["connections"]));
     }
     for service in documents[2].as_array().into_iter().flatten() {
-        out(&format!("service {}  {}\n", text(&service["name"]), text(&service["balance"])));
+        let how = ["balance", "method", "kind"].into_iter().map(|key| &service[key]).find(|value| !value.is_null());
+        out(&format!("service {}  {}\n", text(&service["name"]), how.map(text).unwrap_or_default()));
+        for member in service["members"].as_array().into_iter().flatten() {
+            let state = if member["healthy"] == true { "up" } else { "down" };
+            out(&format!("  {}  {state}  weight {}\n", text(&member["name"]), member["weight"]));
+        }
         for place in service["discovered"].as_array().into_iter().flatten() {
             let at = if place["at"].is_null() {
                 "nothing yet".to_owned()

@@ -4,7 +4,9 @@
 
 mod ask;
 mod check;
+pub mod explain;
 mod origin;
+mod plan;
 mod proxy;
 pub mod render;
 mod run;
@@ -67,12 +69,22 @@ enum Verb {
         #[arg(long)]
         strict: bool,
     },
+    /// Tell where a request would go, and why
+    Explain(explain::Args),
+    /// Tell what another configuration would change, and which keys would move
+    Plan(plan::Args),
     /// Serve one endpoint without a configuration file
     Proxy(proxy::Args),
     /// Answer every request with what it said: an origin to try things on
     Origin(origin::Args),
     /// Have a running attache read its configuration again
-    Reload(ask::Args),
+    Reload {
+        #[command(flatten)]
+        ask: ask::Args,
+        /// Only tell what would change
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Have a running attache finish what is in flight and take no more
     Drain(ask::Args),
     /// Show what a running attache serves
@@ -102,9 +114,11 @@ pub fn main() -> ExitCode {
     match args.verb.unwrap_or(Verb::Run(args.run)) {
         Verb::Run(run) => run::run(run.config, run.with.exit_with),
         Verb::Check { paths, config, strict } => check::check(paths.into_iter().chain(config).collect(), strict),
+        Verb::Explain(args) => explain::explain(args),
+        Verb::Plan(args) => plan::plan(&args),
         Verb::Proxy(args) => proxy::proxy(&args),
         Verb::Origin(args) => origin::origin(&args),
-        Verb::Reload(args) => ask::reload(&args),
+        Verb::Reload { ask, dry_run } => ask::reload(&ask, dry_run),
         Verb::Drain(args) => ask::drain(&args),
         Verb::Status(args) => ask::status(&args),
         Verb::Wait(args) => wait::wait(&args),

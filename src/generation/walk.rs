@@ -5,7 +5,7 @@
 
 use super::{Listener, Route};
 use crate::refusal::Refusal;
-use crate::route::Captures;
+use crate::route::{Captures, Head};
 use crate::services::{Asked, Decision, Way};
 
 /// Where a request goes, and by which way it got there.
@@ -24,6 +24,15 @@ impl Listener {
         let route = found.map(|found| &self.routes[found.route]).or(self.fallback.as_ref());
         let decision = route.map_or(Decision::Refuse(Refusal::NoRoute), |route| route.service.decide(asked, way));
         Walk { route, captures, decision }
+    }
+}
+
+impl Listener {
+    /// Every route with the first of its predicates that does not hold, in order. The first without one is where the walk goes.
+    pub fn reasons<'g>(&'g self, head: &Head<'_>) -> impl Iterator<Item = (&'g Route, Option<String>)> {
+        let why_not = |index: usize| self.table.matchers(index).and_then(|matchers| matchers.why_not(head));
+        let reasons: Vec<Option<String>> = (0..self.routes.len()).map(why_not).collect();
+        self.routes.iter().zip(reasons)
     }
 }
 

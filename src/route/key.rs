@@ -168,7 +168,8 @@ fn is_value(text: &[u8]) -> bool {
     !text.is_empty() && memchr::memchr(0, text).is_none()
 }
 
-fn write_decoded(text: &[u8], out: &mut Vec<u8>) {
+/// As in queries and forms: `+` is a space, `%41` is an `A`.
+pub fn write_decoded(text: &[u8], out: &mut Vec<u8>) {
     let digit = |at: usize| text.get(at).and_then(|&byte| char::from(byte).to_digit(16));
     let mut at = 0;
     while let Some(&byte) = text.get(at) {

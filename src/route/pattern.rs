@@ -2,6 +2,8 @@
 //!
 //! Decides about one value at a time; `table` arranges thousands of them.
 
+use std::fmt;
+
 use regex::bytes::Regex;
 
 use crate::value::{Decode, Item, Reader};
@@ -41,6 +43,28 @@ impl HostPattern {
             return Err(format!("`{text}` is not a host, `*.host` or `*`"));
         }
         Ok(if suffix { Self::Suffix(format!(".{name}")) } else { Self::Exact(name.to_owned()) })
+    }
+}
+
+impl HostPattern {
+    /// `host` as it came; a dot at its end is an absolute name's.
+    pub fn matches(&self, host: &[u8]) -> bool {
+        let host = host.strip_suffix(b".").unwrap_or(host);
+        match self {
+            Self::Any => true,
+            Self::Exact(name) => host.eq_ignore_ascii_case(name.as_bytes()),
+            Self::Suffix(suffix) => host.len() > suffix.len() && host[host.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes()),
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(name) => f.write_str(name),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+        }
     }
 }
 
@@ -103,6 +127,17 @@ impl PathPattern {
     }
 }
 
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(path) => f.write_str(path),
+            Self::Tree(tree) => write!(f, "{tree}/*"),
+            Self::Regex(regex) => write!(f, "~{regex}"),
+        }
+    }
+}
+
 impl Decode for PathPattern {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
@@ -135,6 +170,16 @@ impl TextPattern {
             Self::Any => true,
             Self::Exact(exact) => text == exact.as_bytes(),
             Self::Regex(regex) => regex.is_match(text),
+        }
+    }
+}
+
+impl fmt::Display for TextPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(text) => f.write_str(text),
+            Self::Regex(regex) => write!(f, "~{regex}"),
         }
     }
 }

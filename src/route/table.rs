@@ -88,6 +88,11 @@ impl Table {
         Some(Found { route, captures: self.captures(route, head) })
     }
 
+    /// What a route asks for, by its number.
+    pub fn matchers(&self, route: usize) -> Option<&Matchers> {
+        self.matchers.get(route)
+    }
+
     fn captures<'a>(&self, route: usize, head: &Head<'a>) -> Captures<'a> {
         let matchers = &self.matchers[route];
         let path = matchers.path.iter().find(|pattern| pattern.matches(head.compare_path));
@@ -178,13 +183,63 @@ impl Paths {
 impl Matchers {
     /// Everything but host and path, which the maps have settled.
     fn the_rest_matches(&self, head: &Head<'_>) -> bool {
-        let fits = |pattern: &TextPattern, mut values: &mut dyn Iterator<Item = &[u8]>| (&mut values).any(|value| pattern.matches(value));
-        (self.method.is_empty() || self.method.iter().any(|method| method.0.as_bytes() == head.method))
-            && self.header.iter().all(|(name, pattern)| fits(pattern, &mut head.headers.all(name.as_bytes())))
-            && self.query.iter().all(|(name, pattern)| fits(pattern, &mut head.query_values(name.as_bytes())))
-            && self.cookie.iter().all(|(name, pattern)| fits(pattern, &mut head.headers.cookies(name.as_bytes())))
-            && (self.client.is_empty() || head.client.is_some_and(|ip| self.client.iter().any(|network| network.0.contains(&ip))))
+        self.fits_method(head)
+            && self.header.iter().all(|(name, pattern)| fits(pattern, head.headers.all(name.as_bytes())))
+            && self.query.iter().all(|(name, pattern)| fits(pattern, head.query_values(name.as_bytes())))
+            && self.cookie.iter().all(|(name, pattern)| fits(pattern, head.headers.cookies(name.as_bytes())))
+            && self.fits_client(head)
     }
+
+    fn fits_method(&self, head: &Head<'_>) -> bool {
+        self.method.is_empty() || self.method.iter().any(|method| method.0.as_bytes() == head.method)
+    }
+
+    fn fits_client(&self, head: &Head<'_>) -> bool {
+        self.client.is_empty() || head.client.is_some_and(|ip| self.client.iter().any(|network| network.0.contains(&ip)))
+    }
+
+    /// The first predicate that does not hold, for people: what there is, and what was wanted. `None` if all of them hold.
+    pub fn why_not(&self, head: &Head<'_>) -> Option<String> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let wanted = |patterns: Vec<String>| patterns.join(" or ");
+        if !self.host.is_empty() && !self.host.iter().any(|pattern| pattern.matches(head.host)) {
+            let patterns = self.host.iter().map(ToString::to_string).collect();
+            return Some(format!("host is {}, not {}", text(head.host), wanted(patterns)));
+        }
+        if !self.path.is_empty() && !self.path.iter().any(|pattern| pattern.matches(head.compare_path)) {
+            let patterns = self.path.iter().map(ToString::to_string).collect();
+            return Some(format!("path is {}, not {}", text(head.compare_path), wanted(patterns)));
+        }
+        if !self.fits_method(head) {
+            let methods = self.method.iter().map(|method| method.0.clone()).collect();
+            return Some(format!("method is {}, not {}", text(head.method), wanted(methods)));
+        }
+        let first = |name: &str, kind: &str, pattern: &TextPattern, values: &mut dyn Iterator<Item = &[u8]>| {
+            let mut values = values.peekable();
+            let came = values.peek().map_or_else(|| "missing".to_owned(), |value| text(value));
+            (!fits(pattern, &mut values)).then(|| format!("{kind} {name} is {came}, not {pattern}"))
+        };
+        let headers =
+            self.header.iter().filter_map(|(name, pattern)| first(name, "header", pattern, &mut head.headers.all(name.as_bytes())));
+        let queries =
+            self.query.iter().filter_map(|(name, pattern)| first(name, "query", pattern, &mut head.query_values(name.as_bytes())));
+        let cookies =
+            self.cookie.iter().filter_map(|(name, pattern)| first(name, "cookie", pattern, &mut head.headers.cookies(name.as_bytes())));
+        if let Some(reason) = headers.chain(queries).chain(cookies).next() {
+            return Some(reason);
+        }
+        if !self.fits_client(head) {
+            let networks = self.client.iter().map(|network| network.0.to_string()).collect();
+            let came = head.client.map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
+            return Some(format!("client is {came}, not in {}", wanted(networks)));
+        }
+        None
+    }
+}
+
+/// Whether any of these values fits.
+fn fits<'v>(pattern: &TextPattern, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
+    values.any(|value| pattern.matches(value))
 }
 
 /// Hosts longer than any name (RFC 1035: 253) match no exact or suffix pattern.

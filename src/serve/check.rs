@@ -2,13 +2,13 @@
 //!
 //! Judges and answers nobody; which door the head came in by makes no difference but where it must.
 
-use super::connection::Client;
 use crate::config::listener::Paths;
 use crate::generation::Listener;
 use crate::proto::http1::{
     BodyFraming, FramingError, Known, RequestFraming, RequestHead, Target, Version, check_host, compare_form, request_framing, split_target,
 };
 use crate::refusal::Refusal;
+use crate::route::TlsFacts;
 use crate::value::BodyLimit;
 
 /// What is known of a request once its head has passed every check.
@@ -20,12 +20,20 @@ pub struct Checked<'a> {
     pub query: Option<&'a [u8]>,
 }
 
+/// What a client's connection said before its first request; nothing of one without TLS.
+#[derive(Clone, Copy)]
+pub struct Handshake<'a> {
+    pub facts: Option<&'a TlsFacts>,
+    /// As [`crate::tls::Acceptor::client_policy`] was then.
+    pub policy: u64,
+}
+
 /// Everything about a head that its grammar does not say (CONFIG "HTTP strictness").
-pub fn check<'a, S>(
+pub fn check<'a>(
     request: &RequestHead,
     bytes: &'a [u8],
     listener: &Listener,
-    client: &Client<S>,
+    handshake: Handshake<'_>,
     compare_path: &mut Vec<u8>,
 ) -> Result<Checked<'a>, Refusal> {
     let framing = request_framing(request, bytes).map_err(|error| match error {
@@ -37,7 +45,7 @@ pub fn check<'a, S>(
         FramingError::ConnectionTooLarge => Refusal::HeadTooLarge,
     })?;
     let target = split_target(request.target.of(bytes)).ok_or(Refusal::BadHead)?;
-    let host_field = only_host(request, bytes, client.tls.is_some())?;
+    let host_field = only_host(request, bytes, handshake.facts.is_some())?;
     let host_field = match (host_field, request.version) {
         (Some(host), _) => host,
         (None, Version::Http10) => b"",
@@ -76,7 +84,7 @@ pub fn check<'a, S>(
     {
         return Err(Refusal::BodyTooLarge);
     }
-    if is_misdirected(listener, client, host) {
+    if is_misdirected(listener, handshake, host) {
         return Err(Refusal::Misdirected);
     }
     Ok(Checked { framing, authority, host, path, query })
@@ -109,9 +117,9 @@ fn only_host<'a>(request: &RequestHead, bytes: &'a [u8], is_tls: bool) -> Result
 
 /// RFC 9110 §7.4: the handshake vouched for one certificate's names, the request asks for another's;
 /// or the listener has other clients to let in since the handshake.
-fn is_misdirected<S>(listener: &Listener, client: &Client<S>, host: &[u8]) -> bool {
-    let (Some(acceptor), Some(facts)) = (&listener.tls, &client.tls) else { return false };
-    if acceptor.client_policy() != client.tls_policy {
+fn is_misdirected(listener: &Listener, handshake: Handshake<'_>, host: &[u8]) -> bool {
+    let (Some(acceptor), Some(facts)) = (&listener.tls, handshake.facts) else { return false };
+    if acceptor.client_policy() != handshake.policy {
         return true;
     }
     if acceptor.certificates().len() < 2 || facts.sni.is_none() || host.is_empty() {

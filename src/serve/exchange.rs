@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::call::{Call, deadline, is_grpc};
-use super::check::check;
+use super::check::{Handshake, check};
 use super::compose::{self, Own, Persistence};
 use super::connection::Client;
 use super::forward::{self, Job};
@@ -21,8 +21,8 @@ use super::tape::Tape;
 use super::timer::Stall;
 use super::worker::{Scratch, Worker};
 use crate::generation::{Generation, Listener, Route, Walk};
-use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Version, upgrade};
 use crate::proto::grpc;
+use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Version, upgrade};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers};
 
@@ -117,7 +117,8 @@ pub async fn run<S: Side>(
 ) -> After {
     let Scratch { request, request_bytes, response, request_id, compare_path, keys, .. } = scratch;
     let bytes: &[u8] = request_bytes;
-    let checked = check(request, bytes, listener, client, compare_path);
+    let handshake = Handshake { facts: client.tls.as_deref(), policy: client.tls_policy };
+    let checked = check(request, bytes, listener, handshake, compare_path);
     let headers = Headers { bytes, fields: &request.fields };
     let (ip, peer_is_trusted) = compose::client_ip(listener, client.peer, headers);
     choose_request_id(worker, headers, peer_is_trusted, request_id);

@@ -7,7 +7,7 @@ pub mod accept;
 mod answer;
 mod buffer;
 mod call;
-mod check;
+pub mod check;
 pub mod compose;
 mod connect;
 mod connection;
@@ -29,6 +29,8 @@ mod tries;
 mod tunnel;
 mod waits;
 mod worker;
+
+pub use connection::refusal_of;
 
 use std::collections::HashMap;
 use std::io;

@@ -13,7 +13,7 @@ pub mod watch;
 pub use assemble::{Assembled, Carried, Failed, Origin, assemble};
 pub use companion::Companion;
 pub use crew::available_cpus;
-pub use reload::{LastReload, Reloaded};
+pub use reload::{LastReload, Planned, Reloaded};
 pub use sockets::AdminSocket;
 
 use std::collections::HashMap;
@@ -64,6 +64,8 @@ struct State {
 
 enum Ask {
     Reload(oneshot::Sender<Reloaded>),
+    /// What a reload would do.
+    Plan(oneshot::Sender<Result<Planned, Vec<String>>>),
     Drain,
     Quit,
 }
@@ -91,6 +93,13 @@ impl Handle {
     pub async fn reload(&self) -> Option<Reloaded> {
         let (answer, answered) = oneshot::channel();
         self.asks.send(Ask::Reload(answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// What a reload would do; `Err` with every reason why there would be none. `None` if the process is ending.
+    pub async fn plan(&self) -> Option<Result<Planned, Vec<String>>> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask::Plan(answer)).await.ok()?;
         answered.await.ok()
     }
 
@@ -230,6 +239,9 @@ impl Supervisor {
                     Ask::Reload(answer) => {
                         let reloaded = self.reload("request").await;
                         let _ = answer.send(reloaded);
+                    }
+                    Ask::Plan(answer) => {
+                        let _ = answer.send(self.plan());
                     }
                     Ask::Drain => return self.finish(&mut signals, Stay::UntilTold(companion)).await,
                     Ask::Quit => return self.finish(&mut signals, Stay::No).await,

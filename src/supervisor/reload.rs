@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::sockets::{AdminChange, Staged};
 use super::{Assembled, Failed, Supervisor, assemble};
 use crate::config::{self, Change};
+use crate::explain::{self, Plan};
 use crate::generation::{Generation, Listener, NamedPool};
 use crate::telemetry::metrics::CertificateExpiry;
 use crate::telemetry::{Access, Metrics, Settings, Sink};
@@ -36,7 +37,32 @@ pub enum Reloaded {
     Refused { errors: Vec<String> },
 }
 
+/// What a reload would do.
+#[derive(Debug)]
+pub struct Planned {
+    /// Of the configuration that serves, and goes on.
+    pub generation: u64,
+    pub plan: Plan,
+    pub warnings: Vec<String>,
+}
+
 impl Supervisor {
+    /// Reads the configuration as a reload would, and lets go of it again.
+    pub(super) fn plan(&self) -> Result<Planned, Vec<String>> {
+        let serving = self.handle.live.pin();
+        let planned = match assemble(&self.origin, &self.carried, Some(&serving)) {
+            Ok(assembled) => {
+                let mut plan = explain::plan(&serving, &assembled.generation, None);
+                plan.changes.extend(renewed_certificates(&serving, &assembled.generation));
+                Ok(Planned { generation: serving.number, plan, warnings: assembled.generation.warnings })
+            }
+            Err(failed) => Err(failed.found.one_per_line(&failed.sources)),
+        };
+        // Series of what was only looked at.
+        self.carried.metrics.retain_live();
+        planned
+    }
+
     /// Reads the configuration again and serves it, or says why not and changes nothing.
     pub(super) async fn reload(&mut self, reason: &str) -> Reloaded {
         let previous = self.handle.live.pin();

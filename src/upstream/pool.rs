@@ -16,7 +16,7 @@ use super::discover::{Answer, Moment, News};
 use super::hedge::{self, Hedging};
 use super::limits::{self, Admission, Connections};
 use super::sticky::{Stuck, Token};
-use super::{Discovery, Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, health, leader, retry, sticky};
+use super::{Aim, Discovery, Endpoint, EndpointId, Lease, Membership, Recipe, Spec, eject, health, leader, retry, sticky};
 use crate::algo::rendezvous;
 use crate::telemetry::metrics::{self, Outcome, ServiceMetrics};
 use crate::value::Whole;
@@ -338,6 +338,14 @@ impl Pool {
             sticky.moves(key, membership.endpoint(next).id, *ttl, ask.now);
         }
         Some(next)
+    }
+
+    /// The endpoint that a shard means, as things are now. Leases nothing.
+    pub fn aimed(&self, aim: Aim, now: Instant) -> Option<Arc<Endpoint>> {
+        let membership = self.membership.read();
+        let tried = Tried::default();
+        let choice = aim.choose(self, &membership, &Ask { worker: 0, now, dice: 0, tried: &tried, stuck: Stuck::Free })?;
+        Some(Arc::clone(membership.endpoint(choice.member)))
     }
 
     /// The cookie that keeps a client with an endpoint: its name, its value and how long it lasts. `None` where there is none.

@@ -149,7 +149,7 @@ fn head_is_get_without_the_body_and_queries_are_no_part_of_a_path() {
 #[test]
 fn an_unknown_path_is_told_the_known_ones() {
     let rig = Rig::start(WEB);
-    for path in ["/nothing", "/Status", "/status/", "//status", "/explain"] {
+    for path in ["/nothing", "/Status", "/status/", "//status", "/explained"] {
         let answer = rig.admin("GET", path);
         assert_eq!(answer.status, 404, "{path}");
         assert!(answer.text().contains("/status"), "{}", answer.text());

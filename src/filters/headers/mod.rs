@@ -68,6 +68,11 @@ impl Edits {
         edits
     }
 
+    /// Names of fields that are taken away, those included that are written anew.
+    pub fn dropped(&self) -> impl Iterator<Item = String> {
+        self.dropped.iter().map(|name| String::from_utf8_lossy(name).into_owned())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.dropped.is_empty() && self.written.is_empty()
     }

@@ -159,6 +159,36 @@ impl Shard {
         }
     }
 
+    /// The hash of a key, as it would be read from a request.
+    pub fn hash(&self, key: &[u8]) -> Hashed {
+        match &self.over {
+            Members::Services { table, .. } => table.hash(key),
+            Members::Pool { pool, rule } => pool.membership().placement(*rule).hash(key),
+        }
+    }
+
+    /// Every member with its weight, in the order of the file or of the pool.
+    pub fn members(&self) -> Vec<(String, u32)> {
+        match &self.over {
+            Members::Services { members, .. } => members.iter().map(|member| (member.name.clone(), member.weight)).collect(),
+            Members::Pool { pool, .. } => {
+                pool.membership().members().iter().map(|member| (member.endpoint.name.clone(), member.weight)).collect()
+            }
+        }
+    }
+
+    /// Whom each of these keys belongs to, by its place in [`Shard::members`]; health is not asked.
+    pub fn owners<K: AsRef<[u8]>>(&self, keys: impl Iterator<Item = K>) -> Vec<Option<u32>> {
+        match &self.over {
+            Members::Services { table, .. } => keys.map(|key| table.pick(table.hash(key.as_ref()))).collect(),
+            Members::Pool { pool, rule } => {
+                let membership = pool.membership();
+                let table = membership.placement(*rule).table();
+                keys.map(|key| table.pick(table.hash(key.as_ref()))).collect()
+            }
+        }
+    }
+
     /// The members that a key belongs to first, by name, whether they are up or not.
     pub fn first_members(&self, key: Hashed, count: usize) -> Vec<String> {
         match &self.over {
