@@ -35,6 +35,8 @@ pub struct Tape {
     at: usize,
     /// Where trailers begin, once the body has ended.
     trailers_at: Option<usize>,
+    /// A replay has just ended, and whoever reads has not looked at what its client has sent meanwhile.
+    has_ended: bool,
     /// `None` for one that keeps nothing.
     recording: Option<Recording>,
 }
@@ -67,6 +69,7 @@ impl Tape {
     pub fn rewind(&mut self) {
         debug_assert!(self.is_whole() || self.at == self.bytes.len(), "only what is whole is read again");
         self.at = 0;
+        self.has_ended = false;
     }
 
     pub fn of<'t, S: Source>(&'t mut self, source: &'t mut S) -> Taped<'t, S> {
@@ -124,8 +127,10 @@ impl<S: Source> Source for Taped<'_, S> {
     fn consume(&mut self, count: usize) {
         if self.tape.is_replaying() {
             self.tape.at += count;
+            self.tape.has_ended = !self.tape.is_replaying();
             return;
         }
+        self.tape.has_ended = false;
         if self.tape.recording.is_some() {
             if self.source.is_ended() && self.tape.trailers_at.is_none() {
                 self.tape.trailers_at = Some(self.tape.bytes.len());
@@ -138,6 +143,10 @@ impl<S: Source> Source for Taped<'_, S> {
     /// In a replay, what was kept may end in the middle of something: then what follows is kept behind it.
     fn poll_fill(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         if !self.tape.is_replaying() {
+            let unseen = self.source.input().len();
+            if std::mem::take(&mut self.tape.has_ended) && unseen > 0 {
+                return Poll::Ready(Ok(unseen));
+            }
             return self.source.poll_fill(cx, most);
         }
         if self.source.input().is_empty() && ready!(self.source.poll_fill(cx, most))? == 0 {

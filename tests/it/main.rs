@@ -36,6 +36,7 @@ mod reload; // reloads: all or nothing, and nobody notices
 mod retries; // requests that go out again, and those that are asked twice
 mod routing; // which route takes a request, and what it does to it
 mod serving; // the smallest path through real bytes
+mod shards; // whose key goes where, whatever happens to its member
 mod slow; // slow clients, scarce resources
 mod storm; // reloads and the end under load: nobody notices
 mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
