@@ -28,6 +28,7 @@ mod network; // black holes, distance, loss, partitions: real packets in namespa
 mod parsers; // what the parsers accept, others read alike
 mod patience; // clients that say how long they wait, and clients that leave
 mod peers; // gRPC and `WebSockets` between real clients and servers
+mod placement_peers; // nginx, twemproxy and Envoy: the same keys at the same places
 mod pod; // the pod of deploy/, run for real
 mod pools; // limits, ejection, zones, clients that stay with their endpoint
 mod programs; // real programs on both sides

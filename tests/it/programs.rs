@@ -22,15 +22,15 @@ fn run(command: &mut Command) -> String {
 }
 
 /// A program of ours that serves until dropped, by its own process id.
-struct Served {
+pub struct Served {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Served {
     /// Starts `command` on a port that was free a moment ago, and once more if somebody else was faster.
     #[track_caller]
-    fn start(command: impl Fn(SocketAddr) -> Command) -> Self {
+    pub fn start(command: impl Fn(SocketAddr) -> Command) -> Self {
         let deadline = Instant::now() + Duration::from_secs(30);
         while Instant::now() < deadline {
             let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -68,7 +68,7 @@ pub fn maglev(size: u32, members: &[Member<'_>], known: &[u16]) -> Maglev {
 }
 
 /// `MurmurHash64A` as libstdc++ has it in `std::hash`, with the seed of that.
-pub fn murmur(bytes: &[u8]) -> u64 {
+fn murmur(bytes: &[u8]) -> u64 {
     const SEED: u64 = 0xc70f_6907;
     const FACTOR: u64 = 0xc6a4_a793_5bd1_e995;
     let mix = |value: u64| value ^ (value >> 47);

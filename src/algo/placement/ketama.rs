@@ -4,6 +4,7 @@
 
 use md5::{Digest, Md5};
 
+use super::nginx::Modulo;
 use super::points::Points;
 use super::{Hash, KeyHash, Member};
 
@@ -55,7 +56,18 @@ pub fn libketama(members: &[Member<'_>]) -> Points {
 
 /// twemproxy's.
 pub fn twemproxy(members: &[Member<'_>]) -> Points {
-    weighted(members, |member| if member.has_name { member.name.to_owned() } else { without_usual_port(member.name) })
+    weighted(members, name)
+}
+
+/// twemproxy's other distribution: it sorts servers by the length of their names, then by the names.
+pub fn modula(members: &[Member<'_>]) -> Modulo {
+    let mut order: Vec<(String, usize)> = members.iter().map(name).zip(0..).collect();
+    order.sort_by(|(one, _), (other, _)| one.len().cmp(&other.len()).then_with(|| one.cmp(other)));
+    Modulo::plain(members, order.into_iter().map(|(_, index)| index))
+}
+
+fn name(member: &Member<'_>) -> String {
+    if member.has_name { member.name.to_owned() } else { without_usual_port(member.address) }
 }
 
 /// As many digests as the share of a server says, rounded down with a grain of salt.
@@ -71,7 +83,6 @@ fn weighted(members: &[Member<'_>], name: impl Fn(&Member<'_>) -> String) -> Poi
 
 impl Libmemcached {
     pub(super) fn points(&self, members: &[Member<'_>]) -> Points {
-        let name = |member: &Member<'_>| if member.has_name { member.name.to_owned() } else { without_usual_port(member.address) };
         if self.spy {
             return ring(members, |member| format!("/{}", member.address), |_| DIGESTS);
         }

@@ -95,7 +95,6 @@ enum Hash {
     Crc16,
     Crc32,
     Xx64,
-    Murmur64,
     Key {
         hash: KeyHash,
         signed_char: bool,
@@ -210,7 +209,6 @@ impl Method {
             Self::Libmemcached(settings) => settings.hash(members),
             Self::Twemproxy(_) if members.len() == 1 => Hash::Nothing,
             Self::Twemproxy(settings) => Hash::Key { hash: settings.hash, signed_char: settings.signed_char },
-            Self::EnvoyRing(settings) if settings.hash == EnvoyHash::MurmurHash2 => Hash::Murmur64,
             Self::EnvoyRing(_) | Self::EnvoyMaglev { .. } => Hash::Xx64,
         }
     }
@@ -234,7 +232,6 @@ impl Table {
             Hash::Crc16 => hashes::crc16(key).into(),
             Hash::Crc32 => crc32fast::hash(key).into(),
             Hash::Xx64 => xxh64(key, 0),
-            Hash::Murmur64 => envoy::murmur(key),
             Hash::Key { .. } if key.is_empty() => 0,
             Hash::Key { hash, signed_char } => hash.of(key, signed_char).into(),
             Hash::Nothing => 0,
@@ -288,7 +285,7 @@ fn places(method: &Method, members: &[Member<'_>], known: &[u16]) -> Places {
         Method::Jump => Places::Jump(numbered(members, known).into()),
         Method::Slots(slots) => Places::Slots(slots.table(members, &numbered(members, known))),
         Method::NginxModulo => Places::Modulo(Modulo::rehashing(members)),
-        Method::Twemproxy(settings) if settings.distribution == Distribution::Modula => Places::Modulo(Modulo::plain(members)),
+        Method::Twemproxy(settings) if settings.distribution == Distribution::Modula => Places::Modulo(ketama::modula(members)),
         Method::EnvoyRing(settings) => Places::WidePoints(settings.points(members)),
         Method::EnvoyMaglev { size } => Places::Maglev(envoy::maglev(*size, members, known)),
         // Also a ring that nobody has a point on.

@@ -46,7 +46,7 @@ fn split(server: &str) -> (&str, &str) {
     }
 }
 
-/// Members in their order in the file, each so often as its weight.
+/// Members in an order, each so often as its weight.
 pub struct Modulo {
     /// The sum of weights up to and with each member.
     ends: Box<[(u32, u16)]>,
@@ -56,21 +56,21 @@ pub struct Modulo {
 }
 
 impl Modulo {
-    /// nginx's.
+    /// nginx's, of members in the order of the file.
     pub fn rehashing(members: &[Member<'_>]) -> Self {
-        Self::new(members, true)
+        Self::new(members, 0..members.len(), true)
     }
 
-    /// twemproxy's, which has no second try.
-    pub fn plain(members: &[Member<'_>]) -> Self {
-        Self::new(members, false)
+    /// twemproxy's, which has no second try and its own order.
+    pub fn plain(members: &[Member<'_>], order: impl Iterator<Item = usize>) -> Self {
+        Self::new(members, order, false)
     }
 
-    fn new(members: &[Member<'_>], rehashes: bool) -> Self {
+    fn new(members: &[Member<'_>], order: impl Iterator<Item = usize>, rehashes: bool) -> Self {
         let mut total = 0;
         let mut ends = Vec::new();
-        for (index, member) in members.iter().enumerate().filter(|(_, member)| member.weight > 0) {
-            total += member.weight;
+        for index in order.filter(|&index| members[index].weight > 0) {
+            total += members[index].weight;
             ends.push((total, index as u16));
         }
         Self { ends: ends.into(), total, rehashes }
