@@ -11,6 +11,7 @@ mod cli; // every verb, what it prints and how it exits
 mod config; // wrong configurations: every mistake, its place and its remedy
 mod discovery; // endpoints that DNS and files name, and what happens when they do not
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
+mod explain; // what explain says is what happens
 mod health; // probes: who gets requests by what they find
 mod health_servers; // probes of real Redis, memcached, MariaDB, PostgreSQL and gRPC
 mod http2; // HTTP/2 from clients: translation, windows, limits, the end
@@ -29,6 +30,7 @@ mod parsers; // what the parsers accept, others read alike
 mod patience; // clients that say how long they wait, and clients that leave
 mod peers; // gRPC and `WebSockets` between real clients and servers
 mod placement_peers; // nginx, twemproxy and Envoy: the same keys at the same places
+mod plan; // what another configuration would change, and that nothing does
 mod pod; // the pod of deploy/, run for real
 mod pools; // limits, ejection, zones, clients that stay with their endpoint
 mod programs; // real programs on both sides

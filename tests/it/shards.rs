@@ -417,9 +417,14 @@ fn a_new_shard_under_load_costs_nothing_and_moves_what_was_planned() {
     let web = rig.address("web");
     let load = Load::start(500, 1500, move || Client::tcp(web));
     load.reaches(300);
-    std::fs::write(rig.directory.path().join("attache.toml"), &after).unwrap();
-    let planned = rig.admin("POST", "/reload?dry_run=1");
-    let moved = serde_json::from_str::<serde_json::Value>(&planned.text()).unwrap()["plan"]["shards"][0]["moved"].as_f64().unwrap();
+    let beside = tempfile::TempDir::new().unwrap();
+    let written = [("old.toml", &before), ("new.toml", &after)].map(|(name, text)| {
+        let path = beside.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    });
+    let planned = crate::support::binary().arg("plan").args(&written).arg("--json").output().unwrap();
+    let moved = serde_json::from_slice::<serde_json::Value>(&planned.stdout).unwrap()["shards"][0]["moved"].as_f64().unwrap();
     rig.reloaded(&after);
     let report = load.end();
     assert!(report.failures.is_empty(), "{}", report.few_failures());
@@ -430,6 +435,38 @@ fn a_new_shard_under_load_costs_nothing_and_moves_what_was_planned() {
     let taken = (0..sample).filter(|number| client.request("GET", &format!("/other/{number}")).unwrap().text() == "3").count();
     let taken = taken as f64 / f64::from(sample);
     assert!((taken - moved).abs() < 0.04, "{taken} of the keys are at the new one, and {moved} were to move");
+}
+
+/// `config/sharded-cache.toml` as it is, but for the addresses and how often is probed.
+#[test]
+fn the_sample_of_a_sharded_cache_keeps_its_promises() {
+    let sample = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/sharded-cache.toml")).unwrap();
+    let mut config = sample.replace("0.0.0.0:8080", "127.0.0.1:0").replace("\"2s\", timeout = \"1s\"", "\"200ms\", timeout = \"200ms\"");
+    // Two replicas of each cache answer with its number.
+    let caches: Vec<[Fickle; 2]> = (0..3).map(|cache| [0, 1].map(|_| Fickle::start(cache.to_string()))).collect();
+    for (cache, replicas) in caches.iter().enumerate() {
+        for (replica, fickle) in replicas.iter().enumerate() {
+            config = config.replace(&format!("10.0.{replica}.{}:8080", cache + 1), &fickle.address.to_string());
+        }
+    }
+    let rig = Rig::start(&config.replace("name = \"cache\"", "name = \"web\""));
+    let before = owners(&rig);
+    assert_eq!(before.iter().collect::<HashSet<_>>().len(), 3);
+    let web = rig.address("web");
+    let load = Load::start(300, 1500, move || Client::tcp(web));
+    load.reaches(100);
+    caches[1][0].is(Mood::Gone);
+    assert_eq!(owners(&rig), before, "a replica is missed by nobody");
+    caches[1][1].is(Mood::Gone);
+    let meanwhile = owners(&rig);
+    assert!(before.iter().zip(&meanwhile).all(|(was, is)| if was == "1" { is != "1" } else { is == was }), "{meanwhile:?}");
+    caches[1][0].is(Mood::Well);
+    caches[1][1].is(Mood::Well);
+    let is_back = || !rig.admin_json("/services").to_string().contains("\"healthy\":false");
+    eventually("probes find it well", is_back);
+    assert_eq!(owners(&rig), before);
+    let report = load.end();
+    assert!(report.failures.is_empty(), "{}", report.few_failures());
 }
 
 #[track_caller]
