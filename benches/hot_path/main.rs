@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on should say where")]
 
+mod placement;
+
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,7 +22,7 @@ use attache::proto::http1::{
 use attache::refusal::Refusal;
 use attache::route::{Head, HeadLookup, Headers};
 use attache::serve::compose::{self, Forwarding, Persistence, Relay};
-use attache::services::{Asked, Way};
+use attache::services::{Asked, Body, Way};
 use attache::telemetry::{Metrics, Stamps, access, metrics};
 use attache::tls::Sessions;
 use attache::upstream::sticky::Stuck;
@@ -187,7 +189,7 @@ fn judge(criterion: &mut Criterion) {
 }
 
 fn walk_of<'g: 'a, 'a>(listener: &'g Listener, head: &'a Head<'a>) -> Walk<'g, 'a> {
-    let asked = Asked { head, now: black_box(Instant::now()), worker: 0, dice: 0, body: None, passed: &[] };
+    let asked = Asked { head, now: black_box(Instant::now()), worker: 0, dice: 0, body: Body::Is(b""), passed: &[] };
     listener.walk(&asked, &mut Way::default())
 }
 
@@ -399,6 +401,6 @@ fn settings() -> Criterion {
 criterion_group! {
     name = hot_path;
     config = settings();
-    targets = parse, judge, walk, write_heads, chunks, account, pick
+    targets = parse, judge, walk, write_heads, chunks, account, pick, placement::placement
 }
 criterion_main!(hot_path);

@@ -106,6 +106,9 @@ pub fn render(explanation: &Explanation) -> String {
     for step in &explanation.way {
         step_lines(step, &mut page);
     }
+    if let Some(migration) = &explanation.migration {
+        page.line("migrates", migration);
+    }
     page.line("answer", &verdict_line(&explanation.verdict));
     if let Some(sends) = &explanation.sends {
         page.line("sends", &sends.line);

@@ -20,7 +20,7 @@ use crate::route::{Head, HeadLookup, Headers};
 use crate::serve::check::{Checked, Handshake, check};
 use crate::serve::compose::{self, Forwarding};
 use crate::services::shard::{Members, OnDown};
-use crate::services::{self, Decision, Way};
+use crate::services::{self, Body, Decision, Unwanted, Way};
 use crate::upstream::{Aim, Pool, sticky};
 
 /// One request, explained.
@@ -36,6 +36,8 @@ pub struct Explanation {
     pub route: Option<String>,
     /// From the route's service to whoever answers.
     pub way: Vec<Step>,
+    /// What a migration makes of this request.
+    pub migration: Option<String>,
     pub verdict: Verdict,
     /// What an endpoint is sent.
     pub sends: Option<Sends>,
@@ -170,6 +172,7 @@ pub fn explain(generation: &Generation, asked: &Asked, is_serving: bool) -> Resu
         routes: Vec::new(),
         route: None,
         way: Vec::new(),
+        migration: None,
         verdict: Verdict::Respond { status: 0 },
         sends: None,
         answer: None,
@@ -197,12 +200,17 @@ pub fn explain(generation: &Generation, asked: &Asked, is_serving: bool) -> Resu
     };
     let mut way = Way::default();
     let now = Instant::now();
-    let body = asked.body.as_deref().or((checked.framing.body == BodyFraming::None).then_some(b""));
+    let body = match &asked.body {
+        Some(body) => Body::Is(body),
+        None if checked.framing.body == BodyFraming::None => Body::Is(b""),
+        None => Body::Unread,
+    };
     let Walk { route, captures, decision } =
         listener.walk(&services::Asked { head: &head, now, worker: 0, dice: 0, body, passed: &[] }, &mut way);
     explanation.routes = routes(listener, &head, route);
     explanation.route = route.map(|route| route.name.clone());
     explanation.way = way.steps().map(|step| shard_of(step, &way, &decision, now)).collect();
+    explanation.migration = migration(&way);
     explanation.verdict = verdict(&decision, route, &head, now);
     if let (Decision::Forward(pool, _), Some(route)) = (&decision, route) {
         explanation.way.push(pool_of(pool, is_serving));
@@ -265,6 +273,15 @@ fn shard_of(step: &services::Step<'_>, way: &Way<'_>, decision: &Decision<'_>, n
         order: if step.key.is_some() { shard.first_members(step.hashed, SHOWN) } else { Vec::new() },
         on_down: if shard.on_down == OnDown::Next { "next" } else { "fail" },
         spread: step.spread,
+    }
+}
+
+fn migration(way: &Way<'_>) -> Option<String> {
+    let who = if way.is_with_old { "the old service" } else { "the new one" };
+    match way.unwanted {
+        Some((.., Unwanted::Missed)) => Some(format!("{who} is asked, and the old service if it answers 404")),
+        Some((.., Unwanted::Everything)) => Some(format!("{who} is told first, and the other one answers")),
+        Some((.., Unwanted::Nothing)) | None => way.is_with_old.then(|| format!("{who} answers")),
     }
 }
 

@@ -13,7 +13,7 @@ use super::{NamedPool, NamedService};
 use crate::config::File;
 use crate::config::listener::{self, RouteService};
 use crate::services::pool::{self, EndpointSettings};
-use crate::services::shard::{self, HotKeys, Shard};
+use crate::services::shard::{self, HotKeys, Migration, Shard};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::SpreadMetrics;
 use crate::tls::{self, Connector};
@@ -120,7 +120,11 @@ impl<'a> Services<'a> {
     fn shard(&mut self, name: &str, salt: &str, settings: &shard::Settings, found: &mut Diagnostics) -> Option<Shard> {
         let metrics = self.inputs.metrics.spread(name);
         let hot = settings.hot.as_ref().map(|hot| self.hot(name, hot.value, &metrics));
-        let parts = shard::Parts { name, settings, hot, metrics };
+        let migration = match &settings.migrate {
+            Some(migrate) => Some(self.migration(name, migrate, found)?),
+            None => None,
+        };
+        let parts = shard::Parts { name, settings, hot, migration, metrics };
         let shard = match &settings.over.value {
             shard::Over::Members(written) => {
                 let members: Vec<Option<shard::Member>> = written.iter().map(|member| self.member(name, member, found)).collect();
@@ -153,6 +157,16 @@ impl<'a> Services<'a> {
         let name = written.label();
         let metrics = self.inputs.metrics.shard(shard, &name);
         Some(shard::Member { name, weight: written.weight, service, metrics, in_flight: AtomicU32::new(0) })
+    }
+
+    /// One that says no start goes on where the same one was.
+    fn migration(&mut self, name: &str, settings: &shard::migrate::Settings, found: &mut Diagnostics) -> Option<Migration> {
+        let (_, from) = self.resolve(&settings.from, found)?;
+        let Inputs { previous, now, started, .. } = *self.inputs;
+        let known = previous.and_then(|generation| generation.shard(name)).and_then(|shard| shard.migration.as_ref());
+        let known = known.filter(|known| known.settings == *settings).map(|known| known.start);
+        let start = settings.start.map(|start| start.0).or(known).unwrap_or(now);
+        Some(Migration::new(settings.clone(), from, start, now, started))
     }
 
     /// What is known of hot keys stays, unless what is asked about them changed.

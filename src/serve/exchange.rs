@@ -26,7 +26,7 @@ use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Versi
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers};
 
-use crate::services::{Asked, Decision, Way};
+use crate::services::{Asked, Body, Decision, Unwanted, Way};
 use crate::telemetry::{access, clock};
 use crate::upstream::Endpoint;
 
@@ -83,8 +83,8 @@ impl Outcome {
         }
     }
 
-    pub fn passed_on(refusal: Refusal, attempts: u32) -> Self {
-        Self { refusal: Some(refusal), goes_on: true, attempts, ..Self::gone(0) }
+    pub fn passed_on(refusal: Option<Refusal>, attempts: u32) -> Self {
+        Self { refusal, goes_on: true, attempts, ..Self::gone(0) }
     }
 
     pub fn gone(body_in: u64) -> Self {
@@ -161,7 +161,7 @@ pub async fn run<S: Side>(
     let mut tape = Tape::default();
     let mut passed = Vec::new();
     let mut attempts = 0;
-    let mut peeked: Option<Vec<u8>> = None;
+    let mut peeked: Option<Option<Vec<u8>>> = None;
     let mut outcome = loop {
         if let (Decision::Read(most), Some(route), Some(framing)) = (&decision, route, framing) {
             let bounds = Bounds {
@@ -174,16 +174,10 @@ pub async fn run<S: Side>(
             };
             match Box::pin(peek::peek(client, &mut tape, framing, &bounds)).await {
                 Ok(body) => {
-                    let asked = Asked {
-                        head: &head,
-                        now: Instant::now(),
-                        worker: worker.index,
-                        dice: worker.roll(),
-                        body: Some(&body),
-                        passed: &[],
-                    };
+                    let body = peeked.insert(body).as_deref().map_or(Body::TooLong, Body::Is);
+                    let asked =
+                        Asked { head: &head, now: Instant::now(), worker: worker.index, dice: worker.roll(), body, passed: &passed };
                     decision = route.decide(&asked, &mut way);
-                    peeked = Some(body);
                 }
                 Err(Unread::Refused(refusal)) => decision = Decision::Refuse(refusal),
                 Err(Unread::ClientGone) => break Outcome::gone(0),
@@ -215,7 +209,8 @@ pub async fn run<S: Side>(
                     is_continued: peeked.is_some(),
                 };
                 let goes_on = way.sent(worker.index, started) && passed.len() < PASSED_MAX;
-                let job = Job { call, client, keep, response, deadline, cookie: Vec::new(), tape: &mut tape, goes_on };
+                let unwanted = way.unwanted.map_or(Unwanted::Nothing, |(_, _, unwanted)| unwanted);
+                let job = Job { call, client, keep, response, deadline, cookie: Vec::new(), tape: &mut tape, goes_on, unwanted };
                 forward::forward(job, pool).await
             }
             (Decision::Answer(respond), Some(route), Some(framing)) => {
@@ -251,12 +246,15 @@ pub async fn run<S: Side>(
                 local(client, listener, framing.unwrap_or(&RequestFraming::UNREAD), keep, status, 0, Some(refusal)).await
             }
         };
-        let (true, Some(refusal), Some(route)) = (outcome.goes_on, outcome.refusal, route) else { break outcome };
+        let (true, Some(route)) = (outcome.goes_on, route) else { break outcome };
         attempts += outcome.attempts;
-        let body = peeked.as_deref().or_else(|| framing.and_then(nothing_to_read));
+        let body = match &peeked {
+            Some(body) => body.as_deref().map_or(Body::TooLong, Body::Is),
+            None => framing.map_or(Body::Unread, nothing_to_read),
+        };
         decision = onward::go_on(
             route,
-            refusal,
+            outcome.refusal,
             &Asked { head: &head, now: Instant::now(), worker: worker.index, dice: worker.roll(), body, passed: &[] },
             &mut passed,
             &mut way,

@@ -22,6 +22,7 @@ use super::tries::{Cause, Tries};
 use super::waits::{Early, poll_deadlines};
 use crate::proto::http1::{BodyFraming, ResponseHead, response_framing};
 use crate::refusal::Refusal;
+use crate::services::Unwanted;
 use crate::telemetry::metrics;
 use crate::upstream::{Endpoint, Lease, Pool, SendProxy};
 
@@ -40,6 +41,8 @@ pub struct Job<'a, S> {
     pub tape: &'a mut Tape,
     /// Whether somebody else may be asked where the pool has nobody that can be reached.
     pub goes_on: bool,
+    /// Answers that the client does not get, since somebody else is asked then.
+    pub unwanted: Unwanted,
 }
 
 /// So much of a body is kept for whoever is asked next, where the pool says nothing of that.
@@ -215,6 +218,13 @@ impl<S: Side> Job<'_, S> {
                 drop(hedge);
                 self.heard(pool, &endpoint, sent);
                 let status = self.response.status;
+                if self.unwanted.is(status) && (upload.is_untouched || self.tape.is_whole()) {
+                    let is_clean = upload.is_done() && self.discards_answer(&mut link);
+                    self.keep(pool, &endpoint, link, is_clean);
+                    let reported = if status >= 500 { metrics::Outcome::Status5xx } else { metrics::Outcome::Ok };
+                    open::settle(lease, reported, pool, started, started.elapsed());
+                    return Tried::Done(Outcome { endpoint: Some(endpoint), ..Outcome::passed_on(None, tries.attempts) });
+                }
                 if status >= 400
                     && (upload.is_untouched || self.tape.is_whole())
                     && self.call.is_idempotent()
@@ -394,8 +404,8 @@ impl<S: Side> Job<'_, S> {
         attempts: u32,
         body_is_taken: bool,
     ) -> Outcome {
-        if self.goes_on && self.may_go_on(refusal, body_in) {
-            return Outcome { endpoint, ..Outcome::passed_on(refusal, attempts) };
+        if (self.goes_on && self.may_go_on(refusal, body_in)) || self.unwanted == Unwanted::Everything {
+            return Outcome { endpoint, ..Outcome::passed_on(Some(refusal), attempts) };
         }
         let is_read = body_is_taken && (body_in > 0 || self.call.framing.body == BodyFraming::None);
         let keep = if is_read { self.keep } else { Persistence::Closed };

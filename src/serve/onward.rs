@@ -6,25 +6,33 @@ use crate::generation::Route;
 use crate::proto::http1::{BodyFraming, RequestFraming};
 use crate::refusal::Refusal;
 use crate::services::shard::{OnDown, Shard};
-use crate::services::{Asked, Decision, Way};
+use crate::services::{Asked, Body, Decision, Unwanted, Way};
 
 /// The body of a request that has none.
-pub fn nothing_to_read(framing: &RequestFraming) -> Option<&'static [u8]> {
-    (framing.body == BodyFraming::None).then_some(b"")
+pub fn nothing_to_read(framing: &RequestFraming) -> Body<'static> {
+    if framing.body == BodyFraming::None { Body::Is(b"") } else { Body::Unread }
 }
 
 /// Members of shards that one request may find out of reach.
 pub const PASSED_MAX: usize = 3;
 
-/// Whom a request goes to that could not reach the last member on its way.
+/// Whom a request goes to that could not reach the last member on its way, or whose answer nobody wanted: then there is no refusal.
 #[cold]
 pub fn go_on<'g>(
     route: &'g Route,
-    refusal: Refusal,
+    refusal: Option<Refusal>,
     asked: &Asked<'g, '_>,
     passed: &mut Vec<(&'g Shard, u32)>,
     way: &mut Way<'g>,
 ) -> Decision<'g> {
+    // Of a service whose answer nobody gets, failing to answer is no more.
+    if let Some((shard, member, unwanted)) = way.unwanted
+        && (refusal.is_none() || unwanted == Unwanted::Everything)
+    {
+        passed.push((shard, member));
+        return route.decide(&Asked { passed, ..*asked }, way);
+    }
+    let refusal = refusal.unwrap_or(Refusal::NoEndpoint);
     // Where a pool chose, it has asked all that it may.
     let turn = way.steps().rev().find(|step| step.shard.on_down == OnDown::Fail || step.member.is_some());
     let Some((shard, member)) = turn.map(|step| (step.shard, step.member)) else { return Decision::Refuse(refusal) };

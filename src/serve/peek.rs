@@ -43,17 +43,17 @@ pub enum Unread {
 const OVERHEAD: u64 = 6;
 const TRAILERS: u64 = 16 << 10;
 
-/// The whole body, or nothing of one that is longer than the bounds.
+/// The whole body; `None` if it is longer than the bounds.
 pub async fn peek<S: Side>(
     client: &mut Client<S>,
     tape: &mut Tape,
     framing: &RequestFraming,
     bounds: &Bounds<'_>,
-) -> Result<Vec<u8>, Unread> {
+) -> Result<Option<Vec<u8>>, Unread> {
     if let BodyFraming::Length(length) = framing.body
         && length > bounds.most
     {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     if framing.expect_continue {
         client.link.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -93,7 +93,7 @@ pub async fn peek<S: Side>(
         // What did not fit is lost for whoever it was meant for.
         return Err(Unread::Refused(Refusal::Overloaded));
     }
-    Ok(if body.is_longer { Vec::new() } else { body.bytes })
+    Ok((!body.is_longer).then_some(body.bytes))
 }
 
 /// Takes a body in.

@@ -133,10 +133,50 @@ pub struct Asked<'g, 'a> {
     pub worker: usize,
     /// 64 random bits.
     pub dice: u64,
-    /// The whole body, where it was read for its key.
-    pub body: Option<&'a [u8]>,
+    pub body: Body<'a>,
     /// Members of shards that could not be reached just now.
     pub passed: &'a [(&'g shard::Shard, u32)],
+}
+
+/// What is known of a request's body.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    Unread,
+    /// All of it; empty if there is none.
+    Is(&'a [u8]),
+    /// More than was to be read.
+    TooLong,
+}
+
+impl<'a> Body<'a> {
+    /// For who reads keys: a body that is too long has none.
+    fn read(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Unread => None,
+            Self::Is(body) => Some(body),
+            Self::TooLong => Some(b""),
+        }
+    }
+}
+
+/// Which answers a client does not get, since another service is to be asked then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unwanted {
+    #[default]
+    Nothing,
+    /// 404.
+    Missed,
+    Everything,
+}
+
+impl Unwanted {
+    pub fn is(self, status: u16) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Missed => status == 404,
+            Self::Everything => true,
+        }
+    }
 }
 
 /// The way from a route's service to the verdict: whom each service on it chose that chooses.
@@ -147,6 +187,10 @@ pub struct Way<'g> {
     more: Vec<Step<'g>>,
     /// Keys that were found, one behind the other.
     pub keys: Vec<u8>,
+    /// Who asks another service after such an answer, and what it is to be told then.
+    pub unwanted: Option<(&'g shard::Shard, u32, Unwanted)>,
+    /// A migration has the old service answer.
+    pub is_with_old: bool,
 }
 
 /// One choice on the way.
@@ -179,7 +223,7 @@ impl<'g> Way<'g> {
     /// A request goes this way, and is with whom it passes until the way is cleared. `false` if nobody on it chose: then there is no
     /// other.
     pub fn sent(&mut self, worker: usize, now: Instant) -> bool {
-        let Self { first, more, keys } = self;
+        let Self { first, more, keys, .. } = self;
         for step in first.iter_mut().chain(more) {
             step.shard.sent(step, keys, worker, now);
         }
@@ -198,6 +242,8 @@ impl<'g> Way<'g> {
     }
 
     pub fn clear(&mut self) {
+        self.unwanted = None;
+        self.is_with_old = false;
         self.back(0);
         self.keys.clear();
     }

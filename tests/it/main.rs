@@ -25,6 +25,7 @@ mod instructions; // what an exchange costs in instructions, against what it did
 mod leader; // pools with a leader: where requests go while the lead moves
 mod lifecycle; // waiting for other processes, ending with them, being ready once they are
 mod memory; // bodies, idle connections, bugs: what they cost
+mod migrations; // a service that is left for a shard, a key at a time
 mod network; // black holes, distance, loss, partitions: real packets in namespaces
 mod parsers; // what the parsers accept, others read alike
 mod patience; // clients that say how long they wait, and clients that leave

@@ -22,7 +22,7 @@ use crate::generation::Listener;
 use crate::proto::proxy_header::{self, Extensions};
 use crate::refusal::Refusal;
 use crate::route::{Head, Headers, TlsFacts, key};
-use crate::services::{Asked, Decision, Way};
+use crate::services::{Asked, Body, Decision, Way};
 use crate::telemetry::metrics::{self, ListenerMetrics};
 use crate::telemetry::{access, clock};
 use crate::upstream::sticky::{self, Stuck};
@@ -113,7 +113,7 @@ fn walk(
         request_id: b"",
         listener: &listener.name,
     };
-    let asked = Asked { head: &head, now: Instant::now(), worker: 0, dice: 0, body: None, passed: &[] };
+    let asked = Asked { head: &head, now: Instant::now(), worker: 0, dice: 0, body: Body::Is(b""), passed: &[] };
     let walk = listener.walk(&asked, &mut Way::default());
     if let Some(route) = walk.route {
         told.route.clone_from(&route.name);

@@ -5,6 +5,7 @@
 
 mod hot;
 pub mod method;
+pub mod migrate;
 mod settings;
 
 use std::ops::Range;
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 pub use hot::{Frequent, HotKeys};
+pub use migrate::Migration;
 pub use settings::{Bound, Hot, Keyless, MemberSettings, OnDown, Over, Settings};
 
 use super::{Asked, Decision, Service, Step, Way};
@@ -34,6 +36,7 @@ pub struct Shard {
     pub keyless: Keyless,
     pub bound: Option<u32>,
     pub hot: Option<Arc<HotKeys>>,
+    pub migration: Option<Migration>,
     metrics: Arc<SpreadMetrics>,
 }
 
@@ -63,6 +66,7 @@ pub struct Parts<'a> {
     pub name: &'a str,
     pub settings: &'a Settings,
     pub hot: Option<Arc<HotKeys>>,
+    pub migration: Option<Migration>,
     pub metrics: Arc<SpreadMetrics>,
 }
 
@@ -89,7 +93,7 @@ impl Shard {
         Self::new(parts, Members::Pool { pool, rule })
     }
 
-    fn new(Parts { name, settings, hot, metrics }: Parts<'_>, over: Members) -> Self {
+    fn new(Parts { name, settings, hot, migration, metrics }: Parts<'_>, over: Members) -> Self {
         Self {
             name: name.to_owned(),
             key: settings.by.value.clone(),
@@ -99,19 +103,29 @@ impl Shard {
             keyless: settings.keyless,
             bound: settings.bound.as_ref().map(|bound| bound.value.0),
             hot,
+            migration,
             metrics,
         }
     }
 
     pub fn decide<'g>(&'g self, asked: &Asked<'g, '_>, way: &mut Way<'g>) -> Decision<'g> {
         let start = way.keys.len();
-        let is_found = match key::find(&self.key, asked.head, asked.body, &mut way.keys) {
+        let is_found = match key::find(&self.key, asked.head, asked.body.read(), &mut way.keys) {
             Found::Here => true,
             Found::Nowhere if self.keyless == Keyless::Refuse => return Decision::Refuse(Refusal::KeyMissing),
             Found::Nowhere => false,
-            Found::InBody(most) => return Decision::Read(most),
+            Found::InBody(most) => {
+                let most_told = self.migration.as_ref().map_or(0, |migration| migration.settings.body.0);
+                return Decision::Read(most.max(most_told));
+            }
         };
         let key = start..way.keys.len();
+        if let Some(migration) = &self.migration {
+            let hashed = is_found.then(|| self.hash(&way.keys[key.clone()]));
+            if let Some(decision) = migration.decide(self, hashed, asked, way) {
+                return decision;
+            }
+        }
         match &self.over {
             Members::Services { members, table } => {
                 // A random key has a random order, by the members' weights.
@@ -235,6 +249,9 @@ impl Shard {
 
     /// Whether a request may go on to somebody.
     pub(super) fn may_serve(&self, now: Instant) -> bool {
+        if self.migration.as_ref().is_some_and(|migration| migration.may_serve(now)) {
+            return true;
+        }
         match &self.over {
             Members::Services { members, .. } => members.iter().any(|member| member.weight > 0 && member.service.may_serve(now)),
             Members::Pool { pool, .. } => pool.may_serve(now),

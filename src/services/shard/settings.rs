@@ -5,6 +5,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::method::Written;
+use super::migrate;
 use crate::algo::placement::{self, Method, Table};
 use crate::value::{Decode, Fields, Item, LabelText, Place, Reader, RequestKey, ServiceRef, Share, Spanned, Value, Whole};
 use crate::{settings, words};
@@ -28,6 +29,8 @@ settings! {
         bound: Option<Spanned<Bound>> = None,
         /// Keys that are asked for so often that one member alone should not answer.
         hot: Option<Spanned<Hot>> = None,
+        /// A service that is left for this shard.
+        migrate: Option<migrate::Settings> = None,
     }
 }
 
@@ -178,6 +181,9 @@ impl Decode for HotShare {
 impl Settings {
     /// What no field can tell alone.
     pub fn checked(self, reader: &mut Reader<'_>) -> Option<Self> {
+        if let Some(migrate) = &self.migrate {
+            migrate.check(reader)?;
+        }
         let elsewhere = [("bound", self.bound.as_ref().map(|bound| bound.place)), ("hot", self.hot.as_ref().map(|hot| hot.place))];
         for (key, place) in elsewhere {
             if let (OnDown::Fail, Some(place)) = (self.on_down, place) {
