@@ -55,13 +55,11 @@ pub struct Moment(pub SystemTime);
 impl Decode for Moment {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
-        match text.parse::<jiff::Timestamp>() {
-            Ok(moment) => Some(Self(moment.into())),
-            Err(_) => {
-                reader.error(item.place, format!("`{text}` is not a moment")).help("write \"2026-01-31T12:00:00Z\"");
-                None
-            }
+        if let Ok(moment) = text.parse::<jiff::Timestamp>() {
+            return Some(Self(moment.into()));
         }
+        reader.error(item.place, format!("`{text}` is not a moment")).help("write \"2026-01-31T12:00:00Z\"");
+        None
     }
 }
 
