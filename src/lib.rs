@@ -19,6 +19,8 @@
 //! serve/exchange    count and log
 //! serve/stream      protocol = "tcp": choose a pool by name or client, pass bytes on
 //!
+//! explain           the same walk without a client: why a request would go there; what a change would move
+//!
 //! upkeep            probes endpoints, looks for them by DNS, finds out who leads; bars and finds in `upstream`
 //! ```
 //!
@@ -31,9 +33,10 @@
 //!
 //! *listener* a bound address with its protocol and TLS · *route* predicates over a head, and the
 //! service that answers · *head* what is known of a request before its body · *service* something
-//! that answers: a pool, or attache itself · *pool* endpoints with one balancing policy · *endpoint*
+//! that answers: a pool, a choice among other services (a *shard*), or attache itself · *member* a service or an endpoint that a
+//! shard places keys on · *pool* endpoints with one balancing policy · *endpoint*
 //! one address · *bar* why an endpoint takes no requests now · *lease* the right to send one request to one endpoint · *walk* the synchronous
-//! decision · *exchange* one request with its response · *refusal* why attache itself answered ·
+//! decision · *way* whom each service on it chose · *exchange* one request with its response · *refusal* why attache itself answered ·
 //! *filter* what may edit a request on its way · *generation* one compiled configuration.
 //!
 //! # Invariants

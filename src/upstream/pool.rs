@@ -294,7 +294,9 @@ impl Pool {
             Stuck::Aimed(aim) => {
                 let choice = aim.choose(self, &membership, ask)?;
                 membership.placement(aim.rule).sent(ask.worker, choice);
-                return Some(Lease::take(membership.endpoint(choice.member), ask.worker));
+                let mut lease = Lease::take(membership.endpoint(choice.member), ask.worker);
+                lease.is_stuck = true;
+                return Some(lease);
             }
         };
         if let Some(index) = stuck {
