@@ -7,10 +7,19 @@ use super::dice;
 
 /// The smaller, the more a member is preferred for a key. Exact for weights: shares are in their proportion.
 pub fn distance(key: u64, member: u64, weight: u32) -> f64 {
+    -draw(key, member).ln() / f64::from(weight)
+}
+
+/// As [`distance`], among members of equal weight: the same order, without a logarithm.
+pub fn even_distance(key: u64, member: u64) -> f64 {
+    -draw(key, member)
+}
+
+/// Between 0 and 1, and neither.
+fn draw(key: u64, member: u64) -> f64 {
     let mut state = key ^ member.rotate_left(32);
     // 53 bits fill a double; never 0, whose logarithm is none.
-    let draw = ((dice::roll(&mut state) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    -draw.ln() / f64::from(weight)
+    ((dice::roll(&mut state) >> 11) as f64 + 0.5) / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
@@ -31,6 +40,19 @@ mod tests {
         for (member, weight) in MEMBERS {
             let share = owners.iter().filter(|&&owner| owner == member).count() as f64 / owners.len() as f64;
             assert!((share - f64::from(weight) / 8.0).abs() < 0.01, "{member:x}: {share}");
+        }
+    }
+
+    #[test]
+    fn equal_members_have_the_same_order_without_logarithms() {
+        let mut state = 3;
+        for _ in 0..1000 {
+            let key = dice::roll(&mut state);
+            let mut by_distance = MEMBERS.map(|(member, _)| member);
+            let mut by_draw = by_distance;
+            by_distance.sort_by(|one, other| distance(key, *one, 3).total_cmp(&distance(key, *other, 3)));
+            by_draw.sort_by(|one, other| even_distance(key, *one).total_cmp(&even_distance(key, *other)));
+            assert_eq!(by_distance, by_draw);
         }
     }
 

@@ -12,9 +12,10 @@ pub const TEXT_MAX: usize = 64;
 
 /// Keys with their counts.
 pub struct TopKeys {
-    /// A heap, the smallest count first.
-    heap: Vec<Counter>,
-    /// Where in the heap a key is.
+    counters: Vec<Counter>,
+    /// Places of counters, the smallest count first: a heap.
+    heap: Vec<u32>,
+    /// Which counter a key has.
     places: HashMap<u64, u32, FixedState>,
     most: usize,
     total: u64,
@@ -30,6 +31,8 @@ pub struct Counter {
     /// Bytes of the key, of which only the beginning is kept.
     pub length: u32,
     text: [u8; TEXT_MAX],
+    /// Its place in the heap.
+    rank: u32,
 }
 
 impl Counter {
@@ -54,7 +57,13 @@ impl TopKeys {
     /// With so many counters, at least one.
     pub fn new(counters: usize) -> Self {
         let most = counters.max(1);
-        Self { heap: Vec::with_capacity(most), places: HashMap::with_capacity_and_hasher(most, FixedState::default()), most, total: 0 }
+        Self {
+            counters: Vec::with_capacity(most),
+            heap: Vec::with_capacity(most),
+            places: HashMap::with_capacity_and_hasher(most, FixedState::default()),
+            most,
+            total: 0,
+        }
     }
 
     /// Of all keys.
@@ -64,78 +73,90 @@ impl TopKeys {
 
     /// Those that have a counter, in no order.
     pub fn counters(&self) -> &[Counter] {
-        &self.heap
+        &self.counters
     }
 
     pub fn get(&self, hash: u64) -> Option<&Counter> {
-        self.places.get(&hash).map(|&place| &self.heap[place as usize])
+        self.places.get(&hash).map(|&place| &self.counters[place as usize])
     }
 
     /// Counts a key once more.
     pub fn add(&mut self, hash: u64, key: &[u8]) {
         self.total += 1;
         if let Some(&place) = self.places.get(&hash) {
-            self.heap[place as usize].count += 1;
-            self.sink(place as usize);
+            let counter = &mut self.counters[place as usize];
+            counter.count += 1;
+            let rank = counter.rank;
+            self.sink(rank as usize);
             return;
         }
-        let mut counter = Counter { hash, count: 1, error: 0, length: 0, text: [0; TEXT_MAX] };
-        counter.set_text(key);
-        if self.heap.len() < self.most {
-            self.heap.push(counter);
-            self.places.insert(hash, self.heap.len() as u32 - 1);
-            self.rise(self.heap.len() - 1);
+        if self.counters.len() < self.most {
+            let place = self.counters.len() as u32;
+            let mut counter = Counter { hash, count: 1, error: 0, length: 0, text: [0; TEXT_MAX], rank: place };
+            counter.set_text(key);
+            self.counters.push(counter);
+            self.heap.push(place);
+            self.places.insert(hash, place);
+            self.rise(place as usize);
             return;
         }
         // Whoever has the least gives up its counter, and what it counted is the doubt about the new one.
-        let least = self.heap[0];
-        self.places.remove(&least.hash);
-        counter.count = least.count + 1;
-        counter.error = least.count;
-        self.heap[0] = counter;
-        self.places.insert(hash, 0);
+        let place = self.heap[0];
+        let counter = &mut self.counters[place as usize];
+        self.places.remove(&counter.hash);
+        counter.hash = hash;
+        counter.error = counter.count;
+        counter.count += 1;
+        counter.set_text(key);
+        self.places.insert(hash, place);
         self.sink(0);
     }
 
     /// Halves every count, so that what was before counts for less and less.
     pub fn age(&mut self) {
         // Halves are in the same order.
-        for counter in &mut self.heap {
+        for counter in &mut self.counters {
             counter.count = counter.count.div_ceil(2);
             counter.error /= 2;
         }
         self.total /= 2;
     }
 
-    fn rise(&mut self, mut place: usize) {
-        while place > 0 && self.heap[place].count < self.heap[(place - 1) / 2].count {
-            self.swap(place, (place - 1) / 2);
-            place = (place - 1) / 2;
+    fn count(&self, rank: usize) -> u64 {
+        self.counters[self.heap[rank] as usize].count
+    }
+
+    fn rise(&mut self, mut rank: usize) {
+        while rank > 0 && self.count(rank) < self.count((rank - 1) / 2) {
+            self.swap(rank, (rank - 1) / 2);
+            rank = (rank - 1) / 2;
         }
     }
 
-    fn sink(&mut self, mut place: usize) {
+    fn sink(&mut self, mut rank: usize) {
         loop {
-            let children = [2 * place + 1, 2 * place + 2].into_iter().filter(|&child| child < self.heap.len());
-            let Some(least) = children.min_by_key(|&child| self.heap[child].count) else { return };
-            if self.heap[least].count >= self.heap[place].count {
+            let children = [2 * rank + 1, 2 * rank + 2].into_iter().filter(|&child| child < self.heap.len());
+            let Some(least) = children.min_by_key(|&child| self.count(child)) else { return };
+            if self.count(least) >= self.count(rank) {
                 return;
             }
-            self.swap(place, least);
-            place = least;
+            self.swap(rank, least);
+            rank = least;
         }
     }
 
     fn swap(&mut self, one: usize, other: usize) {
         self.heap.swap(one, other);
-        for place in [one, other] {
-            self.places.insert(self.heap[place].hash, place as u32);
+        for rank in [one, other] {
+            self.counters[self.heap[rank] as usize].rank = rank as u32;
         }
     }
 
     /// Memory, in bytes, near enough.
     pub fn bytes(&self) -> usize {
-        self.heap.capacity() * size_of::<Counter>() + self.places.capacity() * (size_of::<(u64, u32)>() + 1)
+        self.counters.capacity() * size_of::<Counter>()
+            + self.heap.capacity() * size_of::<u32>()
+            + self.places.capacity() * (size_of::<(u64, u32)>() + 1)
     }
 }
 

@@ -186,6 +186,7 @@ pub async fn run<S: Side>(
         }
         // Nobody knows how much of a body that was read for its key is still to come.
         let local_keep = if peeked.is_some() { Persistence::Closed } else { keep };
+        let is_sharded = way.sent(worker.index, started);
         let outcome = match (&decision, route, framing) {
             (Decision::Forward(pool, aim), Some(route), Some(framing)) => {
                 let deadline = deadline(route, &head, request.version, started);
@@ -208,7 +209,7 @@ pub async fn run<S: Side>(
                     aim: *aim,
                     is_continued: peeked.is_some(),
                 };
-                let goes_on = way.sent(worker.index, started) && passed.len() < PASSED_MAX;
+                let goes_on = is_sharded && passed.len() < PASSED_MAX;
                 let unwanted = way.unwanted.map_or(Unwanted::Nothing, |(_, _, unwanted)| unwanted);
                 let job = Job { call, client, keep, response, deadline, cookie: Vec::new(), tape: &mut tape, goes_on, unwanted };
                 forward::forward(job, pool).await
@@ -240,6 +241,8 @@ pub async fn run<S: Side>(
                 let refusal = if let Decision::Refuse(refusal) = decision { *refusal } else { Refusal::NoRoute };
                 let keep = match framing {
                     Some(framing) if refusal == Refusal::NoRoute => keep_after_local(local_keep, framing),
+                    // Of a body, some may have been sent to somebody.
+                    Some(framing) if onward::is_of_way(refusal) && framing.body == BodyFraming::None => keep,
                     _ => Persistence::Closed,
                 };
                 let status = refuse(worker, client, method, headers, refusal, keep);

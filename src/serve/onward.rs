@@ -13,6 +13,12 @@ pub fn nothing_to_read(framing: &RequestFraming) -> Body<'static> {
     if framing.body == BodyFraming::None { Body::Is(b"") } else { Body::Unread }
 }
 
+/// Nothing is wrong with the request itself, but there is nobody for it.
+pub fn is_of_way(refusal: Refusal) -> bool {
+    use Refusal::{ConnectFailed, ConnectTimeout, EndpointReset, KeyMissing, NoEndpoint, ShardDown};
+    matches!(refusal, ConnectFailed | ConnectTimeout | EndpointReset | KeyMissing | NoEndpoint | ShardDown)
+}
+
 /// Members of shards that one request may find out of reach.
 pub const PASSED_MAX: usize = 3;
 

@@ -66,7 +66,11 @@ impl<'t> Order<'t> {
                 modulo.retry(self.key, number, &mut self.sum)
             }
             Places::Rendezvous(members) => {
-                let distances = members.iter().map(|&(hash, weight, member)| (rendezvous::distance(self.key.value, hash, weight), member));
+                let key = self.key.value;
+                let is_even = members.iter().all(|&(_, weight, _)| weight == members[0].1);
+                let distances = members.iter().map(|&(hash, weight, member)| {
+                    (if is_even { rendezvous::even_distance(key, hash) } else { rendezvous::distance(key, hash, weight) }, member)
+                });
                 let next = distances.filter(|&(distance, _)| distance > self.distance).min_by(|(one, _), (other, _)| one.total_cmp(other));
                 let (distance, member) = next?;
                 self.distance = distance;
