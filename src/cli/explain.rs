@@ -94,6 +94,9 @@ pub fn render(explanation: &Explanation) -> String {
     let listener = &explanation.listener;
     page.line("request", &format!("{} {} from {}", explanation.method, explanation.url, explanation.client));
     page.line("listener", &format!("{} ({})", listener.name, listener.listen.join(", ")));
+    if let Some(note) = &listener.note {
+        page.line("", note);
+    }
     if !listener.others.is_empty() {
         page.line("", &format!("it could also come to {}: say which with --listener", listener.others.join(", ")));
     }

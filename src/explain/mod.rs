@@ -53,6 +53,8 @@ pub struct ListenerPart {
     pub tls: bool,
     /// Others that such a request could come to.
     pub others: Vec<String>,
+    /// What about the URL it does not have.
+    pub note: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -154,7 +156,7 @@ pub fn explain(generation: &Generation, asked: &Asked, is_serving: bool) -> Resu
     let (listener, others) = asked.listener(generation)?;
     let bytes = asked.bytes();
     let parsed = Asked::parsed(&bytes, listener);
-    let facts = asked.facts();
+    let facts = asked.facts(listener);
     let mut compare_path = Vec::new();
     let handshake = Handshake { facts: facts.as_ref(), policy: listener.tls.as_ref().map_or(0, |tls| tls.client_policy()) };
     let checked =
@@ -168,6 +170,7 @@ pub fn explain(generation: &Generation, asked: &Asked, is_serving: bool) -> Resu
             listen: listener.sockets.iter().map(|socket| socket.address.to_string()).collect(),
             tls: listener.tls.is_some(),
             others,
+            note: note(asked, listener),
         },
         routes: Vec::new(),
         route: None,
@@ -186,7 +189,7 @@ pub fn explain(generation: &Generation, asked: &Asked, is_serving: bool) -> Resu
     let Checked { authority, host, path, query, .. } = *checked;
     let head = Head {
         method: asked.method.as_bytes(),
-        scheme: asked.scheme,
+        scheme: if listener.tls.is_some() { "https" } else { "http" },
         authority,
         host,
         path,
@@ -231,6 +234,11 @@ pub fn explain(generation: &Generation, asked: &Asked, is_serving: bool) -> Resu
     }
     explanation.answer = route.map(|route| answer(route, &head)).filter(|edits| !edits.added.is_empty() || !edits.removed.is_empty());
     Ok(explanation)
+}
+
+fn note(asked: &Asked, listener: &Listener) -> Option<String> {
+    let spoken = if listener.tls.is_some() { "https" } else { "http" };
+    (asked.scheme != spoken).then(|| format!("it speaks {spoken}: {} is what something before it has", asked.scheme))
 }
 
 fn refused(refusal: Refusal) -> Verdict {

@@ -81,22 +81,23 @@ impl Asked {
         let names = || http(generation).map(|listener| listener.name.as_str()).collect::<Vec<_>>().join(", ");
         if let Some(wanted) = &self.wanted {
             let found = http(generation).find(|listener| listener.name == *wanted);
-            return found
-                .map(|found| (found, Vec::new()))
-                .ok_or_else(|| Wrong(format!("no listener for HTTP is named `{wanted}`; there is {}", names())));
+            let wrong = || Wrong(format!("no listener for HTTP is named `{wanted}`; there is {}", names()));
+            return found.map(|found| (found, Vec::new())).ok_or_else(wrong);
         }
         let port = self.authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
         let port = port.unwrap_or(if self.scheme == "https" { 443 } else { 80 });
-        let fits_scheme = |listener: &&Listener| listener.tls.is_some() == (self.scheme == "https");
-        let fits_port = |listener: &&Listener| {
+        let has_port = |listener: &&Listener| {
             listener.sockets.iter().any(|socket| matches!(&socket.address, Address::Tcp(address) if address.port() == port))
         };
-        // A port that nobody listens on is usually one that something in front of the listener has.
-        let fitting: Vec<&Listener> = http(generation).filter(fits_scheme).collect();
-        let exact: Vec<&Listener> = fitting.iter().copied().filter(|listener| fits_port(listener)).collect();
-        let chosen = if exact.is_empty() { fitting } else { exact };
+        // A scheme or a port that no listener has is one of something before it, more often than not.
+        let fits_scheme = |listener: &&Listener| listener.tls.is_some() == (self.scheme == "https");
+        let narrowed = |listeners: Vec<&'g Listener>, fits: &dyn Fn(&&Listener) -> bool| {
+            let fitting: Vec<&Listener> = listeners.iter().copied().filter(|listener| fits(listener)).collect();
+            if fitting.is_empty() { listeners } else { fitting }
+        };
+        let chosen = narrowed(narrowed(http(generation).collect(), &fits_scheme), &has_port);
         let Some((first, others)) = chosen.split_first() else {
-            return Err(Wrong(format!("no listener speaks {}; there is {}", self.scheme, names())));
+            return Err(Wrong("no listener speaks HTTP".to_owned()));
         };
         Ok((first, others.iter().map(|listener| listener.name.clone()).collect()))
     }
@@ -130,12 +131,9 @@ impl Asked {
     }
 
     /// What its TLS would say.
-    pub(super) fn facts(&self) -> Option<TlsFacts> {
-        let host = self
-            .authority
-            .rsplit_once(':')
-            .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
-            .map_or(&*self.authority, |(host, _)| host);
-        (self.scheme == "https").then(|| TlsFacts { sni: Some(host.to_ascii_lowercase()), version: "1.3", subject: None })
+    pub(super) fn facts(&self, listener: &Listener) -> Option<TlsFacts> {
+        let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+        let host = self.authority.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(&*self.authority, |(host, _)| host);
+        listener.tls.as_ref().map(|_| TlsFacts { sni: Some(host.to_ascii_lowercase()), version: "1.3", subject: None })
     }
 }

@@ -15,7 +15,7 @@ use super::compose::{self, Own, Persistence};
 use super::connection::Client;
 use super::forward::{self, Job};
 use super::onward::{self, PASSED_MAX, nothing_to_read};
-use super::peek::{self, Bounds, Unread};
+use super::peek::{self, Bounds, Peeked, Unread};
 use super::side::Side;
 use super::tape::Tape;
 use super::timer::Stall;
@@ -161,7 +161,7 @@ pub async fn run<S: Side>(
     let mut tape = Tape::default();
     let mut passed = Vec::new();
     let mut attempts = 0;
-    let mut peeked: Option<Option<Vec<u8>>> = None;
+    let mut peeked: Option<Peeked> = None;
     let mut outcome = loop {
         if let (Decision::Read(most), Some(route), Some(framing)) = (&decision, route, framing) {
             let bounds = Bounds {
@@ -173,8 +173,8 @@ pub async fn run<S: Side>(
                 deadline: deadline(route, &head, request.version, started),
             };
             match Box::pin(peek::peek(client, &mut tape, framing, &bounds)).await {
-                Ok(body) => {
-                    let body = peeked.insert(body).as_deref().map_or(Body::TooLong, Body::Is);
+                Ok(read) => {
+                    let body = peeked.insert(read).body();
                     let asked =
                         Asked { head: &head, now: Instant::now(), worker: worker.index, dice: worker.roll(), body, passed: &passed };
                     decision = route.decide(&asked, &mut way);
@@ -207,7 +207,7 @@ pub async fn run<S: Side>(
                     peer_is_trusted,
                     deadline,
                     aim: *aim,
-                    is_continued: peeked.is_some(),
+                    is_continued: peeked.as_ref().is_some_and(|peeked| peeked.has_told),
                 };
                 let goes_on = is_sharded && passed.len() < PASSED_MAX;
                 let unwanted = way.unwanted.map_or(Unwanted::Nothing, |(_, _, unwanted)| unwanted);
@@ -252,7 +252,7 @@ pub async fn run<S: Side>(
         let (true, Some(route)) = (outcome.goes_on, route) else { break outcome };
         attempts += outcome.attempts;
         let body = match &peeked {
-            Some(body) => body.as_deref().map_or(Body::TooLong, Body::Is),
+            Some(peeked) => peeked.body(),
             None => framing.map_or(Body::Unread, nothing_to_read),
         };
         decision = onward::go_on(

@@ -17,6 +17,7 @@ use super::waits::poll_deadlines;
 use crate::filters::headers::Edits;
 use crate::proto::http1::{BodyFraming, RequestFraming};
 use crate::refusal::Refusal;
+use crate::services::Body;
 
 /// Within which bounds a body is read.
 pub struct Bounds<'a> {
@@ -33,6 +34,20 @@ pub struct Bounds<'a> {
     pub deadline: Option<Instant>,
 }
 
+/// What was read.
+pub struct Peeked {
+    /// The whole body; `None` if it is longer than the bounds.
+    pub body: Option<Vec<u8>>,
+    /// The client waited to be told to go on, and was.
+    pub has_told: bool,
+}
+
+impl Peeked {
+    pub fn body(&self) -> Body<'_> {
+        self.body.as_deref().map_or(Body::TooLong, Body::Is)
+    }
+}
+
 /// Why there is no body.
 pub enum Unread {
     Refused(Refusal),
@@ -43,23 +58,23 @@ pub enum Unread {
 const OVERHEAD: u64 = 6;
 const TRAILERS: u64 = 16 << 10;
 
-/// The whole body; `None` if it is longer than the bounds.
+/// Reads a body, unless it says that it is longer than the bounds.
 pub async fn peek<S: Side>(
     client: &mut Client<S>,
     tape: &mut Tape,
     framing: &RequestFraming,
     bounds: &Bounds<'_>,
-) -> Result<Option<Vec<u8>>, Unread> {
+) -> Result<Peeked, Unread> {
     if let BodyFraming::Length(length) = framing.body
         && length > bounds.most
     {
-        return Ok(None);
+        return Ok(Peeked { body: None, has_told: false });
     }
     if framing.expect_continue {
         client.link.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
     }
     let edits = Edits::default();
-    let mut body = Body { bytes: Vec::new(), most: bounds.most, is_longer: false, nothing: Vec::new() };
+    let mut taken = Taken { bytes: Vec::new(), most: bounds.most, is_longer: false, nothing: Vec::new() };
     let mut pump = Pump::new(S::decoder(framing.body), Encoder::Identity, bounds.limit, &edits);
     let mut stall = Stall::default();
     *tape = Tape::record(bounds.held, usize::try_from(bounds.most * OVERHEAD + TRAILERS).unwrap_or(usize::MAX), bounds.most_held);
@@ -69,7 +84,7 @@ pub async fn peek<S: Side>(
         {
             return Poll::Ready(Err(Unread::ClientGone));
         }
-        match pump.poll(cx, &mut tape.of(&mut client.link), &mut body) {
+        match pump.poll(cx, &mut tape.of(&mut client.link), &mut taken) {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(error)) => {
                 return Poll::Ready(match error {
@@ -93,18 +108,18 @@ pub async fn peek<S: Side>(
         // What did not fit is lost for whoever it was meant for.
         return Err(Unread::Refused(Refusal::Overloaded));
     }
-    Ok((!body.is_longer).then_some(body.bytes))
+    Ok(Peeked { body: (!taken.is_longer).then_some(taken.bytes), has_told: framing.expect_continue })
 }
 
 /// Takes a body in.
-struct Body {
+struct Taken {
     bytes: Vec<u8>,
     most: u64,
     is_longer: bool,
     nothing: Vec<u8>,
 }
 
-impl Sink for Body {
+impl Sink for Taken {
     fn output(&mut self) -> &mut Vec<u8> {
         &mut self.nothing
     }

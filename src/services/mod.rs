@@ -241,6 +241,11 @@ impl<'g> Way<'g> {
         }
     }
 
+    /// Which answers this shard has no use for.
+    fn unwanted_of(&self, shard: &shard::Shard) -> Unwanted {
+        self.unwanted.filter(|(other, ..)| std::ptr::eq(*other, shard)).map_or(Unwanted::Nothing, |(.., unwanted)| unwanted)
+    }
+
     pub fn clear(&mut self) {
         self.unwanted = None;
         self.is_with_old = false;

@@ -331,7 +331,9 @@ impl Decode for KeySource {
             Ok(source) => Some(source),
             Err(reason) => {
                 let note = reader.error(item.place, reason);
-                match nearest(&text, PLAIN.into_iter().chain(NAMED)) {
+                // Somebody who wrote the kind knows it.
+                let is_known = NAMED.iter().any(|kind| text.starts_with(kind));
+                match nearest(&text, PLAIN.into_iter().chain(NAMED)).filter(|_| !is_known) {
                     Some(known) => note.help(format!("did you mean \"{known}\"?")),
                     None => note.help("such as \"client-ip\", \"header:x-user\", \"cookie:uid\", \"query:id\" or \"path\""),
                 };

@@ -232,6 +232,12 @@ fn losing_routes_say_why() {
 }
 
 #[test]
+fn what_stands_before_a_listener_may_speak_otherwise() {
+    let text = told(&explained(SHOP, &["GET https://shop.example/cart/7"]));
+    assert!(text.contains("it speaks http: https is what something before it has") && text.contains("cart: yes"), "{text}");
+}
+
+#[test]
 fn a_key_in_a_body_needs_the_body() {
     let config = SHOP.replace("header:x-user", "json:/id");
     let without = told(&explained(&config, &["GET http://shop.example/cart/7", "-H", "Content-Length: 10"]));
@@ -245,7 +251,6 @@ fn wrong_questions_are_told_apart_from_wrong_configurations() {
     for (arguments, part) in [
         (&["/cart"][..], "is not a URL"),
         (&["ftp://shop.example/"], "neither http nor https"),
-        (&["GET https://shop.example/"], "no listener speaks https; there is edge"),
         (&["G T http://shop.example/"], "write a method and a URL"),
         (&["http://shop.example/", "-H", "nonsense"], "is not a header"),
         (&["http://shop.example/", "--listener", "none"], "no listener for HTTP is named `none`; there is edge"),

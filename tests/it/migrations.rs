@@ -117,6 +117,16 @@ fn whoever_is_only_told_may_be_gone() {
 }
 
 #[test]
+fn reads_go_to_the_old_one_while_nobody_is_at_the_new_one() {
+    let old = store("old");
+    let to = free_address().to_string();
+    let rig = Rig::start(&config(&old.address.to_string(), &to, 1, ""));
+    assert_eq!(text(&rig, "PUT", "/a", "1"), "old keeps");
+    rig.reloaded(&config(&old.address.to_string(), &to, -999, ""));
+    assert_eq!(text(&rig, "GET", "/a", ""), "old 1");
+}
+
+#[test]
 fn a_body_that_is_too_long_for_both_is_refused() {
     let (old, new) = (store("old"), store("new"));
     let (from, to) = addresses(&old, &new);

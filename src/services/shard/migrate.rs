@@ -145,6 +145,11 @@ impl Migration {
         is_old.then(|| self.from.decide(asked, way))
     }
 
+    pub(super) fn with_old<'g>(&'g self, asked: &Asked<'g, '_>, way: &mut Way<'g>) -> Decision<'g> {
+        way.is_with_old = true;
+        self.from.decide(asked, way)
+    }
+
     pub(super) fn may_serve(&self, now: Instant) -> bool {
         self.progress(now) < 1.0 && self.from.may_serve(now)
     }

@@ -17,7 +17,7 @@ pub use hot::{Frequent, HotKeys};
 pub use migrate::Migration;
 pub use settings::{Bound, Hot, Keyless, MemberSettings, OnDown, Over, Settings};
 
-use super::{Asked, Decision, Service, Step, Way};
+use super::{Asked, Decision, Service, Step, Unwanted, Way};
 use crate::algo::placement::choose::{self, Choice, Rules, choose};
 use crate::algo::placement::{Hashed, Method, Table};
 use crate::refusal::Refusal;
@@ -109,6 +109,18 @@ impl Shard {
     }
 
     pub fn decide<'g>(&'g self, asked: &Asked<'g, '_>, way: &mut Way<'g>) -> Decision<'g> {
+        let decision = self.decide_by_key(asked, way);
+        match (&self.migration, &decision) {
+            // Nobody is there to miss it.
+            (Some(migration), Decision::Refuse(Refusal::NoEndpoint | Refusal::ShardDown)) if way.unwanted_of(self) == Unwanted::Missed => {
+                way.unwanted = None;
+                migration.with_old(asked, way)
+            }
+            _ => decision,
+        }
+    }
+
+    fn decide_by_key<'g>(&'g self, asked: &Asked<'g, '_>, way: &mut Way<'g>) -> Decision<'g> {
         let start = way.keys.len();
         let is_found = match key::find(&self.key, asked.head, asked.body.read(), &mut way.keys) {
             Found::Here => true,
