@@ -163,6 +163,18 @@ fn keys_lie_on_the_endpoints_of_a_pool_as_on_services() {
     assert_eq!(get(&rig, &format!("/key/{lost}")).status, 503);
 }
 
+/// libketama knows no names: with them or without, keys are where addresses put them.
+#[test]
+fn names_are_nothing_to_a_method_that_goes_by_addresses() {
+    let caches = three();
+    let owners_by = |over: &dyn Fn(&Fickle) -> String| {
+        let over: Vec<String> = caches.iter().map(over).collect();
+        owners(&Rig::start(&text(&[], "method = \"libketama\"", "\"path\"").replace("over = []", &format!("over = [{}]", over.join(", ")))))
+    };
+    let plain = owners_by(&|cache| format!("\"{}\"", cache.address));
+    assert_eq!(owners_by(&|cache| format!("{{ address = \"{}\", name = \"{}\" }}", cache.address, cache.name)), plain);
+}
+
 #[test]
 fn shards_nest_and_do_not_share_bits() {
     let names: Vec<String> = (0..4).map(|number| number.to_string()).collect();

@@ -73,6 +73,14 @@ pub struct MemberSettings {
 }
 
 impl MemberSettings {
+    /// Without a scheme; of a service, its name.
+    fn address(&self) -> String {
+        match &self.service.value {
+            ServiceRef::Name(name) => name.clone(),
+            ServiceRef::Address(address) => address.address.to_string(),
+        }
+    }
+
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.service.value.to_string())
     }
@@ -216,11 +224,12 @@ impl Settings {
     /// Where keys are placed, if services are the members.
     pub(super) fn table(&self, members: &[MemberSettings], salt: u64) -> Result<Table, String> {
         let labels: Vec<String> = members.iter().map(MemberSettings::label).collect();
+        let addresses: Vec<String> = members.iter().map(MemberSettings::address).collect();
         let has_name = |member: &MemberSettings| member.name.is_some() || matches!(member.service.value, ServiceRef::Name(_));
         let placed: Vec<placement::Member<'_>> = members
             .iter()
-            .zip(&labels)
-            .map(|(member, label)| placement::Member { name: label, address: label, has_name: has_name(member), weight: member.weight })
+            .zip(labels.iter().zip(&addresses))
+            .map(|(member, (name, address))| placement::Member { name, address, has_name: has_name(member), weight: member.weight })
             .collect();
         let method = self.method();
         method.check(&placed)?;
