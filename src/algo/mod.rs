@@ -8,5 +8,6 @@ pub mod gradient;
 pub mod placement;
 pub mod quantile;
 pub mod rendezvous;
+pub mod split;
 pub mod topk;
 pub mod weighted;

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use attache::algo::placement::{Distribution, EnvoyHash, EnvoyRing, KeyHash, Member, Method, Table, Twemproxy};
+use attache::algo::split::{Hashing, Split};
 use tempfile::TempDir;
 
 use crate::programs::Served;
@@ -76,6 +77,44 @@ fn check(what: &str, theirs: impl Fn(usize) -> u32, ours: impl Fn(usize) -> u32,
     assert_eq!(different, 0, "{what}");
 }
 
+/// nginx with this in its `http` and this in its only `server`; it lives as long as its directory.
+fn nginx(http: &str, server: &str) -> (TempDir, Served) {
+    let directory = TempDir::new().unwrap();
+    let served = Served::start(|address| {
+        let dir = directory.path().display();
+        let config = format!(
+            "daemon off; master_process off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log;\n\
+             events {{ worker_connections 1000; }}\nhttp {{ access_log off; keepalive_requests 100000;\n\
+             client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
+             {http}\nserver {{ listen {address}; {server} }} }}\n"
+        );
+        std::fs::write(directory.path().join("nginx.conf"), config).unwrap();
+        let mut command = Command::new("nginx");
+        command
+            .arg("-e")
+            .arg(directory.path().join("error.log"))
+            .arg("-p")
+            .arg(directory.path())
+            .arg("-c")
+            .arg(directory.path().join("nginx.conf"));
+        command
+    });
+    (directory, served)
+}
+
+#[test]
+fn nginx_splits_ten_thousand_clients_as_we_do() {
+    if !has("nginx", "-v") {
+        return;
+    }
+    let (_directory, nginx) =
+        nginx("split_clients \"$request_uri\" $arm { 0.5% 0; 10% 1; 33.33% 2; * 3; }", "location / { return 200 $arm; }");
+    let split = Split::new(Hashing::Nginx, &[Some(5_000), Some(100_000), Some(333_300), None]);
+    let mut client = Client::tcp(nginx.address).unwrap();
+    let theirs: Vec<u32> = (0..10_000).map(|number| asked(&mut client, &path(number), "")).collect();
+    check("split_clients", |number| theirs[number], |number| split.arm(path(number).as_bytes()) as u32, 10_000);
+}
+
 #[test]
 fn nginx_places_ten_thousand_keys_where_we_do() {
     if !has("nginx", "-v") {
@@ -85,30 +124,12 @@ fn nginx_places_ten_thousand_keys_where_we_do() {
     for (method, word, hash) in
         [(Method::Nginx, "\"nginx\"", "hash $request_uri consistent;"), (Method::NginxModulo, "\"nginx-modulo\"", "hash $request_uri;")]
     {
-        let directory = TempDir::new().unwrap();
         let server = |(name, weight): (&String, &u32)| format!("server {name} weight={weight};");
         let servers: Vec<String> = endpoints.names.iter().zip(&endpoints.weights).map(server).collect();
-        let nginx = Served::start(|address| {
-            let dir = directory.path().display();
-            let config = format!(
-                "daemon off; master_process off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log;\n\
-                 events {{ worker_connections 1000; }}\nhttp {{ access_log off; keepalive_requests 100000;\n\
-                 client_body_temp_path {dir}/b; proxy_temp_path {dir}/p; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;\n\
-                 upstream s {{ {hash} {} keepalive 16; }}\n\
-                 server {{ listen {address}; location / {{ proxy_pass http://s; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}\n",
-                servers.join(" ")
-            );
-            std::fs::write(directory.path().join("nginx.conf"), config).unwrap();
-            let mut command = Command::new("nginx");
-            command
-                .arg("-e")
-                .arg(directory.path().join("error.log"))
-                .arg("-p")
-                .arg(directory.path())
-                .arg("-c")
-                .arg(directory.path().join("nginx.conf"));
-            command
-        });
+        let (_directory, nginx) = nginx(
+            &format!("upstream s {{ {hash} {} keepalive 16; }}", servers.join(" ")),
+            "location / { proxy_pass http://s; proxy_http_version 1.1; proxy_set_header Connection \"\"; }",
+        );
         let table = endpoints.table(&method);
         let mut client = Client::tcp(nginx.address).unwrap();
         let theirs: Vec<u32> = (0..10_000).map(|number| asked(&mut client, &path(number), "")).collect();

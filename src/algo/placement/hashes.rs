@@ -64,7 +64,7 @@ impl KeyHash {
             Self::Fnv132 => key.iter().fold(2_166_136_261_u32, |hash, &byte| hash.wrapping_mul(16_777_619) ^ wide(byte)),
             Self::Fnv1a32 => key.iter().fold(2_166_136_261_u32, |hash, &byte| (hash ^ wide(byte)).wrapping_mul(16_777_619)),
             Self::Hsieh => hsieh(key, wide),
-            Self::Murmur => murmur(key),
+            Self::Murmur => murmur2(0xdead_beef_u32.wrapping_mul(key.len() as u32), key),
             Self::Jenkins => jenkins(key),
         }
     }
@@ -142,11 +142,10 @@ fn hsieh(key: &[u8], wide: impl Fn(u8) -> u32) -> u32 {
     hash.wrapping_add(hash >> 6)
 }
 
-/// Austin Appleby, `MurmurHash2`, 2008; with a seed that the length makes.
-fn murmur(key: &[u8]) -> u32 {
+/// Austin Appleby, `MurmurHash2`, 2008.
+pub fn murmur2(seed: u32, key: &[u8]) -> u32 {
     const FACTOR: u32 = 0x5bd1_e995;
-    let length = key.len() as u32;
-    let mut hash = 0xdead_beef_u32.wrapping_mul(length) ^ length;
+    let mut hash = seed ^ key.len() as u32;
     let (words, rest) = key.as_chunks::<4>();
     for word in words {
         let mut value = u32::from_le_bytes(*word).wrapping_mul(FACTOR);

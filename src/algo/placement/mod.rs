@@ -5,7 +5,7 @@
 
 pub mod choose;
 mod envoy;
-mod hashes;
+pub(super) mod hashes;
 mod ketama;
 mod maglev;
 mod nginx;
