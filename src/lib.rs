@@ -33,8 +33,8 @@
 //!
 //! *listener* a bound address with its protocol and TLS · *route* predicates over a head, and the
 //! service that answers · *head* what is known of a request before its body · *service* something
-//! that answers: a pool, a choice among other services (a *shard*), or attache itself · *member* a service or an endpoint that a
-//! shard places keys on · *pool* endpoints with one balancing policy · *endpoint*
+//! that answers: a pool, a choice among other services (a *shard*, a *split*), or attache itself · *member* a service or an endpoint that a
+//! shard places keys on · *arm* a service that a split gives a share to, the *control* arm what the others leave · *pool* endpoints with one balancing policy · *endpoint*
 //! one address · *bar* why an endpoint takes no requests now · *lease* the right to send one request to one endpoint · *walk* the synchronous
 //! decision · *way* whom each service on it chose · *exchange* one request with its response · *refusal* why attache itself answered ·
 //! *filter* what may edit a request on its way · *generation* one compiled configuration.

@@ -6,8 +6,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
+use crate::algo::split::BUCKETS;
 use crate::services::Service;
 use crate::services::shard::{Members, Shard};
+use crate::services::split::Split;
 use crate::supervisor::{Handle, Phase};
 use crate::upstream::health::Finding;
 use crate::upstream::{Bar, Endpoint, Member, Policy, Pool};
@@ -98,9 +100,19 @@ pub(super) fn services(handle: &Handle) -> Value {
     let now = Instant::now();
     let others = generation.others.iter().map(|other| match &*other.service {
         Service::Shard(shard) => shard_of(shard, now),
+        Service::Split(split) => split_of(split, now),
         service => json!({ "name": other.name, "kind": service.word() }),
     });
     Value::Array(pools.chain(others).collect())
+}
+
+fn split_of(split: &Split, now: Instant) -> Value {
+    let arms: Vec<Value> = split
+        .arms
+        .iter()
+        .map(|arm| json!({ "name": arm.name, "share": f64::from(arm.share) / f64::from(BUCKETS), "healthy": arm.service.may_serve(now) }))
+        .collect();
+    json!({ "name": split.name, "kind": "split", "control": split.arms[usize::from(split.control)].name, "arms": arms })
 }
 
 fn shard_of(shard: &Shard, now: Instant) -> Value {

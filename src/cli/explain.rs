@@ -155,6 +155,19 @@ fn step_lines(step: &Step, page: &mut Page) {
                 page.line("", &format!("a hot key: {spread} members share its reads"));
             }
         }
+        Step::Split { service, key, arm, instead_of, because, arms } => {
+            let key = match (key, *because) {
+                (Some(key), _) => format!("key \"{key}\""),
+                (None, "forced") => "the request names its arm".to_owned(),
+                (None, _) => "no key, so any arm".to_owned(),
+            };
+            let shares: Vec<String> = arms.iter().map(|arm| format!("{} {}%", arm.name, arm.share * 100.0)).collect();
+            page.line("split", &format!("{service}, {}: {key}", shares.join(", ")));
+            match instead_of {
+                Some(missing) => page.line("", &format!("goes to {arm}, since {missing} has nobody")),
+                None => page.line("", &format!("goes to {arm}")),
+            }
+        }
         Step::Pool { service, balance, bound_by, endpoints } => {
             let bound = bound_by.as_ref().map_or_else(String::new, |by| format!(", bound by {by}"));
             page.line("pool", &format!("{service}, {balance}{bound}"));

@@ -68,7 +68,10 @@ impl File {
         let listeners = self.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| tls.files());
         let pools = self.services.values().filter_map(|service| match service {
             services::Settings::Pool(pool) => Some(pool.tls.files()),
-            services::Settings::Shard(_) | services::Settings::Respond(_) | services::Settings::Redirect(_) => None,
+            services::Settings::Shard(_)
+            | services::Settings::Split(_)
+            | services::Settings::Respond(_)
+            | services::Settings::Redirect(_) => None,
         });
         listeners.chain(pools.flatten()).map(|path| &path.value)
     }

@@ -12,6 +12,7 @@ pub use plan::{Balance, Given, Move, Mover, Moves, Plan, Share, plan};
 pub use request::{Asked, Wrong};
 use serde::Serialize;
 
+use crate::algo::split::BUCKETS;
 use crate::config::listener::Protocol;
 use crate::generation::{Generation, Listener, Route, Walk};
 use crate::proto::http1::{BodyFraming, Version};
@@ -19,8 +20,8 @@ use crate::refusal::Refusal;
 use crate::route::{Head, HeadLookup, Headers};
 use crate::serve::check::{Checked, Handshake, check};
 use crate::serve::compose::{self, Forwarding};
-use crate::services::shard::{Members, OnDown};
-use crate::services::{self, Body, Decision, Unwanted, Way};
+use crate::services::shard::{self, Members, OnDown};
+use crate::services::{self, Body, Decision, Unwanted, Way, split};
 use crate::upstream::{Aim, Pool, sticky};
 
 /// One request, explained.
@@ -84,6 +85,16 @@ pub enum Step {
         /// Members that share the key's reads, if it is hot.
         spread: u32,
     },
+    Split {
+        service: String,
+        /// Without one, any arm.
+        key: Option<String>,
+        arm: String,
+        /// Whose request it is, where `arm` only helps out.
+        instead_of: Option<String>,
+        because: &'static str,
+        arms: Vec<ArmPart>,
+    },
     Pool {
         service: String,
         balance: &'static str,
@@ -91,6 +102,13 @@ pub enum Step {
         bound_by: Option<String>,
         endpoints: Vec<EndpointPart>,
     },
+}
+
+#[derive(Debug, Serialize)]
+pub struct ArmPart {
+    pub name: String,
+    /// Of all, 0 to 1.
+    pub share: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -212,7 +230,13 @@ pub fn explain(generation: &Generation, asked: &Asked, is_serving: bool) -> Resu
         listener.walk(&services::Asked { head: &head, now, worker: 0, dice: 0, body, passed: &[] }, &mut way);
     explanation.routes = routes(listener, &head, route);
     explanation.route = route.map(|route| route.name.clone());
-    explanation.way = way.steps().map(|step| shard_of(step, &way, &decision, now)).collect();
+    explanation.way = way
+        .steps()
+        .map(|step| match step {
+            services::Step::Shard(step) => shard_of(step, &way, &decision, now),
+            services::Step::Split(step) => split_of(step, &way),
+        })
+        .collect();
     explanation.migration = migration(&way);
     explanation.verdict = verdict(&decision, route, &head, now);
     if let (Decision::Forward(pool, _), Some(route)) = (&decision, route) {
@@ -265,7 +289,20 @@ fn shown(key: &[u8]) -> String {
     String::from_utf8_lossy(key).replace('\0', " + ")
 }
 
-fn shard_of(step: &services::Step<'_>, way: &Way<'_>, decision: &Decision<'_>, now: Instant) -> Step {
+fn split_of(step: &split::Step<'_>, way: &Way<'_>) -> Step {
+    let split = step.split;
+    let name = |arm: u16| split.arms[usize::from(arm)].name.clone();
+    Step::Split {
+        service: split.name.clone(),
+        key: step.key.as_ref().map(|key| shown(&way.keys[key.clone()])),
+        arm: name(step.arm),
+        instead_of: step.instead_of.map(name),
+        because: step.because.word(),
+        arms: split.arms.iter().map(|arm| ArmPart { name: arm.name.clone(), share: f64::from(arm.share) / f64::from(BUCKETS) }).collect(),
+    }
+}
+
+fn shard_of(step: &shard::Step<'_>, way: &Way<'_>, decision: &Decision<'_>, now: Instant) -> Step {
     let shard = step.shard;
     let member = match (&shard.over, step.member, decision) {
         (Members::Services { members, .. }, Some(member), _) => Some(members[member as usize].name.clone()),

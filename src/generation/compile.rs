@@ -216,6 +216,7 @@ fn check_kind(protocol: Protocol, name: &str, service: &Service, place: Place, f
     let kind = match (protocol, service) {
         (Protocol::Http, _) | (Protocol::Tcp, Service::Pool(_)) => return Some(()),
         (Protocol::Tcp, Service::Shard(_)) => "a shard",
+        (Protocol::Tcp, Service::Split(_)) => "a split",
         (Protocol::Tcp, Service::Respond(_)) => "an answer",
         (Protocol::Tcp, Service::Redirect(_)) => "a redirect",
     };

@@ -14,6 +14,7 @@ use crate::config::File;
 use crate::config::listener::{self, RouteService};
 use crate::services::pool::{self, EndpointSettings};
 use crate::services::shard::{self, HotKeys, Migration, Shard};
+use crate::services::split::{self, Split};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::SpreadMetrics;
 use crate::tls::{self, Connector};
@@ -110,6 +111,7 @@ impl<'a> Services<'a> {
         let service = Arc::new(match settings {
             services::Settings::Pool(settings) => return Some(Arc::new(Service::Pool(self.pool(name, settings, found)?))),
             services::Settings::Shard(settings) => Service::Shard(self.shard(name, salt, settings, found)?),
+            services::Settings::Split(settings) => Service::Split(self.split(name, salt, settings, found)?),
             services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings)),
             services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings)),
         });
@@ -150,6 +152,20 @@ impl<'a> Services<'a> {
                 None
             }
         }
+    }
+
+    fn split(&mut self, name: &str, salt: &str, settings: &split::Settings, found: &mut Diagnostics) -> Option<Split> {
+        let written = &settings.arms.value.0;
+        let others: u32 = written.iter().filter_map(|arm| arm.share).sum();
+        let rest = crate::algo::split::BUCKETS - others;
+        let arm = |arm: &split::ArmSettings| {
+            let (_, service) = self.resolve(&arm.service, found)?;
+            let name_of_arm = arm.name();
+            let metrics = self.inputs.metrics.arm(name, &name_of_arm);
+            Some(split::Arm { name: name_of_arm, share: arm.share.unwrap_or(rest), service, metrics })
+        };
+        let arms: Vec<Option<split::Arm>> = written.iter().map(arm).collect();
+        Some(Split::new(name, salt, settings, arms.into_iter().collect::<Option<_>>()?))
     }
 
     fn member(&mut self, shard: &str, written: &shard::MemberSettings, found: &mut Diagnostics) -> Option<shard::Member> {

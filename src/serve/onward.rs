@@ -1,12 +1,13 @@
-//! What becomes of a request whose way turns out to be closed: the next member of a shard, or none.
+//! What becomes of a request whose way turns out to be closed: the next member of a shard, the control arm of a split, or none.
 //!
 //! Sends nothing; `exchange` does, once it knows to whom.
 
 use crate::generation::Route;
 use crate::proto::http1::{BodyFraming, RequestFraming};
 use crate::refusal::Refusal;
-use crate::services::shard::{OnDown, Shard};
-use crate::services::{Asked, Body, Decision, Unwanted, Way};
+use crate::services::shard::OnDown;
+use crate::services::split::Split;
+use crate::services::{Asked, Body, Decision, Passed, Step, Unwanted, Way};
 
 /// The body of a request that has none.
 pub fn nothing_to_read(framing: &RequestFraming) -> Body<'static> {
@@ -19,7 +20,7 @@ pub fn is_of_way(refusal: Refusal) -> bool {
     matches!(refusal, ConnectFailed | ConnectTimeout | EndpointReset | KeyMissing | NoEndpoint | ShardDown)
 }
 
-/// Members of shards that one request may find out of reach.
+/// Members and arms that one request may find out of reach.
 pub const PASSED_MAX: usize = 3;
 
 /// Whom a request goes to that could not reach the last member on its way, or whose answer nobody wanted: then there is no refusal.
@@ -28,22 +29,31 @@ pub fn go_on<'g>(
     route: &'g Route,
     refusal: Option<Refusal>,
     asked: &Asked<'g, '_>,
-    passed: &mut Vec<(&'g Shard, u32)>,
+    passed: &mut Vec<Passed<'g>>,
     way: &mut Way<'g>,
 ) -> Decision<'g> {
     // Of a service whose answer nobody gets, failing to answer is no more.
     if let Some((shard, member, unwanted)) = way.unwanted
         && (refusal.is_none() || unwanted == Unwanted::Everything)
     {
-        passed.push((shard, member));
+        passed.push(Passed::Member(shard, member));
         return route.decide(&Asked { passed, ..*asked }, way);
     }
     let refusal = refusal.unwrap_or(Refusal::NoEndpoint);
-    // Where a pool chose, it has asked all that it may.
-    let turn = way.steps().rev().find(|step| step.shard.on_down == OnDown::Fail || step.member.is_some());
-    let Some((shard, member)) = turn.map(|step| (step.shard, step.member)) else { return Decision::Refuse(refusal) };
-    let (OnDown::Next, Some(member)) = (shard.on_down, member) else { return Decision::Refuse(Refusal::ShardDown) };
-    passed.push((shard, member));
+    let mut refusal_of_way = refusal;
+    let turn = way.steps().rev().find_map(|step| match step {
+        Step::Shard(step) if step.shard.on_down == OnDown::Fail => {
+            refusal_of_way = Refusal::ShardDown;
+            None
+        }
+        // Whoever has no other member to ask leaves nothing to a shard above it, but an arm that is down is down.
+        Step::Shard(_) if refusal_of_way == Refusal::ShardDown => None,
+        // Where a pool chose, it has asked all that it may.
+        Step::Shard(step) => step.member.map(|member| Passed::Member(step.shard, member)),
+        Step::Split(step) => Split::passed(step),
+    });
+    let Some(turn) = turn else { return Decision::Refuse(refusal_of_way) };
+    passed.push(turn);
     match route.decide(&Asked { passed, ..*asked }, way) {
         // Nobody is left to ask.
         Decision::Refuse(Refusal::NoEndpoint) => Decision::Refuse(refusal),

@@ -6,19 +6,18 @@ pub mod pool;
 pub mod redirect;
 pub mod respond;
 pub mod shard;
+pub mod split;
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::algo::placement::Hashed;
 use crate::refusal::Refusal;
 use crate::route::Head;
 use crate::upstream::Aim;
 use crate::value::{Entry, Fields, Item, Reader, Value, nearest};
 
 /// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` or `discover` is the pool.
-pub const KINDS: &[&str] = &["shard", "respond", "redirect"];
+pub const KINDS: &[&str] = &["shard", "split", "respond", "redirect"];
 
 /// One service as it is written: exactly one kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +25,7 @@ pub enum Settings {
     /// Shared with the generation: a thousand endpoints need not be written down twice.
     Pool(Arc<pool::Settings>),
     Shard(Arc<shard::Settings>),
+    Split(Arc<split::Settings>),
     Respond(respond::Settings),
     Redirect(redirect::Settings),
 }
@@ -91,6 +91,7 @@ impl Settings {
         match self {
             Self::Pool(_) => "pool",
             Self::Shard(_) => "shard",
+            Self::Split(_) => "split",
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
         }
@@ -100,6 +101,7 @@ impl Settings {
         use crate::value::Decode;
         match kind {
             "shard" => shard::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Shard),
+            "split" => split::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Split),
             "respond" => respond::Settings::decode(item, reader)?.checked(reader).map(Self::Respond),
             _ => redirect::Settings::decode(item, reader).map(Self::Redirect),
         }
@@ -110,6 +112,7 @@ impl Settings {
 pub enum Service {
     Pool(pool::Pool),
     Shard(shard::Shard),
+    Split(split::Split),
     Respond(respond::Respond),
     Redirect(redirect::Redirect),
 }
@@ -134,8 +137,25 @@ pub struct Asked<'g, 'a> {
     /// 64 random bits.
     pub dice: u64,
     pub body: Body<'a>,
-    /// Members of shards that could not be reached just now.
-    pub passed: &'a [(&'g shard::Shard, u32)],
+    /// Who could not be reached just now.
+    pub passed: &'a [Passed<'g>],
+}
+
+/// A part of a service that cannot be reached, or whose answer was not wanted.
+#[derive(Clone, Copy)]
+pub enum Passed<'g> {
+    Member(&'g shard::Shard, u32),
+    Arm(&'g split::Split, u16),
+}
+
+impl Passed<'_> {
+    fn is_member(&self, shard: &shard::Shard, member: u32) -> bool {
+        matches!(*self, Self::Member(other, passed) if std::ptr::eq(other, shard) && passed == member)
+    }
+
+    fn is_arm(&self, split: &split::Split, arm: u16) -> bool {
+        matches!(*self, Self::Arm(other, passed) if std::ptr::eq(other, split) && passed == arm)
+    }
 }
 
 /// What is known of a request's body.
@@ -194,19 +214,9 @@ pub struct Way<'g> {
 }
 
 /// One choice on the way.
-pub struct Step<'g> {
-    pub shard: &'g shard::Shard,
-    /// `None` where a pool is to choose along the key's order.
-    pub member: Option<u32>,
-    /// Of [`Way::keys`]; none if the request had none.
-    pub key: Option<Range<usize>>,
-    pub hashed: Hashed,
-    /// So many members share this key's requests.
-    pub spread: u32,
-    /// Somebody before had too many.
-    pub is_spilled: bool,
-    /// Once it was sent.
-    busy: Option<shard::Busy<'g>>,
+pub enum Step<'g> {
+    Shard(shard::Step<'g>),
+    Split(split::Step<'g>),
 }
 
 impl<'g> Way<'g> {
@@ -225,7 +235,10 @@ impl<'g> Way<'g> {
     pub fn sent(&mut self, worker: usize, now: Instant) -> bool {
         let Self { first, more, keys, .. } = self;
         for step in first.iter_mut().chain(more) {
-            step.shard.sent(step, keys, worker, now);
+            match step {
+                Step::Shard(step) => step.shard.sent(step, keys, worker, now),
+                Step::Split(step) => step.split.sent(step, worker),
+            }
         }
         self.first.is_some()
     }
@@ -271,6 +284,7 @@ impl Service {
         match self {
             Self::Pool(pool) => Decision::Forward(pool, None),
             Self::Shard(shard) => shard.decide(asked, way),
+            Self::Split(split) => split.decide(asked, way),
             Self::Respond(respond) => Decision::Answer(respond),
             Self::Redirect(redirect) => Decision::Redirect(redirect),
         }
@@ -281,6 +295,7 @@ impl Service {
         match self {
             Self::Pool(_) => "pool",
             Self::Shard(_) => "shard",
+            Self::Split(_) => "split",
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
         }
@@ -291,6 +306,7 @@ impl Service {
         match self {
             Self::Pool(pool) => pool.may_serve(now),
             Self::Shard(shard) => shard.may_serve(now),
+            Self::Split(split) => split.may_serve(now),
             Self::Respond(_) | Self::Redirect(_) => true,
         }
     }

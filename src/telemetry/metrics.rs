@@ -61,6 +61,8 @@ metrics! {
     SHARD_SPILLED = Counter "shard_spilled_total" ["service"] "Requests that went past a member since it had as many as its bound allows.";
     SHARD_HOT = Counter "shard_hot_requests_total" ["service"] "Requests that were spread since their key is hot.";
     SHARD_HOT_KEYS = Gauge "shard_hot_keys" ["service"] "Keys that are hot, as the worker counts that has most of them.";
+    SPLIT_REQUESTS = Counter "split_requests_total" ["service", "arm"] "Requests sent to each arm of a split, those sent again included.";
+    SPLIT_FAILED_OVER = Counter "split_failed_over_total" ["service", "arm"] "Requests that the control arm took since their own arm had nobody.";
     ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
     DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
@@ -461,6 +463,29 @@ impl ShardMetrics {
 }
 
 #[derive(Debug, Default)]
+struct ArmShard {
+    sent: Cell,
+    failed_over: Cell,
+}
+
+/// What one arm of a split gets.
+#[derive(Debug)]
+pub struct ArmMetrics {
+    shards: Shards<ArmShard>,
+}
+
+impl ArmMetrics {
+    pub fn sent(&self, worker: usize) {
+        self.shards.with(worker, ArmShard::default, |shard| shard.sent.add(1));
+    }
+
+    /// A request of this arm went to the control arm.
+    pub fn failed_over(&self, worker: usize) {
+        self.shards.with(worker, ArmShard::default, |shard| shard.failed_over.add(1));
+    }
+}
+
+#[derive(Debug, Default)]
 struct SpreadShard {
     spilled: Cell,
     spread: Cell,
@@ -503,6 +528,7 @@ pub struct Metrics {
     services: Series<String, ServiceMetrics>,
     shards: Series<(String, String), ShardMetrics>,
     spreads: Series<String, SpreadMetrics>,
+    arms: Series<(String, String), ArmMetrics>,
     certificates: Mutex<Vec<CertificateExpiry>>,
     generation: AtomicU64,
     reloads: [AtomicU64; 2],
@@ -532,6 +558,7 @@ impl Metrics {
             endpoints: Mutex::default(),
             services: Mutex::default(),
             shards: Mutex::default(),
+            arms: Mutex::default(),
             spreads: Mutex::default(),
             certificates: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -573,6 +600,10 @@ impl Metrics {
     /// One member of the shard `service`.
     pub fn shard(&self, service: &str, member: &str) -> Arc<ShardMetrics> {
         series(&self.shards, (service.to_owned(), member.to_owned()), || ShardMetrics { sent: Shards::new(self.workers) })
+    }
+
+    pub fn arm(&self, service: &str, arm: &str) -> Arc<ArmMetrics> {
+        series(&self.arms, (service.to_owned(), arm.to_owned()), || ArmMetrics { shards: Shards::new(self.workers) })
     }
 
     pub fn spread(&self, service: &str) -> Arc<SpreadMetrics> {
@@ -715,6 +746,10 @@ impl Metrics {
         }
         for ((service, member), metrics) in sorted(&self.shards) {
             page.add(&SHARD_REQUESTS, &[&service, &member], metrics.sent.sum(|cell| cell) as f64);
+        }
+        for ((service, arm), metrics) in sorted(&self.arms) {
+            page.add(&SPLIT_REQUESTS, &[&service, &arm], metrics.shards.sum(|shard| &shard.sent) as f64);
+            page.add_if_any(&SPLIT_FAILED_OVER, &[&service, &arm], metrics.shards.sum(|shard| &shard.failed_over));
         }
         for (service, metrics) in sorted(&self.spreads) {
             page.add_if_any(&SHARD_SPILLED, &[&service], metrics.shards.sum(|shard| &shard.spilled));
@@ -892,6 +927,8 @@ mod tests {
             metrics.endpoint("app", "10.0.0.1:80").ejected(Ejection::Consecutive);
             metrics.shard("cache", "cache-0").sent(worker);
             metrics.spread("cache").spilled(worker);
+            metrics.arm("checkout", "canary").sent(worker);
+            metrics.arm("checkout", "canary").failed_over(worker);
             metrics.spread("cache").spread(worker);
             metrics.spread("cache").set_hot_keys(worker, 1 + worker as u64);
             metrics.service("app").attempted(worker, Duration::from_millis(3));

@@ -6,12 +6,10 @@
 const LATER: &[(&str, &str)] = &[
     // A pool.
     // Kinds of services, by name and in a route.
-    ("split", "endpoints"),
     ("mirror", "endpoints"),
     ("scatter", "endpoints"),
     ("metrics", "endpoints"),
     ("logs", "endpoints"),
-    ("split", "rewrite"),
     ("mirror", "rewrite"),
     ("scatter", "rewrite"),
     ("metrics", "rewrite"),

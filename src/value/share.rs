@@ -32,6 +32,10 @@ impl Share {
         Some(Self(whole * 10_000 + fraction)).filter(|share| share.0 <= WHOLE)
     }
 
+    pub fn millionths(self) -> u32 {
+        self.0
+    }
+
     /// Of one: 0 to 1.
     pub fn fraction(self) -> f64 {
         f64::from(self.0) / f64::from(WHOLE)

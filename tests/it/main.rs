@@ -42,6 +42,7 @@ mod routing; // which route takes a request, and what it does to it
 mod serving; // the smallest path through real bytes
 mod shards; // whose key goes where, whatever happens to its member
 mod slow; // slow clients, scarce resources
+mod splits; // who is in which arm, and what becomes of those whose arm has nobody
 mod storm; // reloads and the end under load: nobody notices
 mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients

@@ -121,7 +121,7 @@ impl Migration {
             return None;
         }
         let has_switched = key.is_some_and(|key| Self::moment(key) < progress);
-        let is_second = asked.passed.iter().any(|&(other, member)| std::ptr::eq(other, shard) && member == SECOND);
+        let is_second = asked.passed.iter().any(|passed| passed.is_member(shard, SECOND));
         let (is_old, unwanted) = match (has_switched, asked.head.method, self.settings.read, self.settings.write) {
             (false, ..) => (true, Unwanted::Nothing),
             (true, b"GET" | b"HEAD", Read::Old, _) => (true, Unwanted::Nothing),

@@ -17,7 +17,7 @@ pub use hot::{Frequent, HotKeys};
 pub use migrate::Migration;
 pub use settings::{Bound, Hot, Keyless, MemberSettings, OnDown, Over, Settings};
 
-use super::{Asked, Decision, Service, Step, Unwanted, Way};
+use super::{Asked, Decision, Service, Unwanted, Way};
 use crate::algo::placement::choose::{self, Choice, Rules, choose};
 use crate::algo::placement::{Hashed, Method, Table};
 use crate::refusal::Refusal;
@@ -68,6 +68,22 @@ pub struct Parts<'a> {
     pub hot: Option<Arc<HotKeys>>,
     pub migration: Option<Migration>,
     pub metrics: Arc<SpreadMetrics>,
+}
+
+/// One choice on the way.
+pub struct Step<'g> {
+    pub shard: &'g Shard,
+    /// `None` where a pool is to choose along the key's order.
+    pub member: Option<u32>,
+    /// Of the way's keys; none if the request had none.
+    pub key: Option<Range<usize>>,
+    pub hashed: Hashed,
+    /// So many members share this key's requests.
+    pub spread: u32,
+    /// Somebody before had too many.
+    pub is_spilled: bool,
+    /// Once it was sent.
+    busy: Option<Busy<'g>>,
 }
 
 /// A request counted at a member, until this is dropped.
@@ -148,7 +164,15 @@ impl Shard {
             Members::Pool { pool, rule } => {
                 let hashed = pool.membership().placement(*rule).hash(&way.keys[key.clone()]);
                 let spread = self.spread(asked, hashed);
-                way.push(Step { shard: self, member: None, key: Some(key), hashed, spread, is_spilled: false, busy: None });
+                way.push(super::Step::Shard(Step {
+                    shard: self,
+                    member: None,
+                    key: Some(key),
+                    hashed,
+                    spread,
+                    is_spilled: false,
+                    busy: None,
+                }));
                 Decision::Forward(
                     pool,
                     Some(Aim { rule: *rule, key: hashed, or_next: self.on_down == OnDown::Next, spread, bound: self.bound }),
@@ -173,7 +197,15 @@ impl Shard {
             let up = Up { shard: self, members, asked, dead: &dead };
             let Some(Choice { member, is_spilled }) = choose(table.order(hashed), rules, &up) else { return self.nobody() };
             let before = way.mark();
-            way.push(Step { shard: self, member: Some(member), key: key.cloned(), hashed, spread, is_spilled, busy: None });
+            way.push(super::Step::Shard(Step {
+                shard: self,
+                member: Some(member),
+                key: key.cloned(),
+                hashed,
+                spread,
+                is_spilled,
+                busy: None,
+            }));
             match members[member as usize].service.decide(asked, way) {
                 Decision::Refuse(Refusal::NoEndpoint) if rules.or_next => {
                     way.back(before);
@@ -282,9 +314,8 @@ struct Up<'s, 'g, 'a> {
 
 impl choose::Members for Up<'_, '_, '_> {
     fn is_up(&self, member: u32) -> bool {
-        let is_passed = |&(shard, passed): &(&Shard, u32)| std::ptr::eq(shard, self.shard) && passed == member;
         !self.dead.contains(&member)
-            && !self.asked.passed.iter().any(is_passed)
+            && !self.asked.passed.iter().any(|passed| passed.is_member(self.shard, member))
             && self.members[member as usize].service.may_serve(self.asked.now)
     }
 

@@ -1,0 +1,213 @@
+//! A split as it is written.
+//!
+//! Checks what can be seen in one table; whether its arms exist, compiling says.
+
+use crate::algo::split::{BUCKETS, Hashing};
+use crate::settings;
+use crate::value::{Decode, Entry, Fields, Item, LabelText, Reader, RequestKey, ServiceRef, Share, Spanned, Text, Value, nearest};
+
+settings! {
+    /// Shares of requests.
+    pub struct Settings as "a split" {
+        /// Services or addresses with their shares. One may have `"rest"`; without one, shares are 100 % together.
+        arms: Spanned<Arms>,
+        /// Where a request's key is read, which decides its arm: one place, or a list of which the first counts that the request has. A
+        /// request without a key goes anywhere.
+        by: Option<Spanned<RequestKey>> = None,
+        /// Splits with different ones are independent of each other. Default: the service's name.
+        salt: Option<Spanned<LabelText>> = None,
+        /// Places keys as another program does.
+        compat: Option<Spanned<Compat>> = None,
+        /// Where a request may name its arm.
+        force: Option<Force> = None,
+    }
+}
+
+/// In the order of the file, which decides where an arm grows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arms(pub Vec<ArmSettings>);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArmSettings {
+    pub service: Spanned<ServiceRef>,
+    /// Millionths; `None` for the rest.
+    pub share: Option<u32>,
+}
+
+impl ArmSettings {
+    pub fn name(&self) -> String {
+        self.service.value.to_string()
+    }
+}
+
+/// More would be a mistake.
+const ARMS_MAX: usize = 256;
+
+impl Decode for Arms {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let help = "write arms = { canary = \"10%\", stable = \"rest\" }";
+        let Value::Table(table) = &item.value else {
+            reader.error(item.place, format!("expected arms in a table, found {}", item.kind())).help(help);
+            return None;
+        };
+        let mut arms = Vec::with_capacity(table.entries.len());
+        let mut rest = None;
+        for (name, Entry { key_place, item, .. }) in &table.entries {
+            let service = Spanned::decode(
+                &Item { value: Value::String(Text { written: name.clone(), value: name.clone() }), place: *key_place },
+                reader,
+            );
+            let share = match &item.value {
+                Value::String(text) if text.value == "rest" => {
+                    if let Some(first) = rest.replace(item.place) {
+                        reader.error(item.place, "two arms cannot both have the rest").related(first, "the first one");
+                        return None;
+                    }
+                    None
+                }
+                _ => Some(Share::decode(item, reader)?.millionths()),
+            };
+            arms.push(ArmSettings { service: service?, share });
+        }
+        if arms.is_empty() || arms.len() > ARMS_MAX {
+            reader.error(item.place, format!("a split has 1 to {ARMS_MAX} arms, this has {}", arms.len())).help(help);
+            return None;
+        }
+        let total: u64 = arms.iter().filter_map(|arm| arm.share).map(u64::from).sum();
+        let percent = total as f64 / 10_000.0;
+        if total > u64::from(BUCKETS) {
+            reader.error(item.place, format!("shares sum to {percent}%, more than 100%")).help("make one of them smaller");
+            return None;
+        }
+        if rest.is_none() && total < u64::from(BUCKETS) {
+            reader.error(item.place, format!("shares sum to {percent}%, expected 100%")).help("give one arm \"rest\" instead of a share");
+            return None;
+        }
+        Some(Self(arms))
+    }
+}
+
+settings! {
+    /// Where a request may name its arm: the first of these that it has.
+    pub struct Force as "where an arm may be named" {
+        header: Option<LabelText> = None,
+        cookie: Option<LabelText> = None,
+        query: Option<LabelText> = None,
+    }
+}
+
+/// Another program's way to place keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compat(pub Hashing);
+
+settings! {
+    pub struct LaunchDarklyOptions as "options of `launchdarkly`" {
+        /// The flag's key, with `salt`.
+        flag: Option<LabelText> = None,
+        salt: Option<LabelText> = None,
+        /// In place of both.
+        seed: Option<Spanned<String>> = None,
+    }
+}
+
+settings! {
+    pub struct GrowthBookOptions as "options of `growthbook2`" {
+        /// The experiment's seed.
+        seed: LabelText,
+    }
+}
+
+settings! {
+    pub struct UnleashOptions as "options of `unleash`" {
+        /// The group, which by default is the feature's name.
+        group: LabelText,
+    }
+}
+
+const NAMES: [&str; 4] = ["nginx", "launchdarkly", "growthbook2", "unleash"];
+
+impl Decode for Compat {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let bytes = |text: LabelText| text.0.into_bytes();
+        let (word, place, options) = match &item.value {
+            Value::Table(table) if table.entries.len() == 1 => {
+                let (word, entry) = table.entries.first()?;
+                (word.clone(), entry.key_place, entry.item.clone())
+            }
+            Value::Table(_) => {
+                reader
+                    .error(item.place, "a program with options is a table with one key")
+                    .help("write compat = { growthbook2 = { seed = \"checkout\" } }");
+                return None;
+            }
+            _ => {
+                (String::decode(item, reader)?, item.place, Item { value: Value::Table(crate::value::Table::default()), place: item.place })
+            }
+        };
+        let hashing = match word.as_str() {
+            "nginx" => {
+                Fields::of(&options, "options of `nginx`", reader)?.finish(reader)?;
+                Hashing::Nginx
+            }
+            "launchdarkly" => {
+                let LaunchDarklyOptions { flag, salt, seed } = LaunchDarklyOptions::decode(&options, reader)?;
+                let prefix = match (flag, salt, seed) {
+                    (Some(flag), Some(salt), None) => format!("{}.{}", flag.0, salt.0),
+                    (None, None, Some(seed)) => seed.value,
+                    _ => {
+                        reader
+                            .error(place, "`launchdarkly` needs a flag with its salt, or a seed")
+                            .help("write compat = { launchdarkly = { flag = \"checkout\", salt = \"…\" } }");
+                        return None;
+                    }
+                };
+                Hashing::LaunchDarkly { prefix: prefix.into_bytes() }
+            }
+            "growthbook2" => Hashing::GrowthBook2 { seed: bytes(GrowthBookOptions::decode(&options, reader)?.seed) },
+            "unleash" => Hashing::Unleash { group: bytes(UnleashOptions::decode(&options, reader)?.group) },
+            other => {
+                let note = reader.error(place, format!("`{other}` is not a program that keys can be placed as"));
+                match nearest(other, NAMES) {
+                    Some(known) => note.help(format!("did you mean \"{known}\"?")),
+                    None => note.help(format!("one of \"{}\"", NAMES.join("\", \""))),
+                };
+                return None;
+            }
+        };
+        Some(Self(hashing))
+    }
+}
+
+impl Settings {
+    /// What no field can tell alone.
+    pub fn checked(self, reader: &mut Reader<'_>) -> Option<Self> {
+        if let (Some(compat), Some(salt)) = (&self.compat, &self.salt) {
+            reader
+                .error(salt.place, "`salt` is for our own way to place keys, and `compat` says how another program does")
+                .related(compat.place, "`compat`");
+            return None;
+        }
+        let resolution = self.compat.as_ref().map_or(1, |compat| compat.value.0.resolution());
+        let too_fine = self.arms.value.0.iter().find(|arm| arm.share.is_some_and(|share| share % resolution != 0));
+        if let Some(arm) = too_fine {
+            let least = f64::from(resolution) / 10_000.0;
+            reader
+                .error(arm.service.place, format!("that program tells shares apart by {least}%"))
+                .help(format!("write a multiple of \"{least}%\""));
+            return None;
+        }
+        if let Some(Force { header: None, cookie: None, query: None }) = self.force {
+            reader.error(self.arms.place, "`force` names no place").help("write force = { header = \"x-arm\" }");
+            return None;
+        }
+        Some(self)
+    }
+
+    /// `name` is the salt where nothing is written.
+    pub fn hashing(&self, name: &str) -> Hashing {
+        match &self.compat {
+            Some(compat) => compat.value.0.clone(),
+            None => Hashing::Own { salt: self.salt.as_ref().map_or(name, |salt| salt.value.0.as_str()).as_bytes().to_vec() },
+        }
+    }
+}

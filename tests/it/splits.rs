@@ -1,0 +1,218 @@
+//! Splits through the real proxy: who is in which arm, and what becomes of those whose arm has nobody.
+//!
+//! Shares and ranges are tested beside their code; here is that they are what requests get.
+
+use std::net::SocketAddr;
+
+use attache::algo::split::{Hashing, Split};
+
+use crate::support::{Fickle, Mood, Read1, Rig, eventually};
+
+fn text(addresses: &[SocketAddr], arms: &str, settings: &str) -> String {
+    let mut pools = String::new();
+    for (name, address) in ["canary", "stable", "third"].iter().zip(addresses) {
+        pools.push_str(&format!("[service.{name}]\nendpoints = [\"{address}\"]\n"));
+    }
+    format!(
+        "[process]\nworkers = 1\n[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"checkout\"\n\
+         [service.checkout.split]\narms = {{ {arms} }}\n{settings}\n{pools}"
+    )
+}
+
+fn two() -> Vec<Fickle> {
+    ["canary", "stable"].map(Fickle::start).into()
+}
+
+fn addresses(fickle: &[Fickle]) -> Vec<SocketAddr> {
+    fickle.iter().map(|one| one.address).collect()
+}
+
+/// The arm of each of three hundred users.
+#[track_caller]
+fn arms(rig: &Rig) -> Vec<String> {
+    let mut client = rig.connect("web");
+    let arm = |number: usize| {
+        client.send(format!("GET / HTTP/1.1\r\nHost: a.example\r\nCookie: uid=user-{number}\r\n\r\n")).unwrap();
+        match client.read("GET").unwrap() {
+            Read1::Answer(answer) if answer.status == 200 => answer.text(),
+            other => panic!("{number}: {other:?}"),
+        }
+    };
+    (0..300).map(arm).collect()
+}
+
+fn expected(share: u32) -> Vec<String> {
+    let split = Split::new(Hashing::Own { salt: b"checkout".to_vec() }, &[Some(share), None]);
+    (0..300).map(|number| ["canary", "stable"][split.arm(format!("user-{number}").as_bytes())].to_owned()).collect()
+}
+
+#[test]
+fn every_user_stays_in_the_arm_that_its_key_has() {
+    let services = two();
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"10%\", stable = \"rest\"", "by = \"cookie:uid\""));
+    assert_eq!(arms(&rig), expected(100_000));
+    assert_eq!(arms(&rig), expected(100_000));
+    let canary = expected(100_000).iter().filter(|arm| *arm == "canary").count();
+    assert!((10..60).contains(&canary), "{canary} of 300");
+    let count = |arm: &str| rig.metrics(&format!("attache_split_requests_total{{service=\"checkout\",arm=\"{arm}\"}}")) as usize;
+    assert_eq!((count("canary"), count("stable")), (2 * canary, 600 - 2 * canary));
+}
+
+#[test]
+fn users_of_an_arm_that_is_gone_get_the_control_arm_and_count_as_its_failures() {
+    let services = two();
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"30%\", stable = \"rest\"", "by = \"cookie:uid\""));
+    let before = arms(&rig);
+    services[0].is(Mood::Gone);
+    assert!(arms(&rig).iter().all(|arm| arm == "stable"));
+    let missed = before.iter().filter(|arm| *arm == "canary").count() as f64;
+    eventually("each is counted", || rig.metrics("attache_split_failed_over_total{service=\"checkout\",arm=\"canary\"}") >= missed);
+    services[0].is(Mood::Well);
+    assert_eq!(arms(&rig), before);
+}
+
+#[test]
+fn nobody_stands_in_for_the_control_arm() {
+    let services = two();
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"50%\", stable = \"rest\"", "by = \"header:x-user\""));
+    services[1].is(Mood::Gone);
+    let split = Split::new(Hashing::Own { salt: b"checkout".to_vec() }, &[Some(500_000), None]);
+    for number in 0..20 {
+        let user = format!("user-{number}");
+        let fields = format!("GET / HTTP/1.1\r\nHost: a.example\r\nX-User: {user}\r\n\r\n");
+        let mut client = rig.connect("web");
+        client.send(fields).unwrap();
+        let Read1::Answer(answer) = client.read("GET").unwrap() else { panic!("no answer") };
+        assert_eq!(answer.status, if split.arm(user.as_bytes()) == 0 { 200 } else { 502 }, "{user}");
+    }
+}
+
+#[test]
+fn a_request_may_name_its_arm_where_that_is_allowed() {
+    let services = two();
+    let force = "force = { header = \"x-arm\", cookie = \"arm\", query = \"arm\" }";
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"0%\", stable = \"rest\"", force));
+    for (target, field, arm) in [
+        ("/", "X-Arm: canary\r\n", "canary"),
+        ("/", "Cookie: a=b; arm=canary\r\n", "canary"),
+        ("/?arm=canary", "", "canary"),
+        ("/?arm=nobody", "", "stable"),
+        ("/", "", "stable"),
+    ] {
+        let mut client = rig.connect("web");
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a.example\r\n{field}\r\n")).unwrap();
+        let Read1::Answer(answer) = client.read("GET").unwrap() else { panic!("no answer") };
+        assert_eq!((answer.status, answer.text().as_str()), (200, arm), "{target} {field}");
+    }
+}
+
+#[test]
+fn a_body_goes_on_to_the_control_arm_with_its_request() {
+    let services = two();
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"100%\", stable = \"0%\"", ""));
+    services[0].is(Mood::Gone);
+    let mut client = rig.connect("web");
+    client.send("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+    let Read1::Answer(answer) = client.read("POST").unwrap() else { panic!("no answer") };
+    // The larger arm is the control arm here, and nobody stands in for that.
+    assert_eq!(answer.status, 502);
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"40%\", stable = \"rest\"", "force = { header = \"x-arm\" }"));
+    let mut client = rig.connect("web");
+    client.send("POST / HTTP/1.1\r\nHost: a.example\r\nX-Arm: canary\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+    let Read1::Answer(answer) = client.read("POST").unwrap() else { panic!("no answer") };
+    assert_eq!((answer.status, answer.text().as_str()), (200, "stable"));
+}
+
+#[test]
+fn a_ramp_by_reload_only_gains() {
+    let services = two();
+    let of = |share: &str| text(&addresses(&services), &format!("canary = \"{share}\", stable = \"rest\""), "by = \"cookie:uid\"");
+    let rig = Rig::start(&of("10%"));
+    let mut before = arms(&rig);
+    for share in ["20%", "50%", "100%"] {
+        rig.reloaded(&of(share));
+        let after = arms(&rig);
+        assert!(before.iter().zip(&after).all(|(before, after)| before == "stable" || after == "canary"), "{share}");
+        before = after;
+    }
+    assert!(before.iter().all(|arm| arm == "canary"));
+}
+
+/// `config/experiment.toml` as it is, but for the addresses and how often is probed.
+#[test]
+fn the_experiment_sample_keeps_its_promises() {
+    let sample = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/experiment.toml")).unwrap();
+    let services = ["canary", "stable", "stable"].map(Fickle::start);
+    let [canary, first, second] = services.each_ref().map(|one| one.address.to_string());
+    let text = sample
+        .replace("0.0.0.0:8080", "127.0.0.1:0")
+        .replace("10.0.0.9:8080", &canary)
+        .replace("10.0.0.1:8080", &first)
+        .replace("10.0.0.2:8080", &second)
+        .replace("interval = \"2s\", timeout = \"1s\"", "interval = \"100ms\", timeout = \"100ms\"");
+    let rig = Rig::start(&text);
+    let split = Split::new(Hashing::Own { salt: b"checkout-2026".to_vec() }, &[Some(100_000), None]);
+    let ask = |path: &str, fields: &str| {
+        let mut client = rig.connect("shop");
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n{fields}\r\n")).unwrap();
+        let Read1::Answer(answer) = client.read("GET").unwrap() else { panic!("no answer") };
+        assert_eq!(answer.status, 200, "{path} {fields}");
+        answer.text()
+    };
+    for number in 0..100 {
+        let expected = ["canary", "stable"][split.arm(format!("user-{number}").as_bytes())];
+        assert_eq!(ask("/checkout/cart", &format!("Cookie: uid=user-{number}\r\n")), expected, "{number}");
+    }
+    assert_eq!(ask("/checkout/cart", "X-Arm: canary\r\n"), "canary");
+    assert_eq!(ask("/", "X-Arm: canary\r\n"), "stable");
+    services[0].is(Mood::Gone);
+    assert_eq!(ask("/checkout/cart", "X-Arm: canary\r\n"), "stable");
+}
+
+#[test]
+fn what_decided_the_arm_is_told() {
+    let services = two();
+    let settings = "by = \"cookie:uid\"\nforce = { header = \"x-arm\" }";
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"10%\", stable = \"rest\"", settings));
+    let step = |header: &str| rig.admin_json(&format!("/explain?url=http://a.example/&header={header}"))["way"][0].clone();
+    let forced = step("x-arm:%20canary");
+    assert_eq!((&forced["kind"], &forced["arm"], &forced["because"]), (&"split".into(), &"canary".into(), &"forced".into()));
+    let keyed = step("cookie:%20uid=user-1");
+    assert_eq!((&keyed["arm"], &keyed["key"]), (&expected(100_000)[1].as_str().into(), &"user-1".into()));
+    assert_eq!(keyed["arms"][0], serde_json::json!({ "name": "canary", "share": 0.1 }));
+    let services = rig.admin_json("/services");
+    let split = services.as_array().unwrap().iter().find(|service| service["kind"] == "split").unwrap().clone();
+    assert_eq!((&split["name"], &split["control"]), (&"checkout".into(), &"stable".into()));
+}
+
+#[track_caller]
+fn check_wrong(split: &str, expected: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[[listener]]\nlisten = \"127.0.0.1:0\"\nservice = \"s\"\n[service.s.split]\n{split}\n\
+         [service.a]\nendpoints = [\"127.0.0.1:1\"]\n[service.b]\nendpoints = [\"127.0.0.1:2\"]\n"
+    );
+    std::fs::write(directory.path().join("a.toml"), text).unwrap();
+    let output = crate::support::binary().current_dir(directory.path()).args(["check", "a.toml"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn wrong_splits_are_told_with_a_remedy() {
+    check_wrong("arms = { a = \"10%\", b = \"80%\" }", "a.toml:5:8: error: shares sum to 90%, expected 100%");
+    check_wrong("arms = { a = \"50%\", b = \"50.0001%\" }", "a.toml:5:8: error: shares sum to 100.0001%, more than 100%");
+    check_wrong("arms = { a = \"rest\", b = \"rest\" }", "a.toml:5:26: error: two arms cannot both have the rest");
+    check_wrong("arms = { a = 10, b = \"rest\" }", "a.toml:5:14: error: a share needs its sign");
+    check_wrong("arms = {}", "a split has 1 to 256 arms, this has 0");
+    check_wrong("arms = [\"a\"]", "write arms = { canary = \"10%\", stable = \"rest\" }");
+    check_wrong("arms = { a = \"10%\", missing = \"rest\" }", "missing");
+    check_wrong("arms = { a = \"10%\", s = \"rest\" }", "`s` is a part of itself");
+    check_wrong("arms = { a = \"0.5%\", b = \"rest\" }\ncompat = { unleash = { group = \"g\" } }", "write a multiple of \"1%\"");
+    check_wrong("arms = { a = \"10%\", b = \"rest\" }\ncompat = \"launchdarkly\"", "needs a flag with its salt, or a seed");
+    check_wrong("arms = { a = \"10%\", b = \"rest\" }\ncompat = \"growthbok2\"", "did you mean \"growthbook2\"?");
+    check_wrong("arms = { a = \"10%\", b = \"rest\" }\ncompat = \"nginx\"\nsalt = \"x\"", "a.toml:7:8: error: `salt` is for our own way");
+    check_wrong("arms = { a = \"10%\", b = \"rest\" }\nforce = {}", "`force` names no place");
+    check_wrong("arms = { a = \"10%\", b = \"rest\" }\nby = \"cokie:uid\"", "cokie");
+}
