@@ -222,6 +222,7 @@ fn request_to_endpoint(listener: &Listener, head: &Head<'_>, out: &mut Vec<u8>) 
         peer: Some(CLIENT),
         peer_is_trusted: false,
         endpoint_host: "",
+        ours: b"",
     };
     out.clear();
     compose::request(black_box(&forwarding), out);
@@ -238,7 +239,7 @@ fn response_to_client(listener: &Listener, head: &Head<'_>, response: &ResponseH
         keeps_length: false,
         persistence: Persistence::Kept,
         date: b"Sun, 06 Nov 1994 08:49:37 GMT",
-        fields: b"",
+        fields: &[],
     };
     out.clear();
     compose::response(black_box(&relay), out);
@@ -344,6 +345,7 @@ fn account(criterion: &mut Criterion) {
         listener: "web",
         route: "",
         service: "127.0.0.1:1",
+        arm: None,
         endpoint: Some("127.0.0.1:1"),
         attempts: 1,
         request_id: Some(head.request_id),

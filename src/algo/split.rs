@@ -178,6 +178,11 @@ impl Split {
         Self { hashing, parts }
     }
 
+    /// Where a key is among the ranges, in the units of its hashing.
+    pub fn position(&self, key: &[u8]) -> f64 {
+        self.hashing.position(key)
+    }
+
     /// The arm of a key, by its number.
     pub fn arm(&self, key: &[u8]) -> usize {
         let position = self.hashing.position(key);

@@ -157,6 +157,7 @@ fn step_lines(step: &Step, page: &mut Page) {
         }
         Step::Split { service, key, arm, instead_of, because, arms } => {
             let key = match (key, *because) {
+                (_, "issued") => "no key, so it is given one".to_owned(),
                 (Some(key), _) => format!("key \"{key}\""),
                 (None, "forced") => "the request names its arm".to_owned(),
                 (None, _) => "no key, so any arm".to_owned(),
@@ -165,6 +166,7 @@ fn step_lines(step: &Step, page: &mut Page) {
             page.line("split", &format!("{service}, {}: {key}", shares.join(", ")));
             match instead_of {
                 Some(missing) => page.line("", &format!("goes to {arm}, since {missing} has nobody")),
+                None if matches!(*because, "issued" | "chance") => page.line("", &format!("goes to any of them, here {arm}")),
                 None => page.line("", &format!("goes to {arm}")),
             }
         }

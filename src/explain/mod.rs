@@ -241,6 +241,7 @@ pub fn explain(generation: &Generation, asked: &Asked, is_serving: bool) -> Resu
     explanation.verdict = verdict(&decision, route, &head, now);
     if let (Decision::Forward(pool, _), Some(route)) = (&decision, route) {
         explanation.way.push(pool_of(pool, is_serving));
+        let told = way.told(head.scheme == "https");
         let forwarding = Forwarding {
             head: &head,
             route,
@@ -252,6 +253,7 @@ pub fn explain(generation: &Generation, asked: &Asked, is_serving: bool) -> Resu
             peer: Some(asked.client),
             peer_is_trusted: false,
             endpoint_host: "",
+            ours: &told.to_endpoint,
         };
         explanation.sends = Some(sends(&forwarding, &bytes));
         explanation.timeouts = timeouts(route, pool);

@@ -165,7 +165,7 @@ impl<S: Side> Job<'_, S> {
                 keeps_length: (is_head && status != 204) || status == 304,
                 persistence: keep,
                 date,
-                fields: &self.cookie,
+                fields: &[&self.told.to_client, &self.cookie],
             };
             compose::response(&relay, self.client.link.output());
         });

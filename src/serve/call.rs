@@ -37,6 +37,8 @@ pub struct Call<'a> {
     pub peer_is_trusted: bool,
     /// When the whole exchange must be over.
     pub deadline: Option<Instant>,
+    /// What services on the way tell an endpoint: fields, each a line.
+    pub told: &'a [u8],
     /// Whom a shard means among a pool's endpoints.
     pub aim: Option<Aim>,
     /// Its client was told to go on already.
@@ -114,6 +116,7 @@ impl<'a> Call<'a> {
                 peer: self.peer,
                 peer_is_trusted: self.peer_is_trusted,
                 endpoint_host: &endpoint_host,
+                ours: self.told,
             },
             out,
         );

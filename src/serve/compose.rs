@@ -40,6 +40,8 @@ pub struct Forwarding<'a> {
     pub peer_is_trusted: bool,
     /// `Host` for a request that came without one.
     pub endpoint_host: &'a str,
+    /// More fields of ours, each a line.
+    pub ours: &'a [u8],
 }
 
 /// The head of a request to an endpoint.
@@ -65,6 +67,7 @@ pub fn request(forwarding: &Forwarding<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(CRLF);
     let seen = request_fields(forwarding, out);
     proxy_fields(forwarding, &seen, out);
+    out.extend_from_slice(forwarding.ours);
     let lookup = HeadLookup { head, route: &route.name };
     route.request_edits.write(&lookup, out);
     match forwarding.body {
@@ -217,7 +220,7 @@ pub struct Relay<'a> {
     pub persistence: Persistence,
     pub date: &'a [u8],
     /// Fields of ours, each a line.
-    pub fields: &'a [u8],
+    pub fields: &'a [&'a [u8]],
 }
 
 /// The head of a final answer.
@@ -249,7 +252,9 @@ pub fn response(relay: &Relay<'_>, out: &mut Vec<u8>) {
         write_field(name, value, out);
     }
     relay.edits.write(relay.lookup, out);
-    out.extend_from_slice(relay.fields);
+    for lines in relay.fields {
+        out.extend_from_slice(lines);
+    }
     if !has_date && !relay.edits.drops(Known::Date, b"date") {
         write_field(b"Date", relay.date, out);
     }
@@ -276,7 +281,7 @@ pub fn interim(response: &ResponseHead, bytes: &[u8], out: &mut Vec<u8>) {
 
 /// The head of a 101, whose end is the beginning of something else.
 /// `ours` are fields of our own, each a line.
-pub fn switching(response: &ResponseHead, bytes: &[u8], edits: &Edits, lookup: &HeadLookup<'_, '_>, ours: &[u8], out: &mut Vec<u8>) {
+pub fn switching(response: &ResponseHead, bytes: &[u8], edits: &Edits, lookup: &HeadLookup<'_, '_>, ours: &[&[u8]], out: &mut Vec<u8>) {
     status_line(response, bytes, out);
     let nominations = Nominations::of(bytes, &response.fields);
     for field in &response.fields {
@@ -286,7 +291,9 @@ pub fn switching(response: &ResponseHead, bytes: &[u8], edits: &Edits, lookup: &
         }
     }
     edits.write(lookup, out);
-    out.extend_from_slice(ours);
+    for lines in ours {
+        out.extend_from_slice(lines);
+    }
     for field in response.fields.iter().filter(|field| field.known == Known::Upgrade) {
         write_upgrade(field.value.of(bytes), out);
     }
@@ -323,27 +330,31 @@ fn status_line(response: &ResponseHead, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A fixed answer, head and body.
-pub fn fixed(
-    respond: &Respond,
-    lookup: &HeadLookup<'_, '_>,
-    edits: &Edits,
-    method: &[u8],
-    persistence: Persistence,
-    date: &[u8],
-    out: &mut Vec<u8>,
-) {
-    own_status_line(respond.status, out);
-    for (name, value) in &respond.headers {
-        if edits.drops(Known::of(name), name) {
-            continue;
+pub struct Fixed<'a> {
+    pub respond: &'a Respond,
+    pub lookup: &'a HeadLookup<'a, 'a>,
+    pub edits: &'a Edits,
+    /// More fields of ours, each a line.
+    pub ours: &'a [u8],
+}
+
+impl Fixed<'_> {
+    pub fn write(&self, method: &[u8], persistence: Persistence, date: &[u8], out: &mut Vec<u8>) {
+        let Self { respond, lookup, edits, ours } = *self;
+        own_status_line(respond.status, out);
+        for (name, value) in &respond.headers {
+            if edits.drops(Known::of(name), name) {
+                continue;
+            }
+            out.extend_from_slice(name);
+            out.extend_from_slice(b": ");
+            value.write(lookup, out);
+            out.extend_from_slice(CRLF);
         }
-        out.extend_from_slice(name);
-        out.extend_from_slice(b": ");
-        value.write(lookup, out);
-        out.extend_from_slice(CRLF);
+        edits.write(lookup, out);
+        out.extend_from_slice(ours);
+        own_end(respond.status, &respond.body, method, persistence, date, out);
     }
-    edits.write(lookup, out);
-    own_end(respond.status, &respond.body, method, persistence, date, out);
 }
 
 /// An answer of attache's own with a field or two.

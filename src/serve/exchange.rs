@@ -11,23 +11,23 @@ use std::time::{Duration, Instant};
 
 use super::call::{Call, deadline, is_grpc};
 use super::check::{Handshake, check};
-use super::compose::{self, Own, Persistence};
+use super::compose::{self, Fixed, Own, Persistence};
 use super::connection::Client;
 use super::forward::{self, Job};
 use super::onward::{self, PASSED_MAX, nothing_to_read};
 use super::peek::{self, Bounds, Peeked, Unread};
+use super::settle::{Told, settle};
 use super::side::Side;
 use super::tape::Tape;
 use super::timer::Stall;
 use super::worker::{Scratch, Worker};
-use crate::generation::{Generation, Listener, Route, Walk};
+use crate::generation::{Generation, Listener, Walk};
 use crate::proto::grpc;
-use crate::proto::http1::{BodyFraming, Known, RequestFraming, RequestHead, Version, upgrade};
+use crate::proto::http1::{BodyFraming, Known, RequestFraming, Version, upgrade};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers};
 
 use crate::services::{Asked, Body, Decision, Unwanted, Way};
-use crate::telemetry::{access, clock};
 use crate::upstream::Endpoint;
 
 /// What becomes of the client's connection.
@@ -144,10 +144,12 @@ pub async fn run<S: Side>(
         listener: &listener.name,
     };
     let mut way = Way::new(std::mem::take(keys));
+    // Once, so that what is left to chance stays when it is asked again.
+    let dice = worker.roll();
     let Walk { route, captures, mut decision } = match &checked {
         Ok(checked) => {
             let body = nothing_to_read(&checked.framing);
-            listener.walk(&Asked { head: &head, now: started, worker: worker.index, dice: worker.roll(), body, passed: &[] }, &mut way)
+            listener.walk(&Asked { head: &head, now: started, worker: worker.index, dice, body, passed: &[] }, &mut way)
         }
         Err(refusal) => Walk { route: None, captures: Captures::default(), decision: Decision::Refuse(*refusal) },
     };
@@ -175,8 +177,7 @@ pub async fn run<S: Side>(
             match Box::pin(peek::peek(client, &mut tape, framing, &bounds)).await {
                 Ok(read) => {
                     let body = peeked.insert(read).body();
-                    let asked =
-                        Asked { head: &head, now: Instant::now(), worker: worker.index, dice: worker.roll(), body, passed: &passed };
+                    let asked = Asked { head: &head, now: Instant::now(), worker: worker.index, dice, body, passed: &passed };
                     decision = route.decide(&asked, &mut way);
                 }
                 Err(Unread::Refused(refusal)) => decision = Decision::Refuse(refusal),
@@ -186,7 +187,8 @@ pub async fn run<S: Side>(
         }
         // Nobody knows how much of a body that was read for its key is still to come.
         let local_keep = if peeked.is_some() { Persistence::Closed } else { keep };
-        let is_sharded = way.sent(worker.index, started);
+        let may_go_on = way.sent(worker.index, started);
+        let told = way.told(head.scheme == "https");
         let outcome = match (&decision, route, framing) {
             (Decision::Forward(pool, aim), Some(route), Some(framing)) => {
                 let deadline = deadline(route, &head, request.version, started);
@@ -207,19 +209,20 @@ pub async fn run<S: Side>(
                     peer_is_trusted,
                     deadline,
                     aim: *aim,
+                    told: &told.to_endpoint,
                     is_continued: peeked.as_ref().is_some_and(|peeked| peeked.has_told),
                 };
-                let goes_on = is_sharded && passed.len() < PASSED_MAX;
+                let goes_on = may_go_on && passed.len() < PASSED_MAX;
                 let unwanted = way.unwanted.map_or(Unwanted::Nothing, |(_, _, unwanted)| unwanted);
-                let job = Job { call, client, keep, response, deadline, cookie: Vec::new(), tape: &mut tape, goes_on, unwanted };
+                let job =
+                    Job { call, client, keep, response, deadline, told: &told, cookie: Vec::new(), tape: &mut tape, goes_on, unwanted };
                 forward::forward(job, pool).await
             }
             (Decision::Answer(respond), Some(route), Some(framing)) => {
                 let lookup = HeadLookup { head: &head, route: &route.name };
                 let keep = keep_after_local(local_keep, framing);
-                worker.with_date(|date| {
-                    compose::fixed(respond, &lookup, &route.response_edits, method, keep, date, client.link.output());
-                });
+                let fixed = Fixed { respond, lookup: &lookup, edits: &route.response_edits, ours: &told.to_client };
+                worker.with_date(|date| fixed.write(method, keep, date, client.link.output()));
                 let body_out = if method == b"HEAD" { 0 } else { respond.body.len() as u64 };
                 local(client, listener, framing, keep, respond.status, body_out, None).await
             }
@@ -233,6 +236,7 @@ pub async fn run<S: Side>(
                     fields.extend_from_slice(b"\r\n");
                 }
                 route.response_edits.write(&lookup, &mut fields);
+                fields.extend_from_slice(&told.to_client);
                 let own = Own { status: redirect.status, fields: &fields, body: b"" };
                 worker.with_date(|date| own.write(method, keep, date, client.link.output()));
                 local(client, listener, framing, keep, redirect.status, 0, None).await
@@ -245,7 +249,7 @@ pub async fn run<S: Side>(
                     Some(framing) if onward::is_of_way(refusal) && framing.body == BodyFraming::None => keep,
                     _ => Persistence::Closed,
                 };
-                let status = refuse(worker, client, method, headers, refusal, keep);
+                let status = refuse(worker, client, method, headers, refusal, &told.to_client, keep);
                 local(client, listener, framing.unwrap_or(&RequestFraming::UNREAD), keep, status, 0, Some(refusal)).await
             }
         };
@@ -258,19 +262,19 @@ pub async fn run<S: Side>(
         decision = onward::go_on(
             route,
             outcome.refusal,
-            &Asked { head: &head, now: Instant::now(), worker: worker.index, dice: worker.roll(), body, passed: &[] },
+            &Asked { head: &head, now: Instant::now(), worker: worker.index, dice, body, passed: &[] },
             &mut passed,
             &mut way,
         );
     };
     outcome.attempts += attempts;
-    *keys = way.into_keys();
     let after = match (outcome.after(), framing) {
         (After::Close, Some(asked)) if !asked.keep_alive && asked.body == BodyFraming::None && client.link.has_said_all() => After::Part,
         (after, _) => after,
     };
-    let told = Told { head: &head, request, walk_route: route, target: request.target.of(bytes) };
-    settle(worker, listener, generation, &told, &outcome, started);
+    let told = Told { head: &head, request, route, target: request.target.of(bytes) };
+    settle(worker, listener, generation, &told, &way, &outcome, started);
+    *keys = way.into_keys();
     client.tls = tls;
     after
 }
@@ -287,7 +291,7 @@ pub async fn refuse_unparsed<S: Side>(
     let generation = worker.pin();
     let Scratch { request, request_bytes, request_id, .. } = scratch;
     let bytes: &[u8] = request_bytes;
-    let status = refuse(worker, client, request.method.of(bytes), Headers { bytes, fields: &[] }, refusal, Persistence::Closed);
+    let status = refuse(worker, client, request.method.of(bytes), Headers { bytes, fields: &[] }, refusal, &[], Persistence::Closed);
     let outcome = local(client, listener, &RequestFraming::UNREAD, Persistence::Closed, status, 0, Some(refusal)).await;
     let head = Head {
         method: request.method.of(bytes),
@@ -303,8 +307,8 @@ pub async fn refuse_unparsed<S: Side>(
         request_id,
         listener: &listener.name,
     };
-    let told = Told { head: &head, request, walk_route: None, target: request.target.of(bytes) };
-    settle(worker, listener, &generation, &told, &outcome, started);
+    let told = Told { head: &head, request, route: None, target: request.target.of(bytes) };
+    settle(worker, listener, &generation, &told, &Way::default(), &outcome, started);
     outcome.after()
 }
 
@@ -337,13 +341,15 @@ fn keep_after_local(keep: Persistence, framing: &RequestFraming) -> Persistence 
     }
 }
 
-/// Puts a refusal into the client's output, and gives the status that it gets. gRPC's clients read a status of their own.
+/// Puts a refusal into the client's output, and gives the status that it gets; `ours` are more fields, each a line. gRPC's clients read a
+/// status of their own.
 pub fn refuse<S: Side>(
     worker: &Worker,
     client: &mut Client<S>,
     method: &[u8],
     headers: Headers<'_>,
     refusal: Refusal,
+    ours: &[u8],
     keep: Persistence,
 ) -> u16 {
     if is_grpc(headers) {
@@ -352,7 +358,7 @@ pub fn refuse<S: Side>(
             refusal => grpc::Status::of_http(refusal.status().code()),
         };
         let fields = format!("Content-Type: application/grpc\r\ngrpc-status: {}\r\ngrpc-message: {}\r\n", status as u8, refusal.phrase());
-        let own = Own { status: 200, fields: fields.as_bytes(), body: b"" };
+        let own = Own { status: 200, fields: &[fields.as_bytes(), ours].concat(), body: b"" };
         worker.with_date(|date| own.write(method, keep, date, client.link.output()));
         return own.status;
     }
@@ -363,7 +369,8 @@ pub fn refuse<S: Side>(
         Refusal::NoEndpoint | Refusal::ShardDown | Refusal::Overloaded => b"Content-Type: text/plain\r\nRetry-After: 1\r\n",
         _ => b"Content-Type: text/plain\r\n",
     };
-    let own = Own { status: refusal.status().code(), fields, body: body.as_bytes() };
+    let fields = [fields, ours].concat();
+    let own = Own { status: refusal.status().code(), fields: &fields, body: body.as_bytes() };
     worker.with_date(|date| own.write(method, keep, date, client.link.output()));
     own.status
 }
@@ -435,64 +442,4 @@ async fn discard<S: Side>(client: &mut Client<S>, mut length: u64, timeout: Dura
             return false;
         }
     }
-}
-
-/// What the log says of a request.
-struct Told<'a> {
-    head: &'a Head<'a>,
-    request: &'a RequestHead,
-    walk_route: Option<&'a Route>,
-    target: &'a [u8],
-}
-
-/// Counts the exchange and writes its record.
-fn settle(worker: &Worker, listener: &Listener, generation: &Generation, told: &Told<'_>, outcome: &Outcome, started: Instant) {
-    let took = outcome.ended.saturating_duration_since(started);
-    let metrics = told.walk_route.map_or(&listener.unrouted, |route| &route.metrics);
-    if outcome.status > 0 {
-        metrics.finished(worker.index, outcome.status, took);
-    }
-    if let Some(refusal) = outcome.refusal {
-        listener.metrics.refused(worker.index, refusal.index());
-    }
-    let Some(format) = generation.file.log.access.format() else { return };
-    let head = told.head;
-    let known = |known| head.headers.fields.iter().find(|field| field.known == known).map(|field| field.value.of(head.headers.bytes));
-    let record = access::Record {
-        time: clock::unix_now(),
-        client: head.client,
-        method: head.method,
-        host: present(head.authority),
-        target: told.target,
-        protocol: match told.request.version {
-            Version::Http10 => "HTTP/1.0",
-            Version::Http11 => "HTTP/1.1",
-            Version::Http2 => "HTTP/2.0",
-        },
-        status: outcome.status,
-        bytes_in: outcome.body_in,
-        bytes_out: outcome.body_out,
-        duration: took,
-        listener: &listener.name,
-        route: told.walk_route.map_or("", |route| route.name.as_str()),
-        service: told.walk_route.map_or("", |route| route.service_name.as_str()),
-        endpoint: outcome.endpoint.as_ref().map(|endpoint| endpoint.name.as_str()),
-        attempts: outcome.attempts,
-        request_id: present(head.request_id),
-        refusal: outcome.refusal.map(Refusal::label),
-        outcome: match outcome.ending {
-            Ending::Complete => access::Outcome::Complete,
-            Ending::ClientGone => access::Outcome::ClientGone,
-            Ending::Cut | Ending::OutOfTime | Ending::Refused => access::Outcome::Cut,
-        },
-        user_agent: known(Known::UserAgent),
-        referer: known(Known::Referer),
-        tls: head.tls.map(|tls| access::Tls { version: tls.version, sni: tls.sni.as_deref() }),
-    };
-    worker.record(format, &record);
-}
-
-/// Empty is as good as absent.
-fn present(bytes: &[u8]) -> Option<&[u8]> {
-    (!bytes.is_empty()).then_some(bytes)
 }

@@ -22,7 +22,7 @@ use super::tries::{Cause, Tries};
 use super::waits::{Early, poll_deadlines};
 use crate::proto::http1::{BodyFraming, ResponseHead, response_framing};
 use crate::refusal::Refusal;
-use crate::services::Unwanted;
+use crate::services::{self, Unwanted};
 use crate::telemetry::metrics;
 use crate::upstream::{Endpoint, Lease, Pool, SendProxy};
 
@@ -35,6 +35,8 @@ pub struct Job<'a, S> {
     pub response: &'a mut ResponseHead,
     /// As the call's; none once an answer has begun that is not meant to end.
     pub deadline: Option<Instant>,
+    /// What services on the way tell.
+    pub told: &'a services::Told,
     /// A field for the client, if it is to be bound to its endpoint; a line.
     pub cookie: Vec<u8>,
     /// What was taken of the body, where it may be needed again.
@@ -409,7 +411,15 @@ impl<S: Side> Job<'_, S> {
         }
         let is_read = body_is_taken && (body_in > 0 || self.call.framing.body == BodyFraming::None);
         let keep = if is_read { self.keep } else { Persistence::Closed };
-        let status = exchange::refuse(self.call.worker, self.client, self.call.head.method, self.call.head.headers, refusal, keep);
+        let status = exchange::refuse(
+            self.call.worker,
+            self.client,
+            self.call.head.method,
+            self.call.head.headers,
+            refusal,
+            &self.told.to_client,
+            keep,
+        );
         let is_sent = exchange::finish(self.client, self.call.listener.timeouts.write).await;
         Outcome {
             status,

@@ -20,6 +20,7 @@ mod onward;
 mod open;
 mod peek;
 mod pump;
+mod settle;
 mod side;
 mod stream;
 mod switch;

@@ -24,7 +24,14 @@ impl<S: Side> Job<'_, S> {
     /// Lets client and endpoint speak whatever they agreed on, for as long as they do.
     pub async fn switch<E: Far>(&mut self, link: &mut E, pool: &Pool, endpoint: &Arc<Endpoint>, attempts: u32) -> Outcome {
         let lookup = HeadLookup { head: self.call.head, route: &self.call.route.name };
-        compose::switching(self.response, link.input(), &self.call.route.response_edits, &lookup, &self.cookie, self.client.link.output());
+        compose::switching(
+            self.response,
+            link.input(),
+            &self.call.route.response_edits,
+            &lookup,
+            &[&self.told.to_client, &self.cookie],
+            self.client.link.output(),
+        );
         link.consume(self.response.bytes);
         let timeouts = tunnel::Timeouts { idle: pool.policy.timeouts.idle, write: self.call.listener.timeouts.write };
         let tunnel = tunnel::run(self.call.worker, self.client, link, &timeouts).await;

@@ -8,8 +8,9 @@ pub mod respond;
 pub mod shard;
 pub mod split;
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::refusal::Refusal;
 use crate::route::Head;
@@ -199,6 +200,13 @@ impl Unwanted {
     }
 }
 
+/// Fields that services on the way add, each a line.
+#[derive(Debug, Default)]
+pub struct Told {
+    pub to_endpoint: Vec<u8>,
+    pub to_client: Vec<u8>,
+}
+
 /// The way from a route's service to the verdict: whom each service on it chose that chooses.
 #[derive(Default)]
 pub struct Way<'g> {
@@ -230,17 +238,53 @@ impl<'g> Way<'g> {
         self.keys
     }
 
-    /// A request goes this way, and is with whom it passes until the way is cleared. `false` if nobody on it chose: then there is no
-    /// other.
+    /// A request goes this way, and is with whom it passes until the way is cleared. `false` if there is nobody else for it.
     pub fn sent(&mut self, worker: usize, now: Instant) -> bool {
         let Self { first, more, keys, .. } = self;
+        let mut has_others = false;
         for step in first.iter_mut().chain(more) {
             match step {
-                Step::Shard(step) => step.shard.sent(step, keys, worker, now),
-                Step::Split(step) => step.split.sent(step, worker),
+                Step::Shard(step) => {
+                    has_others = true;
+                    step.shard.sent(step, keys, worker, now);
+                }
+                Step::Split(step) => {
+                    has_others |= split::Split::passed(step).is_some();
+                    step.split.sent(step, worker);
+                }
             }
         }
-        self.first.is_some()
+        has_others
+    }
+
+    /// What splits on the way say of their arms.
+    pub fn told(&self, is_secure: bool) -> Told {
+        let mut told = Told::default();
+        for step in self.steps() {
+            if let Step::Split(step) = step {
+                step.tell(&self.keys, is_secure, &mut told);
+            }
+        }
+        told
+    }
+
+    /// The arm that a split chose; of several splits, one after the other.
+    pub fn arm(&self) -> Option<Cow<'g, str>> {
+        let mut arms = self.steps().filter_map(|step| match step {
+            Step::Split(step) => Some(step.name()),
+            Step::Shard(_) => None,
+        });
+        let first = arms.next()?;
+        Some(arms.fold(Cow::Borrowed(first), |all, arm| Cow::Owned(format!("{all}, {arm}"))))
+    }
+
+    /// An answer was sent with this status; 0 if none was.
+    pub fn finished(&self, worker: usize, status: u16, took: Duration) {
+        for step in self.steps() {
+            if let Step::Split(step) = step {
+                step.finished(worker, status, took);
+            }
+        }
     }
 
     pub fn steps(&self) -> impl DoubleEndedIterator<Item = &Step<'g>> {

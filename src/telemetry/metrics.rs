@@ -63,6 +63,8 @@ metrics! {
     SHARD_HOT_KEYS = Gauge "shard_hot_keys" ["service"] "Keys that are hot, as the worker counts that has most of them.";
     SPLIT_REQUESTS = Counter "split_requests_total" ["service", "arm"] "Requests sent to each arm of a split, those sent again included.";
     SPLIT_FAILED_OVER = Counter "split_failed_over_total" ["service", "arm"] "Requests that the control arm took since their own arm had nobody.";
+    SPLIT_ERRORS = Counter "split_errors_total" ["service", "arm"] "Answers with a status of 500 or more that the users of an arm got.";
+    SPLIT_SECONDS = Histogram "split_request_duration_seconds" ["service", "arm"] "From the first byte of a request to the last of its answer.";
     ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
     DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
@@ -466,6 +468,8 @@ impl ShardMetrics {
 struct ArmShard {
     sent: Cell,
     failed_over: Cell,
+    errors: Cell,
+    duration: Histogram,
 }
 
 /// What one arm of a split gets.
@@ -477,6 +481,16 @@ pub struct ArmMetrics {
 impl ArmMetrics {
     pub fn sent(&self, worker: usize) {
         self.shards.with(worker, ArmShard::default, |shard| shard.sent.add(1));
+    }
+
+    /// A user of this arm got this status; 0 is none.
+    pub fn finished(&self, worker: usize, status: u16, took: Duration) {
+        self.shards.with(worker, ArmShard::default, |shard| {
+            shard.duration.observe(took);
+            if status >= 500 {
+                shard.errors.add(1);
+            }
+        });
     }
 
     /// A request of this arm went to the control arm.
@@ -749,6 +763,10 @@ impl Metrics {
         }
         for ((service, arm), metrics) in sorted(&self.arms) {
             page.add(&SPLIT_REQUESTS, &[&service, &arm], metrics.shards.sum(|shard| &shard.sent) as f64);
+            let mut total = Total::default();
+            metrics.shards.iter().for_each(|shard| total.add(&shard.duration));
+            page.add(&SPLIT_ERRORS, &[&service, &arm], metrics.shards.sum(|shard| &shard.errors) as f64);
+            page.add_histogram(&SPLIT_SECONDS, &[&service, &arm], &total);
             page.add_if_any(&SPLIT_FAILED_OVER, &[&service, &arm], metrics.shards.sum(|shard| &shard.failed_over));
         }
         for (service, metrics) in sorted(&self.spreads) {
@@ -929,6 +947,7 @@ mod tests {
             metrics.spread("cache").spilled(worker);
             metrics.arm("checkout", "canary").sent(worker);
             metrics.arm("checkout", "canary").failed_over(worker);
+            metrics.arm("checkout", "canary").finished(worker, 500, Duration::ZERO);
             metrics.spread("cache").spread(worker);
             metrics.spread("cache").set_hot_keys(worker, 1 + worker as u64);
             metrics.service("app").attempted(worker, Duration::from_millis(3));

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use attache::algo::split::{Hashing, Split};
 
-use crate::support::{Fickle, Mood, Read1, Rig, eventually};
+use crate::support::{Answer, Fickle, Mood, Origin, Read1, Rig, eventually};
 
 fn text(addresses: &[SocketAddr], arms: &str, settings: &str) -> String {
     let mut pools = String::new();
@@ -215,4 +215,59 @@ fn wrong_splits_are_told_with_a_remedy() {
     check_wrong("arms = { a = \"10%\", b = \"rest\" }\ncompat = \"nginx\"\nsalt = \"x\"", "a.toml:7:8: error: `salt` is for our own way");
     check_wrong("arms = { a = \"10%\", b = \"rest\" }\nforce = {}", "`force` names no place");
     check_wrong("arms = { a = \"10%\", b = \"rest\" }\nby = \"cokie:uid\"", "cokie");
+}
+
+/// The answer to one request with these fields.
+#[track_caller]
+fn ask(rig: &Rig, fields: &str) -> Answer {
+    let mut client = rig.connect("web");
+    client.send(format!("GET / HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n")).unwrap();
+    match client.read("GET").unwrap() {
+        Read1::Answer(answer) => answer,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn whoever_has_no_key_is_given_one_and_stays() {
+    let services = two();
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"50%\", stable = \"rest\"", "issue = \"uid\""));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..40 {
+        let first = ask(&rig, "");
+        let cookie = first.header("set-cookie").expect("an id").to_owned();
+        let (id, attributes) = cookie.split_once("; ").unwrap();
+        assert_eq!(attributes, "Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax");
+        let second = ask(&rig, &format!("Cookie: {id}\r\n"));
+        assert_eq!((second.text(), second.header("set-cookie")), (first.text(), None));
+        assert!(seen.insert(id.to_owned()), "{id} twice");
+    }
+    // What a client made up is a key too, and is not replaced.
+    assert_eq!(ask(&rig, "Cookie: uid=ann\r\n").header("set-cookie"), None);
+}
+
+#[test]
+fn an_issued_cookie_is_as_it_is_written() {
+    let services = two();
+    let settings = "by = \"header:x-user\"\nissue = { cookie = \"id\", ttl = \"1h\", secure = true }";
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"50%\", stable = \"rest\"", settings));
+    let cookie = ask(&rig, "").header("set-cookie").unwrap().to_owned();
+    assert!(cookie.starts_with("id=") && cookie.ends_with("; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax; Secure"), "{cookie}");
+    assert_eq!(ask(&rig, "X-User: ann\r\n").header("set-cookie"), None);
+}
+
+#[test]
+fn an_arm_is_told_where_that_is_wanted() {
+    let services = two();
+    let echo = Origin::ok("canary");
+    let settings = "by = \"cookie:uid\"\nforce = { header = \"x-arm\" }\nexpose = true";
+    let addresses = [echo.address, addresses(&services)[1]];
+    let rig = Rig::start(&text(&addresses, "canary = \"50%\", stable = \"rest\"", settings));
+    assert_eq!(ask(&rig, "X-Arm: canary\r\n").header("x-attache-arm"), Some("canary"));
+    assert_eq!(ask(&rig, "X-Arm: stable\r\nX-Attache-Arm: canary\r\n").header("x-attache-arm"), Some("stable"));
+    services[1].is(Mood::Gone);
+    let refused = ask(&rig, "X-Arm: stable\r\n");
+    assert_eq!((refused.status, refused.header("x-attache-arm")), (502, Some("stable")));
+    eventually("errors are the arm's", || rig.metrics("attache_split_errors_total{service=\"checkout\",arm=\"stable\"}") >= 1.0);
+    assert!(rig.metrics("attache_split_request_duration_seconds_count{service=\"checkout\",arm=\"canary\"}") >= 1.0);
 }

@@ -239,6 +239,7 @@ impl Drop for Told {
             listener: &self.listener,
             route: &self.route,
             service: &self.service,
+            arm: None,
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name.as_str()),
             attempts: self.attempts,
             request_id: None,

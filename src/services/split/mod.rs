@@ -5,13 +5,14 @@
 
 mod settings;
 
+use std::io::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-pub use settings::{ArmSettings, Arms, Compat, Force, Settings};
+pub use settings::{ArmSettings, Arms, Compat, Force, Issue, Settings};
 
-use super::{Asked, Decision, Passed, Service, Way};
+use super::{Asked, Decision, Passed, Service, Told, Way};
 use crate::algo::split;
 use crate::refusal::Refusal;
 use crate::route::Head;
@@ -29,6 +30,8 @@ pub struct Split {
     ranges: split::Split,
     key: Option<RequestKey>,
     force: Option<Force>,
+    issue: Option<Issue>,
+    is_exposed: bool,
 }
 
 pub struct Arm {
@@ -57,6 +60,8 @@ pub enum Because {
     /// The request names it.
     Forced,
     Key,
+    /// It had no key, and gets one.
+    Issued,
     /// It has no key.
     Chance,
 }
@@ -66,8 +71,45 @@ impl Because {
         match self {
             Self::Forced => "forced",
             Self::Key => "key",
+            Self::Issued => "issued",
             Self::Chance => "chance",
         }
+    }
+}
+
+impl<'g> Step<'g> {
+    /// The arm's.
+    pub fn name(&self) -> &'g str {
+        &self.arm().name
+    }
+
+    fn arm(&self) -> &'g Arm {
+        &self.split.arms[usize::from(self.arm)]
+    }
+
+    /// What the endpoint and the client hear of it; `keys` are the way's.
+    pub(super) fn tell(&self, keys: &[u8], is_secure: bool, told: &mut Told) {
+        let key = self.key.as_ref().map(|key| &keys[key.clone()]);
+        if self.split.is_exposed {
+            let name = self.name();
+            for to in [&mut told.to_endpoint, &mut told.to_client] {
+                let _ = write!(to, "X-Attache-Arm: {name}\r\n");
+            }
+            if let Some(key) = key {
+                let bucket = self.split.ranges.position(key);
+                let _ = write!(told.to_endpoint, "X-Attache-Bucket: {}={bucket}\r\n", self.split.name);
+            }
+        }
+        if let (Because::Issued, Some(Issue { cookie, ttl, secure }), Some(key)) = (self.because, &self.split.issue, key) {
+            let id = String::from_utf8_lossy(key);
+            let secure = if secure.unwrap_or(is_secure) { "; Secure" } else { "" };
+            let seconds = ttl.as_secs();
+            let _ = write!(told.to_client, "Set-Cookie: {cookie}={id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}\r\n");
+        }
+    }
+
+    pub(super) fn finished(&self, worker: usize, status: u16, took: Duration) {
+        self.arm().metrics.finished(worker, status, took);
     }
 }
 
@@ -81,8 +123,10 @@ impl Split {
             name: name.to_owned(),
             control,
             ranges: split::Split::new(settings.hashing(salt), &shares),
-            key: settings.by.as_ref().map(|by| by.value.clone()),
+            key: settings.key(),
             force: settings.force.clone(),
+            issue: settings.issue.clone(),
+            is_exposed: settings.expose,
             arms,
         }
     }
@@ -95,6 +139,11 @@ impl Split {
             let found = self.key.as_ref().map_or(Found::Nowhere, |key| key::find(key, asked.head, asked.body.read(), &mut way.keys));
             match found {
                 Found::Here => (self.ranges.arm(&way.keys[start..]) as u16, Some(start..way.keys.len()), Because::Key),
+                Found::Nowhere if self.issue.is_some() => {
+                    // Not for secrets: an id only has to be another one than everybody else's.
+                    let _ = write!(way.keys, "{:016x}", asked.dice);
+                    (self.ranges.arm(&way.keys[start..]) as u16, Some(start..way.keys.len()), Because::Issued)
+                }
                 Found::Nowhere => (self.ranges.arm(&asked.dice.to_le_bytes()) as u16, None, Because::Chance),
                 Found::InBody(most) => return Decision::Read(most),
             }

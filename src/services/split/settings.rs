@@ -2,9 +2,13 @@
 //!
 //! Checks what can be seen in one table; whether its arms exist, compiling says.
 
+use std::time::Duration;
+
 use crate::algo::split::{BUCKETS, Hashing};
 use crate::settings;
-use crate::value::{Decode, Entry, Fields, Item, LabelText, Reader, RequestKey, ServiceRef, Share, Spanned, Text, Value, nearest};
+use crate::value::{
+    Decode, Entry, Fields, Item, KeySource, LabelText, Reader, RequestKey, ServiceRef, Share, Spanned, Text, Value, nearest,
+};
 
 settings! {
     /// Shares of requests.
@@ -20,6 +24,10 @@ settings! {
         compat: Option<Spanned<Compat>> = None,
         /// Where a request may name its arm.
         force: Option<Force> = None,
+        /// An id for whoever has no key: a cookie's name, or a table.
+        issue: Option<Issue> = None,
+        /// Tell the arm: to the client in `x-attache-arm`, to the endpoint there and in `x-attache-bucket`.
+        expose: bool = false,
     }
 }
 
@@ -84,6 +92,45 @@ impl Decode for Arms {
             return None;
         }
         Some(Self(arms))
+    }
+}
+
+/// A cookie with an id for whoever has no key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Issue {
+    pub cookie: String,
+    /// How long a browser keeps it.
+    pub ttl: Duration,
+    /// Only for HTTPS; by default where the request came over it.
+    pub secure: Option<bool>,
+}
+
+/// Browsers keep no cookie for longer (RFC 6265bis §5.5).
+const TTL_MAX: Duration = Duration::from_secs(400 * 86400);
+const TTL: Duration = Duration::from_secs(365 * 86400);
+
+impl Decode for Issue {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let (cookie, ttl, secure) = if matches!(item.value, Value::Table(_)) {
+            let mut fields = Fields::of(item, "an issued cookie", reader)?;
+            let cookie = fields.required::<Spanned<String>>("cookie", reader);
+            let ttl = fields.optional::<Spanned<Duration>>("ttl", reader);
+            let secure = fields.optional::<bool>("secure", reader);
+            fields.finish(reader)?;
+            (cookie?, ttl?, secure?)
+        } else {
+            (Spanned::<String>::decode(item, reader)?, None, None)
+        };
+        if cookie.is_empty() || !cookie.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+            let help = "use letters, digits, `-`, `_` and `.`";
+            reader.error(cookie.place, format!("`{}` is not a name for a cookie", cookie.value)).help(help);
+            return None;
+        }
+        if let Some(ttl) = ttl.as_ref().filter(|ttl| ttl.value > TTL_MAX || ttl.value < Duration::from_secs(1)) {
+            reader.error(ttl.place, "a browser keeps no cookie for so long").help("\"1s\" to \"400d\"");
+            return None;
+        }
+        Some(Self { cookie: cookie.value, ttl: ttl.map_or(TTL, |ttl| ttl.value), secure })
     }
 }
 
@@ -201,6 +248,22 @@ impl Settings {
             return None;
         }
         Some(self)
+    }
+
+    /// Where keys are read: an id that was issued counts where nothing else does.
+    pub fn key(&self) -> Option<RequestKey> {
+        let issued = self.issue.as_ref().map(|issue| KeySource::Cookie(issue.cookie.clone()));
+        match (&self.by, issued) {
+            (None, issued) => issued.map(|source| RequestKey::of(vec![source])),
+            (Some(by), None) => Some(by.value.clone()),
+            (Some(by), Some(source)) => {
+                let mut key = by.value.clone();
+                if !key.first.contains(&vec![source.clone()]) {
+                    key.first.push(vec![source]);
+                }
+                Some(key)
+            }
+        }
     }
 
     /// `name` is the salt where nothing is written.
