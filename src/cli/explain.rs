@@ -162,7 +162,7 @@ fn step_lines(step: &Step, page: &mut Page) {
                 (None, "forced") => "the request names its arm".to_owned(),
                 (None, _) => "no key, so any arm".to_owned(),
             };
-            let shares: Vec<String> = arms.iter().map(|arm| format!("{} {}%", arm.name, arm.share * 100.0)).collect();
+            let shares: Vec<String> = arms.iter().map(|arm| format!("{} {}%", arm.name, (arm.share * 1e6).round() / 1e4)).collect();
             page.line("split", &format!("{service}, {}: {key}", shares.join(", ")));
             match instead_of {
                 Some(missing) => page.line("", &format!("goes to {arm}, since {missing} has nobody")),
