@@ -77,7 +77,7 @@ impl Call<'_> {
         loop {
             if let Some(mut place) = group.take(!self.is_harmless(), now) {
                 place.idle = pool.policy.timeouts.idle;
-                let is_reused = may_reuse && place.is_reused;
+                let is_reused = place.is_reused;
                 return Ok((Carrier::Place(place), is_reused));
             }
             if may_reuse

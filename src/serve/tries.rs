@@ -12,8 +12,9 @@ use crate::telemetry::metrics::Retry;
 use crate::upstream::retry::On;
 use crate::upstream::{EndpointId, Pool, Tried};
 
-/// Times that a request goes out again, because the endpoint cannot have acted on it.
-const REPEATS_MAX: u32 = 3;
+/// Times that a request goes out again, because the endpoint cannot have acted on it. An endpoint that ends connections after a few
+/// requests, as nginx may, can turn the same one away several times where many share a connection.
+const REPEATS_MAX: u32 = 8;
 
 pub struct Tries<'p> {
     pool: &'p Pool,
