@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod compare;
 pub mod dice;
 pub mod ewma;
 pub mod gradient;

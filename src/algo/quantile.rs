@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 /// From 16 µs to about 2 minutes: 8 buckets for each doubling.
-const BUCKETS: usize = 8 * 23;
+pub const BUCKETS: usize = 8 * 23;
 const FIRST_MICROS: u64 = 16;
 /// With so many, all are halved: quantiles are of about the last thousand.
 const HALVED_AT: u32 = 1024;
@@ -26,7 +26,8 @@ impl Default for Latencies {
     }
 }
 
-fn bucket(took: Duration) -> usize {
+/// Where such a time is counted.
+pub fn bucket(took: Duration) -> usize {
     let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(FIRST_MICROS);
     let octave = (micros / FIRST_MICROS).ilog2();
     // The three bits below the highest say which eighth of the octave.
@@ -35,7 +36,7 @@ fn bucket(took: Duration) -> usize {
 }
 
 /// The longest time that falls into a bucket.
-fn upper(bucket: usize) -> Duration {
+pub fn upper(bucket: usize) -> Duration {
     let (octave, eighth) = (bucket / 8, bucket as u64 % 8);
     Duration::from_micros((FIRST_MICROS << octave) / 8 * (9 + eighth))
 }

@@ -178,6 +178,10 @@ impl Split {
         Self { hashing, parts }
     }
 
+    pub fn hashing(&self) -> &Hashing {
+        &self.hashing
+    }
+
     /// Where a key is among the ranges, in the units of its hashing.
     pub fn position(&self, key: &[u8]) -> f64 {
         self.hashing.position(key)

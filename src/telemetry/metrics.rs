@@ -15,6 +15,9 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram as Distribution, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TextEncoder};
 
+use crate::algo::compare::Tally;
+use crate::algo::quantile;
+
 /// One metric of the page: what operators read, and what the manual must list.
 #[derive(Debug)]
 pub struct Description {
@@ -470,6 +473,20 @@ struct ArmShard {
     failed_over: Cell,
     errors: Cell,
     duration: Histogram,
+    /// What tells how the arm fares.
+    compared: Cell,
+    failed: Cell,
+    took: Took,
+}
+
+/// Finer than what is shown.
+#[derive(Debug)]
+struct Took([Cell; quantile::BUCKETS]);
+
+impl Default for Took {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Cell::default()))
+    }
 }
 
 /// What one arm of a split gets.
@@ -483,14 +500,35 @@ impl ArmMetrics {
         self.shards.with(worker, ArmShard::default, |shard| shard.sent.add(1));
     }
 
-    /// A user of this arm got this status; 0 is none.
-    pub fn finished(&self, worker: usize, status: u16, took: Duration) {
+    /// A user of this arm got this status; 0 is none. `is_compared`: it tells how the arm fares.
+    pub fn finished(&self, worker: usize, status: u16, took: Duration, is_compared: bool) {
         self.shards.with(worker, ArmShard::default, |shard| {
             shard.duration.observe(took);
             if status >= 500 {
                 shard.errors.add(1);
             }
+            if is_compared {
+                shard.compared.add(1);
+                shard.took.0[quantile::bucket(took)].add(1);
+                if status >= 500 {
+                    shard.failed.add(1);
+                }
+            }
         });
+    }
+
+    /// How the arm has fared since the process began. A request that had to go elsewhere is an error of the arm that had nobody for it.
+    pub fn tally(&self) -> Tally {
+        let missed = self.shards.sum(|shard| &shard.failed_over);
+        let mut tally = Tally {
+            requests: self.shards.sum(|shard| &shard.compared) + missed,
+            errors: self.shards.sum(|shard| &shard.failed) + missed,
+            ..Tally::default()
+        };
+        for (bucket, count) in tally.took.iter_mut().enumerate() {
+            *count = self.shards.sum(|shard| &shard.took.0[bucket]);
+        }
+        tally
     }
 
     /// A request of this arm went to the control arm.
@@ -637,6 +675,7 @@ impl Metrics {
         retain(&self.services);
         retain(&self.shards);
         retain(&self.spreads);
+        retain(&self.arms);
     }
 
     /// Replaces all that were known.
@@ -947,7 +986,7 @@ mod tests {
             metrics.spread("cache").spilled(worker);
             metrics.arm("checkout", "canary").sent(worker);
             metrics.arm("checkout", "canary").failed_over(worker);
-            metrics.arm("checkout", "canary").finished(worker, 500, Duration::ZERO);
+            metrics.arm("checkout", "canary").finished(worker, 500, Duration::ZERO, true);
             metrics.spread("cache").spread(worker);
             metrics.spread("cache").set_hot_keys(worker, 1 + worker as u64);
             metrics.service("app").attempted(worker, Duration::from_millis(3));
