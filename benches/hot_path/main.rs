@@ -102,6 +102,7 @@ fn generation(text: &str) -> Generation {
         document: serde_json::Value::Null,
         read: &|_| Err(std::io::ErrorKind::NotFound.into()),
         previous: None,
+        kept: &std::collections::HashMap::new(),
         metrics: &Metrics::new(1, Refusal::LABELS),
         sessions: &Sessions::new(),
         workers: 1,

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::explain::{self, Asked, Wrong};
 use crate::route;
+use crate::services::split::ramp::{Moment, Order};
 use crate::supervisor::{AdminSocket, Handle, Phase, Planned, Reloaded};
 
 /// Starts the thread. It serves whichever socket it was sent last, and ends with the sender.
@@ -58,6 +59,8 @@ const PATHS: &[(&str, &str)] = &[
     ("GET", "/listeners"),
     ("GET", "/services"),
     ("GET", "/services/NAME/hot"),
+    ("GET", "/services/NAME/ramp"),
+    ("POST", "/services/NAME/ramp"),
     ("GET", "/explain"),
     ("POST", "/reload"),
     ("POST", "/drain"),
@@ -106,18 +109,84 @@ async fn answer(handle: &Handle, request: &Request) -> Answer {
             handle.quit().await;
             Answer::text(202, "ending\n")
         }
-        ("GET", path) if hot_of(path).is_some() => {
-            let name = hot_of(path).unwrap_or_default();
+        ("GET", path) if of_service(path, "hot").is_some() => {
+            let name = of_service(path, "hot").unwrap_or_default();
             match view::hot(handle, name) {
                 Some(hot) => Answer::json(200, &hot),
                 None => Answer::text(404, format!("there is no shard `{name}`; /services lists them\n")),
             }
         }
-        _ => match PATHS.iter().find(|(_, known)| *known == path || (*known == "/services/NAME/hot" && hot_of(path).is_some())) {
-            Some(("POST", _)) => Answer { fields: "Allow: POST\r\n", ..Answer::text(405, "use POST\n") },
-            Some(_) => Answer { fields: "Allow: GET, HEAD\r\n", ..Answer::text(405, "use GET\n") },
-            None => Answer::text(404, index()),
-        },
+        ("GET", path) if of_service(path, "ramp").is_some() => ramp(handle, of_service(path, "ramp").unwrap_or_default()),
+        ("POST", path) if of_service(path, "ramp").is_some() => steer(handle, of_service(path, "ramp").unwrap_or_default(), request),
+        _ => {
+            let is_it =
+                |known: &str| known == path || known.strip_prefix("/services/NAME/").is_some_and(|what| of_service(path, what).is_some());
+            match PATHS.iter().find(|(_, known)| is_it(known)) {
+                Some(("POST", _)) => Answer { fields: "Allow: POST\r\n", ..Answer::text(405, "use POST\n") },
+                Some(_) if of_service(path, "ramp").is_some() => {
+                    Answer { fields: "Allow: GET, HEAD, POST\r\n", ..Answer::text(405, "use GET or POST\n") }
+                }
+                Some(_) => Answer { fields: "Allow: GET, HEAD\r\n", ..Answer::text(405, "use GET\n") },
+                None => Answer::text(404, index()),
+            }
+        }
+    }
+}
+
+fn ramp(handle: &Handle, name: &str) -> Answer {
+    match view::ramp(handle, name) {
+        Some(ramp) => Answer::json(200, &ramp),
+        None => Answer::text(404, format!("there is no split `{name}`; /services lists them\n")),
+    }
+}
+
+/// Steers a ramp: `pause`, `resume`, `abort`, `step`, or `step N`, counted from 1, as a word, as JSON or in the query.
+fn steer(handle: &Handle, name: &str, request: &Request) -> Answer {
+    let order = match order(request) {
+        Ok(order) => order,
+        Err(reason) => return Answer::json(400, &serde_json::json!({ "errors": [reason] })),
+    };
+    let generation = handle.live.pin();
+    let Some(split) = generation.split(name) else {
+        return Answer::json(404, &serde_json::json!({ "errors": [format!("there is no split `{name}`; /services lists them")] }));
+    };
+    match split.steer(order, Moment::read()) {
+        Ok(_) => ramp(handle, name),
+        Err(senseless) => Answer::json(409, &serde_json::json!({ "errors": [senseless.to_string()] })),
+    }
+}
+
+fn order(request: &Request) -> Result<Order, String> {
+    use serde_json::Value;
+    const HELP: &str =
+        "send {\"pause\": true}, {\"resume\": true}, {\"abort\": true}, {\"step\": true}, or {\"step\": 2} for the second one";
+    let body = String::from_utf8_lossy(&request.body);
+    let query = request.target.split_once('?').map_or("", |(_, query)| query);
+    let (word, value) = match serde_json::from_str::<Value>(&body) {
+        Ok(Value::Object(fields)) if fields.len() == 1 => fields.into_iter().next().unwrap_or_default(),
+        Ok(Value::String(word)) => (word, Value::Bool(true)),
+        Ok(_) => return Err(HELP.to_owned()),
+        Err(_) => {
+            let text = if body.trim().is_empty() { query } else { body.trim() };
+            let (word, number) = text.split_once([' ', '=']).unwrap_or((text, ""));
+            let value = match number.trim() {
+                "" | "true" | "1" if word != "step" => Value::Bool(true),
+                "" | "true" => Value::Bool(true),
+                number => number.parse::<u64>().map(Value::from).map_err(|_| HELP.to_owned())?,
+            };
+            (word.to_owned(), value)
+        }
+    };
+    match (word.as_str(), value) {
+        ("pause", Value::Bool(true) | Value::Null) => Ok(Order::Pause),
+        ("resume", Value::Bool(true) | Value::Null) => Ok(Order::Resume),
+        ("abort", Value::Bool(true) | Value::Null) => Ok(Order::Abort),
+        ("step", Value::Bool(true) | Value::Null) => Ok(Order::Step(None)),
+        ("step", Value::Number(number)) => {
+            let number = number.as_u64().and_then(|number| usize::try_from(number).ok()).and_then(|number| number.checked_sub(1));
+            number.map(|number| Order::Step(Some(number))).ok_or_else(|| HELP.to_owned())
+        }
+        _ => Err(HELP.to_owned()),
     }
 }
 
@@ -167,9 +236,9 @@ fn explain(handle: &Handle, query: &str) -> Answer {
     }
 }
 
-/// The service whose hot keys a path asks for.
-fn hot_of(path: &str) -> Option<&str> {
-    path.strip_prefix("/services/")?.strip_suffix("/hot").filter(|name| !name.is_empty())
+/// The service of which a path asks for `what`.
+fn of_service<'p>(path: &'p str, what: &str) -> Option<&'p str> {
+    path.strip_prefix("/services/")?.strip_suffix(what)?.strip_suffix('/').filter(|name| !name.is_empty())
 }
 
 /// Whether clients should come. What is waited for, the configuration names.

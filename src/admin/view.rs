@@ -2,14 +2,16 @@
 //!
 //! Computes nothing that serving needs.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
 use crate::algo::split::BUCKETS;
 use crate::services::Service;
 use crate::services::shard::{Members, Shard};
-use crate::services::split::Split;
+use crate::services::split::ramp::{Moment, Ramp, Summary};
+use crate::services::split::{Arm, Split};
 use crate::supervisor::{Handle, Phase};
 use crate::upstream::health::Finding;
 use crate::upstream::{Bar, Endpoint, Member, Policy, Pool};
@@ -107,12 +109,55 @@ pub(super) fn services(handle: &Handle) -> Value {
 }
 
 fn split_of(split: &Split, now: Instant) -> Value {
-    let arms: Vec<Value> = split
-        .arms
-        .iter()
-        .map(|arm| json!({ "name": arm.name, "share": f64::from(arm.share) / f64::from(BUCKETS), "healthy": arm.service.may_serve(now) }))
-        .collect();
-    json!({ "name": split.name, "kind": "split", "control": split.arms[usize::from(split.control)].name, "arms": arms })
+    let shares = split.shares();
+    let arm = |(arm, share): (&Arm, u32)| json!({ "name": arm.name, "share": fraction(share), "healthy": arm.service.may_serve(now) });
+    let arms: Vec<Value> = split.arms.iter().zip(shares).map(arm).collect();
+    json!({
+        "name": split.name,
+        "kind": "split",
+        "control": split.arms[usize::from(split.control)].name,
+        "arms": arms,
+        "ramp": split.ramp().map(|ramp| ramp_of(split, ramp)),
+    })
+}
+
+/// Of millionths.
+fn fraction(share: u32) -> f64 {
+    f64::from(share) / f64::from(BUCKETS)
+}
+
+/// How the ramp of a split is getting on. `None` if there is no such split, an empty object if it has no ramp.
+pub(super) fn ramp(handle: &Handle, name: &str) -> Option<Value> {
+    let generation = handle.live.pin();
+    let split = generation.split(name)?;
+    Some(split.ramp().map_or_else(|| json!({}), |ramp| ramp_of(split, ramp)))
+}
+
+fn ramp_of(split: &Split, ramp: &Ramp) -> Value {
+    let at = Moment::read();
+    let view = ramp.view(at);
+    let seconds = |duration: Duration| duration.as_secs_f64();
+    let summary = |summary: &Summary| json!({ "requests": summary.requests, "errors": summary.errors, "p99": summary.p99.map(seconds) });
+    json!({
+        "arm": ramp.settings.arm.value.0,
+        "phase": view.phase.word(),
+        "step": view.step + 1,
+        "steps": ramp.settings.steps.value.iter().map(|step| fraction(step.value.millionths())).collect::<Vec<_>>(),
+        "share": fraction(view.share),
+        "every": seconds(ramp.settings.every),
+        "next_in": view.left.map(seconds),
+        "windows": view.judged,
+        "bad_windows": view.bad,
+        "reason": view.reason,
+        "last_window": view.last.as_ref().map(|last| json!({
+            "at": rfc3339(last.at),
+            "arm": summary(&last.arm),
+            "control": summary(&last.control),
+            "complaint": last.complaint,
+        })),
+        "keys": split.arms.iter().map(|arm| arm.name.as_str()).zip(ramp.census.counts(split.arms.len())).collect::<HashMap<_, _>>(),
+        "mismatch": ramp.mismatch(&split.shares()),
+    })
 }
 
 fn shard_of(shard: &Shard, now: Instant) -> Value {

@@ -160,6 +160,8 @@ fn step_lines(step: &Step, page: &mut Page) {
                 (_, "issued") => "no key, so it is given one".to_owned(),
                 (Some(key), _) => format!("key \"{key}\""),
                 (None, "forced") => "the request names its arm".to_owned(),
+                (None, "remembered") => "a cookie names its arm".to_owned(),
+                (None, "outside") => "it is none of those that are divided".to_owned(),
                 (None, _) => "no key, so any arm".to_owned(),
             };
             let shares: Vec<String> = arms.iter().map(|arm| format!("{} {}%", arm.name, (arm.share * 1e6).round() / 1e4)).collect();

@@ -10,6 +10,7 @@ mod plan;
 mod proxy;
 pub mod render;
 mod run;
+mod split;
 mod wait;
 
 use std::io::Write;
@@ -89,6 +90,8 @@ enum Verb {
     Drain(ask::Args),
     /// Show what a running attache serves
     Status(ask::Args),
+    /// Show how the arms of a running split stand, and steer its ramp
+    Split(split::SplitArgs),
     /// Wait until a running attache, or what URLs name, is ready; then become a program
     Wait(wait::Args),
     /// Exit 0 if a running attache is alive, for container health checks
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
         Verb::Reload { ask, dry_run } => ask::reload(&ask, dry_run),
         Verb::Drain(args) => ask::drain(&args),
         Verb::Status(args) => ask::status(&args),
+        Verb::Split(args) => split::split(&args),
         Verb::Wait(args) => wait::wait(&args),
         Verb::Healthcheck { ask, ready } => ask::healthcheck(&ask, ready),
         Verb::Version => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 
 use super::admin::Admin;
-use super::listener::Listener;
+use super::listener::{Listener, RouteService};
 use super::protocol;
 use crate::services;
 use crate::settings;
@@ -40,6 +40,8 @@ settings! {
         max_memory_bodies: Size = Size::mib(256),
         /// Where this process stands: pools prefer endpoints with the same `zone`.
         zone: Option<LabelText> = None,
+        /// A file that keeps how far ramps have come. Default: one in the place that this system has for such things.
+        state: Option<Spanned<PathBuf>> = None,
     }
 }
 
@@ -51,6 +53,7 @@ impl Default for Process {
             lame_duck: Grace(Duration::ZERO),
             max_memory_bodies: Size::mib(256),
             zone: None,
+            state: None,
         }
     }
 }
@@ -74,6 +77,16 @@ impl File {
             | services::Settings::Redirect(_) => None,
         });
         listeners.chain(pools.flatten()).map(|path| &path.value)
+    }
+
+    /// Whether a split has a ramp.
+    pub fn has_ramps(&self) -> bool {
+        let inline = self.listeners.iter().flat_map(|listener| &listener.route).filter_map(|route| match &route.service {
+            RouteService::Inline(settings) => Some(settings),
+            RouteService::Named(_) => None,
+        });
+        let has_ramp = |settings: &services::Settings| matches!(settings, services::Settings::Split(split) if split.ramp.is_some());
+        self.services.values().chain(inline).any(has_ramp)
     }
 
     /// Reads what can be read; everything that is wrong is in `found` by then.

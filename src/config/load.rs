@@ -92,6 +92,24 @@ fn candidates(environment: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
     [Some(PathBuf::from(FILE_NAME)), user, Some(system)].into_iter().flatten().collect()
 }
 
+/// Where the state of a configuration is kept that names no place: what systemd gives the service, else where this user's programs keep
+/// theirs, else the system's place.
+pub fn state_path(paths: &[PathBuf], environment: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let absolute = |name| environment(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let given =
+        || environment("STATE_DIRECTORY").and_then(|paths| paths.split(':').next().map(PathBuf::from)).filter(|path| path.is_absolute());
+    let user =
+        || absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state"))).map(|state| state.join("attache"));
+    let directory = given().or_else(user).unwrap_or_else(|| PathBuf::from("/var/lib/attache"));
+    let mut named = Vec::new();
+    for path in paths {
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        named.extend_from_slice(whole.as_os_str().as_encoded_bytes());
+        named.push(0);
+    }
+    directory.join(format!("ramps-{:016x}.json", xxhash_rust::xxh3::xxh3_64(&named)))
+}
+
 /// A file that exists but cannot be read counts as present: `load` then says why it cannot be.
 fn is_present(path: &Path) -> bool {
     match path.symlink_metadata() {

@@ -14,4 +14,4 @@ mod substitute;
 pub use admin::Admin;
 pub use changes::{Change, changes};
 pub use file::{File, Parsed, Process, Workers};
-pub use load::{Failed, Loaded, default_paths, from_text, is_listed, load};
+pub use load::{Failed, Loaded, default_paths, from_text, is_listed, load, state_path};

@@ -294,13 +294,14 @@ fn shown(key: &[u8]) -> String {
 fn split_of(step: &split::Step<'_>, way: &Way<'_>) -> Step {
     let split = step.split;
     let name = |arm: u16| split.arms[usize::from(arm)].name.clone();
+    let part = |(arm, share): (&split::Arm, u32)| ArmPart { name: arm.name.clone(), share: f64::from(share) / f64::from(BUCKETS) };
     Step::Split {
         service: split.name.clone(),
         key: step.key.as_ref().map(|key| shown(&way.keys[key.clone()])),
         arm: name(step.arm),
         instead_of: step.instead_of.map(name),
         because: step.because.word(),
-        arms: split.arms.iter().map(|arm| ArmPart { name: arm.name.clone(), share: f64::from(arm.share) / f64::from(BUCKETS) }).collect(),
+        arms: split.arms.iter().zip(split.shares()).map(part).collect(),
     }
 }
 

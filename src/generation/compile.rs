@@ -16,6 +16,7 @@ use crate::filters::headers::Edits;
 use crate::proto::http1::Limits;
 use crate::route::{Matchers, Table};
 use crate::services::Service;
+use crate::services::split::ramp::Saved;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Acceptor, Sessions};
 use crate::value::{Address, Diagnostics, Place, Size, Sources, Spanned};
@@ -28,6 +29,8 @@ pub struct Inputs<'a> {
     /// Certificates and keys, read before.
     pub read: &'a dyn Fn(&Path) -> std::io::Result<Arc<[u8]>>,
     pub previous: Option<&'a Generation>,
+    /// How ramps were when the process before this one ended, by their split's name.
+    pub kept: &'a HashMap<String, Saved>,
     pub metrics: &'a Arc<Metrics>,
     pub sessions: &'a Sessions,
     pub workers: usize,

@@ -24,6 +24,7 @@ use crate::filters::{headers, rewrite};
 use crate::proto::http1::Limits;
 use crate::route::{Network, Table};
 use crate::services::shard::Shard;
+use crate::services::split::Split;
 use crate::services::{Service, pool};
 use crate::telemetry::metrics::{ListenerMetrics, RouteMetrics};
 use crate::tls::Acceptor;
@@ -115,6 +116,22 @@ impl Generation {
             Service::Shard(shard) => Some(shard),
             _ => None,
         })
+    }
+
+    /// The split of this name.
+    pub fn split(&self, name: &str) -> Option<&Split> {
+        self.others.iter().filter(|other| other.name == name).find_map(|other| match &*other.service {
+            Service::Split(split) => Some(split),
+            _ => None,
+        })
+    }
+
+    /// Splits with ramps.
+    pub fn ramped(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.others
+            .iter()
+            .map(|other| &other.service)
+            .filter(|service| matches!(&***service, Service::Split(split) if split.ramp().is_some()))
     }
 
     pub fn listener_at(&self, socket: &SocketKey) -> Option<&Arc<Listener>> {

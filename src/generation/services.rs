@@ -14,6 +14,7 @@ use crate::config::File;
 use crate::config::listener::{self, RouteService};
 use crate::services::pool::{self, EndpointSettings};
 use crate::services::shard::{self, HotKeys, Migration, Shard};
+use crate::services::split::ramp::{self, Ramp};
 use crate::services::split::{self, Split};
 use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::SpreadMetrics;
@@ -155,17 +156,46 @@ impl<'a> Services<'a> {
     }
 
     fn split(&mut self, name: &str, salt: &str, settings: &split::Settings, found: &mut Diagnostics) -> Option<Split> {
-        let written = &settings.arms.value.0;
-        let others: u32 = written.iter().filter_map(|arm| arm.share).sum();
-        let rest = crate::algo::split::BUCKETS - others;
+        let salt = settings.salt.as_ref().map_or(salt, |salt| salt.value.0.as_str());
         let arm = |arm: &split::ArmSettings| {
             let (_, service) = self.resolve(&arm.service, found)?;
             let name_of_arm = arm.name();
             let metrics = self.inputs.metrics.arm(name, &name_of_arm);
-            Some(split::Arm { name: name_of_arm, share: arm.share.unwrap_or(rest), service, metrics })
+            Some(split::Arm::new(name_of_arm, salt, service, metrics))
         };
-        let arms: Vec<Option<split::Arm>> = written.iter().map(arm).collect();
-        Some(Split::new(name, salt, settings, arms.into_iter().collect::<Option<_>>()?))
+        let arms: Vec<Option<split::Arm>> = settings.arms.value.0.iter().map(arm).collect();
+        let ramp = match &settings.ramp {
+            Some(ramp) => Some(self.ramp(name, settings, &ramp.value, found)?),
+            None => None,
+        };
+        Some(Split::new(name, salt, settings, arms.into_iter().collect::<Option<_>>()?, ramp))
+    }
+
+    /// The previous generation's ramp if nothing about it changed; else one that goes on where that one was.
+    fn ramp(&self, name: &str, split: &split::Settings, settings: &ramp::Settings, found: &mut Diagnostics) -> Option<Arc<Ramp>> {
+        let Inputs { read, sessions, now, started, previous, workers, kept, .. } = *self.inputs;
+        let at = ramp::Moment { now: started, wall: now };
+        let arms: Vec<(String, Option<u32>)> = split.arms.value.0.iter().map(split::ArmSettings::name).zip(split.shares()).collect();
+        let known = previous.and_then(|generation| generation.split(name)).and_then(Split::ramp);
+        if let Some(same) = known.filter(|known| known.settings == *settings && known.arms == arms) {
+            return Some(Arc::clone(same));
+        }
+        let peer = match &settings.notify {
+            Some(hook) if hook.value.is_tls => {
+                let connector = Connector::compile(&tls::ConnectorSettings::default(), hook.place, &[], read, sessions, found, now)?;
+                let host = hook.value.address.host();
+                match tls::Name::parse(&host) {
+                    Ok(name) => Some(connector.peer(name.0)),
+                    Err(reason) => {
+                        found.error(hook.place, reason);
+                        return None;
+                    }
+                }
+            }
+            _ => None,
+        };
+        let saved = known.map(|known| known.saved(at)).or_else(|| kept.get(name).cloned());
+        Some(Arc::new(Ramp::new(settings.clone(), arms, peer, workers, saved.as_ref(), at)))
     }
 
     fn member(&mut self, shard: &str, written: &shard::MemberSettings, found: &mut Diagnostics) -> Option<shard::Member> {

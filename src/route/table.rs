@@ -190,6 +190,13 @@ impl Matchers {
             && self.fits_client(head)
     }
 
+    /// Whether every predicate holds.
+    pub fn fit(&self, head: &Head<'_>) -> bool {
+        (self.host.is_empty() || self.host.iter().any(|pattern| pattern.matches(head.host)))
+            && (self.path.is_empty() || self.path.iter().any(|pattern| pattern.matches(head.compare_path)))
+            && self.the_rest_matches(head)
+    }
+
     fn fits_method(&self, head: &Head<'_>) -> bool {
         self.method.is_empty() || self.method.iter().any(|method| method.0.as_bytes() == head.method)
     }

@@ -344,6 +344,7 @@ impl Wakers {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::time::{Instant, SystemTime};
 
     use super::*;
@@ -364,6 +365,7 @@ mod tests {
             document: serde_json::Value::Null,
             read: &|_| Err(std::io::ErrorKind::NotFound.into()),
             previous: None,
+            kept: &HashMap::new(),
             metrics: &metrics,
             sessions: &Sessions::new(),
             workers: 1,

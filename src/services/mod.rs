@@ -250,7 +250,7 @@ impl<'g> Way<'g> {
                 }
                 Step::Split(step) => {
                     has_others |= split::Split::passed(step).is_some();
-                    step.split.sent(step, worker);
+                    step.split.sent(step, keys, worker);
                 }
             }
         }

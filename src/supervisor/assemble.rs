@@ -12,6 +12,7 @@ use crate::config::{self, File};
 use crate::generation::{self, Generation, Inputs};
 use crate::telemetry::Metrics;
 use crate::tls::Sessions;
+use crate::upkeep::kept;
 use crate::value::{Diagnostics, Sources};
 
 /// Where the configuration comes from.
@@ -23,6 +24,18 @@ pub enum Origin {
         name: String,
         text: String,
     },
+}
+
+impl Origin {
+    /// Where it is written down how far ramps have come: where the file says, or else where this system keeps such things, under a name
+    /// that other configurations do not have.
+    pub(super) fn state(&self, file: &File) -> Option<PathBuf> {
+        match (&file.process.state, self) {
+            (Some(path), _) => Some(path.value.clone()),
+            (None, Self::Paths(paths)) => Some(config::state_path(paths, &|name| std::env::var(name).ok())),
+            (None, Self::Text { .. }) => None,
+        }
+    }
 }
 
 /// What outlives a generation and is lent to the next.
@@ -58,12 +71,21 @@ pub fn assemble(origin: &Origin, carried: &Carried, previous: Option<&Generation
     let parsed = File::parse(&root, &sources, &mut found);
     let named = read_named(&parsed.file);
     watched.extend(named.keys().cloned());
+    let kept = match (previous, origin.state(&parsed.file)) {
+        (None, Some(path)) if parsed.file.has_ramps() => kept::read(&path).unwrap_or_else(|reason| {
+            let message = format!("how far ramps had come cannot be read from `{}`: {reason}", path.display());
+            found.warn(None, message).help("they begin anew; remove the file, or mend it");
+            HashMap::new()
+        }),
+        _ => HashMap::new(),
+    };
     let inputs = Inputs {
         sources: &sources,
         hash: hash_with(&hash, &named),
         document: root.to_json(),
         read: &|path| read_again(&named, path),
         previous,
+        kept: &kept,
         metrics: &carried.metrics,
         sessions: &carried.sessions,
         workers: carried.workers,

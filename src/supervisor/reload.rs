@@ -12,6 +12,7 @@ use crate::explain::{self, Plan};
 use crate::generation::{Generation, Listener, NamedPool};
 use crate::telemetry::metrics::CertificateExpiry;
 use crate::telemetry::{Access, Metrics, Settings, Sink};
+use crate::upkeep::Followed;
 
 /// How long a reload waits for removed sockets to be closed; usually a fraction of it.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
@@ -188,7 +189,11 @@ impl Supervisor {
         });
         metrics.set_certificates(expiries.collect());
         generation.pools.iter().for_each(|named| named.pool.recount());
-        self.upkeep.follow(generation.pools.iter().map(|named| Arc::clone(&named.pool)).collect());
+        self.upkeep.follow(Followed {
+            pools: generation.pools.iter().map(|named| Arc::clone(&named.pool)).collect(),
+            ramped: generation.ramped().cloned().collect(),
+            state: self.origin.state(&generation.file),
+        });
         metrics.retain_live();
     }
 

@@ -26,7 +26,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
 
 pub use client::{ClientIdentity, client_identity};
-pub use connector::{Connector, Failure, Peer};
+pub use connector::{Connector, Failure, Name, Peer, Settings as ConnectorSettings};
 pub use hello::{Greeted, Hello};
 pub use pem::Read;
 pub use sessions::Sessions;

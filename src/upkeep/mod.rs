@@ -1,43 +1,59 @@
-//! Keeps pools true: asks endpoints how they are, and names where their endpoints are.
+//! Keeps pools true: asks endpoints how they are, and names where their endpoints are. Has ramps go on.
 //!
 //! Runs on one thread of its own, so that neither ever delays a request. Decides nothing about requests: it tells pools and
 //! endpoints what it found.
 
 mod discover;
 mod dns;
+pub mod kept;
 mod probe;
+mod ramps;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::services::Service;
+use crate::services::split::ramp::{Moment, Saved};
 use crate::upstream::Pool;
+use kept::Keeper;
 
 /// The thread, for as long as this lives.
 pub struct Upkeep {
-    pools: watch::Sender<Vec<Arc<Pool>>>,
+    followed: watch::Sender<Followed>,
     _thread: JoinHandle<()>,
+}
+
+/// What is kept true.
+#[derive(Clone, Default)]
+pub struct Followed {
+    pub pools: Vec<Arc<Pool>>,
+    /// Splits that have ramps.
+    pub ramped: Vec<Arc<Service>>,
+    /// Where it is written down how far ramps have come.
+    pub state: Option<PathBuf>,
 }
 
 impl Upkeep {
     pub fn start() -> io::Result<Self> {
-        let (pools, followed) = watch::channel(Vec::new());
+        let (sender, followed) = watch::channel(Followed::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || runtime.block_on(follow(followed)))?;
-        Ok(Self { pools, _thread: thread })
+        Ok(Self { followed: sender, _thread: thread })
     }
 
-    /// These pools serve from now on, and no others. What is known of those that stay is kept.
-    pub fn follow(&self, pools: Vec<Arc<Pool>>) {
-        self.pools.send_replace(pools);
+    /// These serve from now on, and no others. What is known of those that stay is kept.
+    pub fn follow(&self, followed: Followed) {
+        self.followed.send_replace(followed);
     }
 }
 
-/// Work for one pool; given up when dropped.
+/// Work for one pool or split; given up when dropped.
 struct Work(Vec<AbortHandle>);
 
 impl Drop for Work {
@@ -46,17 +62,32 @@ impl Drop for Work {
     }
 }
 
-async fn follow(mut followed: watch::Receiver<Vec<Arc<Pool>>>) {
-    let mut working: HashMap<*const Pool, (Arc<Pool>, Work)> = HashMap::new();
+async fn follow(mut followed: watch::Receiver<Followed>) {
+    let keeper = Arc::<Keeper>::default();
+    let mut pools: HashMap<*const Pool, (Arc<Pool>, Work)> = HashMap::new();
+    let mut ramps: HashMap<*const Service, (Arc<Service>, Work)> = HashMap::new();
     while followed.changed().await.is_ok() {
-        let pools = followed.borrow_and_update().clone();
-        working.retain(|_, (pool, _)| pools.iter().any(|stays| Arc::ptr_eq(stays, pool)));
-        for pool in pools {
+        let Followed { pools: wanted, ramped, state } = followed.borrow_and_update().clone();
+        pools.retain(|_, (pool, _)| wanted.iter().any(|stays| Arc::ptr_eq(stays, pool)));
+        for pool in wanted {
             // The pool is kept beside its address, which no other can have meanwhile.
-            working.entry(Arc::as_ptr(&pool)).or_insert_with(|| {
+            pools.entry(Arc::as_ptr(&pool)).or_insert_with(|| {
                 let work = Work(probe::watch(&pool).into_iter().chain(discover::watch(&pool)).collect());
                 (pool, work)
             });
         }
+        ramps.retain(|_, (service, _)| ramped.iter().any(|stays| Arc::ptr_eq(stays, service)));
+        keeper.follow(state, ramped.iter().filter_map(|service| saved(service)).collect::<BTreeMap<_, _>>());
+        for service in ramped {
+            ramps.entry(Arc::as_ptr(&service)).or_insert_with(|| {
+                let work = Work(ramps::watch(&service, &keeper).into_iter().collect());
+                (service, work)
+            });
+        }
     }
+}
+
+fn saved(service: &Service) -> Option<(String, Saved)> {
+    let Service::Split(split) = service else { return None };
+    split.ramp().map(|ramp| (split.name.clone(), ramp.saved(Moment::read())))
 }

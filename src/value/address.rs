@@ -50,6 +50,15 @@ impl Address {
         Ok(Self::Name(host.to_ascii_lowercase(), port))
     }
 
+    /// Its name or IP address; of a unix socket `localhost`.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Tcp(address) => address.ip().to_string(),
+            Self::Name(host, _) => host.clone(),
+            Self::Unix(_) => "localhost".to_owned(),
+        }
+    }
+
     /// Parses an address to listen on: no names but `localhost`, and `:80` for every interface.
     pub fn parse_listen(text: &str) -> Result<Self, String> {
         if text.contains("://") {

@@ -36,6 +36,7 @@ mod pod; // the pod of deploy/, run for real
 mod pools; // limits, ejection, zones, clients that stay with their endpoint
 mod programs; // real programs on both sides
 mod proxy_protocol; // clients named by PROXY headers, also before TLS
+mod ramps; // arms that grow by themselves, and are taken back
 mod reload; // reloads: all or nothing, and nobody notices
 mod retries; // requests that go out again, and those that are asked twice
 mod routing; // which route takes a request, and what it does to it

@@ -215,6 +215,24 @@ fn wrong_splits_are_told_with_a_remedy() {
     check_wrong("arms = { a = \"10%\", b = \"rest\" }\ncompat = \"nginx\"\nsalt = \"x\"", "a.toml:7:8: error: `salt` is for our own way");
     check_wrong("arms = { a = \"10%\", b = \"rest\" }\nforce = {}", "`force` names no place");
     check_wrong("arms = { a = \"10%\", b = \"rest\" }\nby = \"cokie:uid\"", "cokie");
+    let with = |settings: &str| format!("arms = {{ a = \"10%\", b = \"rest\" }}\n{settings}");
+    check_wrong(&with("only = {}"), "`only` says nothing that a request could have");
+    check_wrong(&with("only = { sni = \"a\" }"), "requests have a `host`");
+    check_wrong(&with("force = { header = \"x-arm\", secret = \"short\" }"), "a secret needs at least 16 bytes");
+    check_wrong(&with("issue = \"a\"\nsticky = \"a\""), "cannot hold an id and an arm");
+    check_wrong(&with("issue = { cookie = \"a\", ttl = \"500ms\" }"), "\"1s\" to \"400d\"");
+    let ramp = |settings: &str| with(&format!("ramp = {{ arm = \"a\", every = \"1m\", {settings} }}"));
+    check_wrong(&ramp("steps = []"), "a ramp has 1 to 100 steps, this has 0");
+    check_wrong(&ramp("steps = [\"10%\", \"5%\"]"), "5% comes after 10%, so it would send users back");
+    check_wrong(&ramp("steps = [\"0%\"]"), "a step of nothing is none");
+    check_wrong(&ramp("steps = [\"10%\"], abort = {}"), "`abort` says nothing that would end the ramp");
+    check_wrong(&ramp("steps = [\"10%\"], abort = { p99_over = \"fast\" }"), "neither a factor nor a duration");
+    check_wrong(&ramp("steps = [\"10%\"], abort = { p99_over = \"0.5x\" }"), "not a factor from 1 to 1000");
+    check_wrong(&ramp("steps = [\"10%\"], notify = \"ftp://a/\""), "not a URL that can be posted to");
+    check_wrong(&ramp("steps = [\"10%\"], on_abort = \"stop\""), "\"zero\", \"hold\"");
+    check_wrong(&with("ramp = { arm = \"b\", every = \"1m\", steps = [\"10%\"] }"), "`b` has the rest, which others grow into");
+    check_wrong(&with("ramp = { arm = \"c\", every = \"1m\", steps = [\"10%\"] }"), "`c` is not an arm of this split");
+    check_wrong("arms = { a = \"10%\", b = \"90%\" }\nramp = { arm = \"a\", every = \"1m\", steps = [\"10%\"] }", "no arm has the rest");
 }
 
 /// The answer to one request with these fields.
@@ -270,4 +288,57 @@ fn an_arm_is_told_where_that_is_wanted() {
     assert_eq!((refused.status, refused.header("x-attache-arm")), (502, Some("stable")));
     eventually("errors are the arm's", || rig.metrics("attache_split_errors_total{service=\"checkout\",arm=\"stable\"}") >= 1.0);
     assert!(rig.metrics("attache_split_request_duration_seconds_count{service=\"checkout\",arm=\"canary\"}") >= 1.0);
+}
+
+#[test]
+fn only_those_that_are_meant_are_divided() {
+    let services = two();
+    let settings = "by = \"cookie:uid\"\nonly = { header = { x-beta = \"*\" } }\nforce = { header = \"x-arm\" }";
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"100%\", stable = \"rest\"", settings));
+    assert_eq!(ask(&rig, "Cookie: uid=ann\r\n").text(), "stable");
+    assert_eq!(ask(&rig, "Cookie: uid=ann\r\nX-Beta: yes\r\n").text(), "canary");
+    assert_eq!(ask(&rig, "X-Arm: canary\r\n").text(), "canary");
+}
+
+#[test]
+fn whoever_names_an_arm_may_have_to_know_a_secret() {
+    let services = two();
+    let settings = "force = { header = \"x-arm\", secret = \"correct-horse-battery\" }";
+    let rig = Rig::start(&text(&addresses(&services), "canary = \"0%\", stable = \"rest\"", settings));
+    for (named, arm) in [
+        ("canary", "stable"),
+        ("canary:", "stable"),
+        ("canary:correct-horse-batterz", "stable"),
+        ("canarycorrect-horse-battery", "stable"),
+        ("correct-horse-battery", "stable"),
+        ("canary:correct-horse-battery", "canary"),
+    ] {
+        assert_eq!(ask(&rig, &format!("X-Arm: {named}\r\n")).text(), arm, "{named}");
+    }
+    assert!(!rig.admin("GET", "/config").text().contains("horse"));
+}
+
+#[test]
+fn a_cookie_keeps_whoever_has_it_in_its_arm() {
+    let services = two();
+    let of = |share: &str, more: &str| {
+        let settings = format!("by = \"header:x-user\"\nsticky = {{ cookie = \"arm\", ttl = \"1h\" }}\n{more}");
+        text(&addresses(&services), &format!("canary = \"{share}\", stable = \"rest\""), &settings)
+    };
+    let rig = Rig::start(&of("100%", ""));
+    let first = ask(&rig, "X-User: ann\r\n");
+    let cookie = first.header("set-cookie").expect("a cookie").to_owned();
+    let (arm, attributes) = cookie.split_once("; ").unwrap();
+    assert!(arm.starts_with("arm=canary."), "{cookie}");
+    assert_eq!((first.text().as_str(), attributes), ("canary", "Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"));
+    rig.reloaded(&of("1%", ""));
+    // Another user by its key, and the same by its cookie; and nobody is told twice.
+    let held = ask(&rig, &format!("X-User: bob\r\nCookie: {arm}\r\n"));
+    assert_eq!((held.text().as_str(), held.header("set-cookie")), ("canary", None));
+    // An arm that has nobody any more, or another experiment: free.
+    rig.reloaded(&of("0%", ""));
+    let freed = ask(&rig, &format!("X-User: bob\r\nCookie: {arm}\r\n"));
+    assert!(freed.text() == "stable" && freed.header("set-cookie").unwrap().starts_with("arm=stable."), "{}", freed.head);
+    rig.reloaded(&of("1%", "salt = \"another\""));
+    assert!(ask(&rig, &format!("X-User: bob\r\nCookie: {arm}\r\n")).header("set-cookie").is_some());
 }

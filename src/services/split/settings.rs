@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
+use super::ramp;
 use crate::algo::split::{BUCKETS, Hashing};
+use crate::route::Matchers;
 use crate::settings;
 use crate::value::{
     Decode, Entry, Fields, Item, KeySource, LabelText, Reader, RequestKey, ServiceRef, Share, Spanned, Text, Value, nearest,
@@ -22,10 +24,16 @@ settings! {
         salt: Option<Spanned<LabelText>> = None,
         /// Places keys as another program does.
         compat: Option<Spanned<Compat>> = None,
+        /// Requests that are divided; all others go to the control arm. Written as in a route.
+        only: Option<Only> = None,
         /// Where a request may name its arm.
-        force: Option<Force> = None,
+        force: Option<Spanned<Force>> = None,
         /// An id for whoever has no key: a cookie's name, or a table.
-        issue: Option<Issue> = None,
+        issue: Option<Spanned<Cookie>> = None,
+        /// A cookie that keeps whoever has it in the arm that it names.
+        sticky: Option<Spanned<Cookie>> = None,
+        /// How an arm grows.
+        ramp: Option<Spanned<ramp::Settings>> = None,
         /// Tell the arm: to the client in `x-attache-arm`, to the endpoint there and in `x-attache-bucket`.
         expose: bool = false,
     }
@@ -95,10 +103,32 @@ impl Decode for Arms {
     }
 }
 
-/// A cookie with an id for whoever has no key.
+/// Which requests are divided.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Issue {
-    pub cookie: String,
+pub struct Only(pub Matchers);
+
+impl Decode for Only {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let mut fields = Fields::of(item, "which requests are divided", reader)?;
+        let matchers = Matchers::take(&mut fields, reader);
+        fields.finish(reader)?;
+        let matchers = matchers?;
+        if !matchers.sni.is_empty() {
+            reader.error(item.place, "`sni` is for streams; requests have a `host`").help("write host = \"…\"");
+            return None;
+        }
+        if matchers == Matchers::default() {
+            reader.error(item.place, "`only` says nothing that a request could have").help("write only = { header = { x-beta = \"*\" } }");
+            return None;
+        }
+        Some(Self(matchers))
+    }
+}
+
+/// A cookie that a split sets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cookie {
+    pub name: String,
     /// How long a browser keeps it.
     pub ttl: Duration,
     /// Only for HTTPS; by default where the request came over it.
@@ -109,28 +139,28 @@ pub struct Issue {
 const TTL_MAX: Duration = Duration::from_secs(400 * 86400);
 const TTL: Duration = Duration::from_secs(365 * 86400);
 
-impl Decode for Issue {
+impl Decode for Cookie {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        let (cookie, ttl, secure) = if matches!(item.value, Value::Table(_)) {
-            let mut fields = Fields::of(item, "an issued cookie", reader)?;
-            let cookie = fields.required::<Spanned<String>>("cookie", reader);
+        let (name, ttl, secure) = if matches!(item.value, Value::Table(_)) {
+            let mut fields = Fields::of(item, "a cookie of a split", reader)?;
+            let name = fields.required::<Spanned<String>>("cookie", reader);
             let ttl = fields.optional::<Spanned<Duration>>("ttl", reader);
             let secure = fields.optional::<bool>("secure", reader);
             fields.finish(reader)?;
-            (cookie?, ttl?, secure?)
+            (name?, ttl?, secure?)
         } else {
             (Spanned::<String>::decode(item, reader)?, None, None)
         };
-        if cookie.is_empty() || !cookie.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
             let help = "use letters, digits, `-`, `_` and `.`";
-            reader.error(cookie.place, format!("`{}` is not a name for a cookie", cookie.value)).help(help);
+            reader.error(name.place, format!("`{}` is not a name for a cookie", name.value)).help(help);
             return None;
         }
         if let Some(ttl) = ttl.as_ref().filter(|ttl| ttl.value > TTL_MAX || ttl.value < Duration::from_secs(1)) {
-            reader.error(ttl.place, "a browser keeps no cookie for so long").help("\"1s\" to \"400d\"");
+            reader.error(ttl.place, "a browser keeps a cookie for whole seconds, and for 400 days at most").help("\"1s\" to \"400d\"");
             return None;
         }
-        Some(Self { cookie: cookie.value, ttl: ttl.map_or(TTL, |ttl| ttl.value), secure })
+        Some(Self { name: name.value, ttl: ttl.map_or(TTL, |ttl| ttl.value), secure })
     }
 }
 
@@ -140,8 +170,13 @@ settings! {
         header: Option<LabelText> = None,
         cookie: Option<LabelText> = None,
         query: Option<LabelText> = None,
+        /// Must follow the arm's name, with a colon between them: `canary:SECRET`.
+        secret: Option<Spanned<String>> = None,
     }
 }
+
+/// A secret that can be guessed is none.
+const SECRET_MIN: usize = 16;
 
 /// Another program's way to place keys.
 #[derive(Clone, Debug, PartialEq)]
@@ -243,16 +278,84 @@ impl Settings {
                 .help(format!("write a multiple of \"{least}%\""));
             return None;
         }
-        if let Some(Force { header: None, cookie: None, query: None }) = self.force {
-            reader.error(self.arms.place, "`force` names no place").help("write force = { header = \"x-arm\" }");
+        if let Some(force) = &self.force {
+            if let Force { header: None, cookie: None, query: None, .. } = force.value {
+                reader.error(force.place, "`force` names no place").help("write force = { header = \"x-arm\" }");
+                return None;
+            }
+            if let Some(secret) = force.secret.as_ref().filter(|secret| secret.len() < SECRET_MIN) {
+                reader
+                    .error(secret.place, format!("a secret needs at least {SECRET_MIN} bytes"))
+                    .help("write \"${ARM_SECRET}\" and set that to something random, such as `openssl rand -base64 24` prints");
+                return None;
+            }
+        }
+        if let (Some(issue), Some(sticky)) = (&self.issue, &self.sticky)
+            && issue.name == sticky.name
+        {
+            reader
+                .error(sticky.place, format!("the cookie `{}` cannot hold an id and an arm", sticky.name))
+                .related(issue.place, "the id")
+                .help("write another name");
             return None;
+        }
+        if let Some(ramp) = &self.ramp {
+            self.check_ramp(ramp, resolution, reader)?;
         }
         Some(self)
     }
 
+    /// Whether the arm that grows has a place to grow into.
+    fn check_ramp(&self, ramp: &Spanned<ramp::Settings>, resolution: u32, reader: &mut Reader<'_>) -> Option<()> {
+        ramp.check(reader)?;
+        let arms = &self.arms.value.0;
+        let name = &ramp.arm.value.0;
+        let Some(arm) = arms.iter().find(|arm| arm.name() == *name) else {
+            let note = reader.error(ramp.arm.place, format!("`{name}` is not an arm of this split"));
+            let names: Vec<String> = arms.iter().map(ArmSettings::name).collect();
+            match nearest(name, names.iter().map(String::as_str)) {
+                Some(known) => note.help(format!("did you mean \"{known}\"?")),
+                None => note.help(format!("one of \"{}\"", names.join("\", \""))),
+            };
+            return None;
+        };
+        if arm.share.is_none() {
+            reader.error(ramp.arm.place, format!("`{name}` has the rest, which others grow into")).help("name another arm");
+            return None;
+        }
+        if arms.iter().all(|arm| arm.share.is_some()) {
+            reader
+                .error(ramp.place, "no arm has the rest, so there is nothing to grow into")
+                .help("give one arm \"rest\" instead of a share");
+            return None;
+        }
+        let others: u32 = arms.iter().filter(|other| other.name() != *name).filter_map(|arm| arm.share).sum();
+        for step in &ramp.steps.value {
+            let share = step.value.millionths();
+            if share > BUCKETS - others {
+                let most = f64::from(BUCKETS - others) / 10_000.0;
+                reader.error(step.place, format!("the other arms leave {most}%")).help(format!("write at most \"{most}%\""));
+                return None;
+            }
+            if !share.is_multiple_of(resolution) {
+                let least = f64::from(resolution) / 10_000.0;
+                reader
+                    .error(step.place, format!("that program tells shares apart by {least}%"))
+                    .help(format!("write a multiple of \"{least}%\""));
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    /// As written: millionths, `None` for the rest.
+    pub fn shares(&self) -> Vec<Option<u32>> {
+        self.arms.value.0.iter().map(|arm| arm.share).collect()
+    }
+
     /// Where keys are read: an id that was issued counts where nothing else does.
     pub fn key(&self) -> Option<RequestKey> {
-        let issued = self.issue.as_ref().map(|issue| KeySource::Cookie(issue.cookie.clone()));
+        let issued = self.issue.as_ref().map(|issue| KeySource::Cookie(issue.name.clone()));
         match (&self.by, issued) {
             (None, issued) => issued.map(|source| RequestKey::of(vec![source])),
             (Some(by), None) => Some(by.value.clone()),

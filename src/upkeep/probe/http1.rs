@@ -1,4 +1,4 @@
-//! A GET over HTTP/1.1, and the status that comes back.
+//! A request over HTTP/1.1, and the status that comes back.
 //!
 //! Reads no body: the head says it all.
 
@@ -16,9 +16,14 @@ const LIMITS: Limits = Limits { header_bytes: 32 << 10, headers: 200, uri_bytes:
 const INTERIM_MAX: u32 = 8;
 
 pub(super) async fn get(wire: Wire, host: &str, path: &PathAndQuery) -> Result<u16, Reason> {
-    let mut talk = Talk::new(wire);
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {AGENT}\r\nAccept: */*\r\nConnection: close\r\n\r\n");
-    talk.say(request.as_bytes()).await?;
+    ask(wire, request.as_bytes()).await
+}
+
+/// The status of the answer to a request, or to the rest of one.
+pub(in crate::upkeep) async fn ask(wire: Wire, request: &[u8]) -> Result<u16, Reason> {
+    let mut talk = Talk::new(wire);
+    talk.say(request).await?;
     for _ in 0..=INTERIM_MAX {
         let status = talk.hear(status).await?;
         if status >= 200 {

@@ -3,7 +3,7 @@
 //! Judges no answer: `upstream::health` and `upstream::leader` do.
 
 mod grpc;
-mod http1;
+pub(super) mod http1;
 mod http2;
 mod line;
 mod memcached;

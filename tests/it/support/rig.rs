@@ -62,6 +62,8 @@ impl Rig {
     fn start_command(mut command: Command, directory: TempDir, config: &str, arguments: &[&str]) -> Self {
         let path = directory.path().join("attache.toml");
         std::fs::write(&path, whole(directory.path(), config)).unwrap();
+        // What one test leaves to its next process is its own.
+        command.env("XDG_STATE_HOME", directory.path().join("state"));
         let mut child =
             command.arg("run").arg("-c").arg(&path).args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = collect(child.stderr.take().unwrap());
