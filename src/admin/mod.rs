@@ -59,6 +59,7 @@ const PATHS: &[(&str, &str)] = &[
     ("GET", "/listeners"),
     ("GET", "/services"),
     ("GET", "/services/NAME/hot"),
+    ("GET", "/services/NAME/differences"),
     ("GET", "/services/NAME/ramp"),
     ("POST", "/services/NAME/ramp"),
     ("GET", "/explain"),
@@ -114,6 +115,13 @@ async fn answer(handle: &Handle, request: &Request) -> Answer {
             match view::hot(handle, name) {
                 Some(hot) => Answer::json(200, &hot),
                 None => Answer::text(404, format!("there is no shard `{name}`; /services lists them\n")),
+            }
+        }
+        ("GET", path) if of_service(path, "differences").is_some() => {
+            let name = of_service(path, "differences").unwrap_or_default();
+            match view::differences(handle, name) {
+                Some(differences) => Answer::json(200, &differences),
+                None => Answer::text(404, format!("there is no mirror `{name}`; /services lists them\n")),
             }
         }
         ("GET", path) if of_service(path, "ramp").is_some() => ramp(handle, of_service(path, "ramp").unwrap_or_default()),

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::algo::split::BUCKETS;
 use crate::services::Service;
+use crate::services::mirror::{Example, Mirror, Reported};
 use crate::services::shard::{Members, Shard};
 use crate::services::split::ramp::{Moment, Ramp, Summary};
 use crate::services::split::{Arm, Split};
@@ -103,6 +104,7 @@ pub(super) fn services(handle: &Handle) -> Value {
     let others = generation.others.iter().map(|other| match &*other.service {
         Service::Shard(shard) => shard_of(shard, now),
         Service::Split(split) => split_of(split, now),
+        Service::Mirror(mirror) => mirror_of(mirror, now),
         service => json!({ "name": other.name, "kind": service.word() }),
     });
     Value::Array(pools.chain(others).collect())
@@ -158,6 +160,51 @@ fn ramp_of(split: &Split, ramp: &Ramp) -> Value {
         "keys": split.arms.iter().map(|arm| arm.name.as_str()).zip(ramp.census.counts(split.arms.len())).collect::<HashMap<_, _>>(),
         "mismatch": ramp.mismatch(&split.shares()),
     })
+}
+
+fn mirror_of(mirror: &Mirror, now: Instant) -> Value {
+    json!({
+        "name": mirror.name,
+        "kind": "mirror",
+        "to": mirror.to_name,
+        "copy": mirror.copies.copy_name,
+        "share": fraction(mirror.share),
+        "in_flight": mirror.copies.in_flight(),
+        "compares": mirror.copies.comparing.is_some(),
+        "healthy": mirror.to.may_serve(now),
+        "copy_healthy": mirror.copies.copy.may_serve(now),
+    })
+}
+
+/// In what answers to copies differ. `None` if there is no such mirror.
+pub(super) fn differences(handle: &Handle, name: &str) -> Option<Value> {
+    let generation = handle.live.pin();
+    let mirror = generation.mirror(name)?;
+    let Some(comparing) = &mirror.copies.comparing else {
+        return Some(
+            json!({ "service": name, "compared": 0, "detail": "write compare = { status = true, json = true } in this mirror", "differences": [], "noise": [] }),
+        );
+    };
+    let report = comparing.differences.report();
+    let example = |example: &Example| json!({ "at": rfc3339(example.at), "request": example.request, "primary": example.primary, "candidate": example.candidate });
+    let (real, noise): (Vec<&Reported>, Vec<&Reported>) = report.places.iter().partition(|place| place.is_real);
+    let real: Vec<Value> = real
+        .iter()
+        .map(|place| {
+            let examples: Vec<Value> = place.examples.iter().map(example).collect();
+            json!({ "path": place.path, "different": place.different, "noise": place.noise, "examples": examples })
+        })
+        .collect();
+    let noise: Vec<Value> =
+        noise.iter().map(|place| json!({ "path": place.path, "different": place.different, "noise": place.noise })).collect();
+    Some(json!({
+        "service": name,
+        "compared": report.compared,
+        "controlled": report.controlled,
+        "untracked": report.elsewhere,
+        "differences": real,
+        "noise": noise,
+    }))
 }
 
 fn shard_of(shard: &Shard, now: Instant) -> Value {

@@ -172,6 +172,14 @@ fn step_lines(step: &Step, page: &mut Page) {
                 None => page.line("", &format!("goes to {arm}")),
             }
         }
+        Step::Mirror { service, copy, share } => {
+            let percent = (share * 1e6).round() / 1e4;
+            let copied = match copy {
+                Some(copy) => format!("a copy goes to {copy}"),
+                None => "this request is not copied".to_owned(),
+            };
+            page.line("mirror", &format!("{service}, of {percent}%: {copied}"));
+        }
         Step::Pool { service, balance, bound_by, endpoints } => {
             let bound = bound_by.as_ref().map_or_else(String::new, |by| format!(", bound by {by}"));
             page.line("pool", &format!("{service}, {balance}{bound}"));

@@ -73,6 +73,7 @@ impl File {
             services::Settings::Pool(pool) => Some(pool.tls.files()),
             services::Settings::Shard(_)
             | services::Settings::Split(_)
+            | services::Settings::Mirror(_)
             | services::Settings::Respond(_)
             | services::Settings::Redirect(_) => None,
         });

@@ -21,7 +21,7 @@ use crate::route::{Head, HeadLookup, Headers};
 use crate::serve::check::{Checked, Handshake, check};
 use crate::serve::compose::{self, Forwarding};
 use crate::services::shard::{self, Members, OnDown};
-use crate::services::{self, Body, Decision, Unwanted, Way, split};
+use crate::services::{self, Body, Decision, Unwanted, Way, mirror, split};
 use crate::upstream::{Aim, Pool, sticky};
 
 /// One request, explained.
@@ -94,6 +94,13 @@ pub enum Step {
         instead_of: Option<String>,
         because: &'static str,
         arms: Vec<ArmPart>,
+    },
+    Mirror {
+        service: String,
+        /// Whom a copy goes to, if this request is copied.
+        copy: Option<String>,
+        /// Of the requests that could be.
+        share: f64,
     },
     Pool {
         service: String,
@@ -235,6 +242,7 @@ pub fn explain(generation: &Generation, asked: &Asked, is_serving: bool) -> Resu
         .map(|step| match step {
             services::Step::Shard(step) => shard_of(step, &way, &decision, now),
             services::Step::Split(step) => split_of(step, &way),
+            services::Step::Mirror(step) => mirror_of(step),
         })
         .collect();
     explanation.migration = migration(&way);
@@ -302,6 +310,15 @@ fn split_of(step: &split::Step<'_>, way: &Way<'_>) -> Step {
         instead_of: step.instead_of.map(name),
         because: step.because.word(),
         arms: split.arms.iter().zip(split.shares()).map(part).collect(),
+    }
+}
+
+fn mirror_of(step: &mirror::Step<'_>) -> Step {
+    let mirror = step.mirror;
+    Step::Mirror {
+        service: mirror.name.clone(),
+        copy: step.is_copied.then(|| mirror.copies.copy_name.clone()),
+        share: f64::from(mirror.share) / f64::from(BUCKETS),
     }
 }
 

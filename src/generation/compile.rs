@@ -220,6 +220,7 @@ fn check_kind(protocol: Protocol, name: &str, service: &Service, place: Place, f
         (Protocol::Http, _) | (Protocol::Tcp, Service::Pool(_)) => return Some(()),
         (Protocol::Tcp, Service::Shard(_)) => "a shard",
         (Protocol::Tcp, Service::Split(_)) => "a split",
+        (Protocol::Tcp, Service::Mirror(_)) => "a mirror",
         (Protocol::Tcp, Service::Respond(_)) => "an answer",
         (Protocol::Tcp, Service::Redirect(_)) => "a redirect",
     };

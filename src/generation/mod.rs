@@ -23,6 +23,7 @@ use crate::config::listener::{Paths, Protocol, Timeouts};
 use crate::filters::{headers, rewrite};
 use crate::proto::http1::Limits;
 use crate::route::{Network, Table};
+use crate::services::mirror::Mirror;
 use crate::services::shard::Shard;
 use crate::services::split::Split;
 use crate::services::{Service, pool};
@@ -122,6 +123,14 @@ impl Generation {
     pub fn split(&self, name: &str) -> Option<&Split> {
         self.others.iter().filter(|other| other.name == name).find_map(|other| match &*other.service {
             Service::Split(split) => Some(split),
+            _ => None,
+        })
+    }
+
+    /// The mirror of this name.
+    pub fn mirror(&self, name: &str) -> Option<&Mirror> {
+        self.others.iter().filter(|other| other.name == name).find_map(|other| match &*other.service {
+            Service::Mirror(mirror) => Some(mirror),
             _ => None,
         })
     }

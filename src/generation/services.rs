@@ -12,6 +12,7 @@ use super::compile::Inputs;
 use super::{NamedPool, NamedService};
 use crate::config::File;
 use crate::config::listener::{self, RouteService};
+use crate::services::mirror::{self, Mirror};
 use crate::services::pool::{self, EndpointSettings};
 use crate::services::shard::{self, HotKeys, Migration, Shard};
 use crate::services::split::ramp::{self, Ramp};
@@ -113,6 +114,7 @@ impl<'a> Services<'a> {
             services::Settings::Pool(settings) => return Some(Arc::new(Service::Pool(self.pool(name, settings, found)?))),
             services::Settings::Shard(settings) => Service::Shard(self.shard(name, salt, settings, found)?),
             services::Settings::Split(settings) => Service::Split(self.split(name, salt, settings, found)?),
+            services::Settings::Mirror(settings) => Service::Mirror(self.mirror(name, settings, found)?),
             services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings)),
             services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings)),
         });
@@ -196,6 +198,28 @@ impl<'a> Services<'a> {
         };
         let saved = known.map(|known| known.saved(at)).or_else(|| kept.get(name).cloned());
         Some(Arc::new(Ramp::new(settings.clone(), arms, peer, workers, saved.as_ref(), at)))
+    }
+
+    fn mirror(&mut self, name: &str, settings: &mirror::Settings, found: &mut Diagnostics) -> Option<Mirror> {
+        let to = self.resolve(&settings.to, found);
+        let copy = self.resolve(&settings.copy, found);
+        let comparing = match &settings.compare {
+            Some(compare) => Some(self.comparing(name, &compare.value, found)?),
+            None => None,
+        };
+        let copies = mirror::Copies::new(name, settings, copy?, self.inputs.metrics.mirror(name), comparing);
+        Some(Mirror::new(name, settings, to?, copies))
+    }
+
+    /// What was found stays, unless what is compared changed.
+    fn comparing(&mut self, name: &str, rules: &mirror::Compare, found: &mut Diagnostics) -> Option<mirror::Comparing> {
+        let control = match &rules.control {
+            Some(control) => Some(self.resolve(control, found)?.1),
+            None => None,
+        };
+        let known = self.inputs.previous.and_then(|generation| generation.mirror(name)).and_then(|mirror| mirror.copies.comparing.as_ref());
+        let differences = known.filter(|known| known.rules == *rules).map(|known| Arc::clone(&known.differences));
+        Some(mirror::Comparing { rules: rules.clone(), control, differences: differences.unwrap_or_default() })
     }
 
     fn member(&mut self, shard: &str, written: &shard::MemberSettings, found: &mut Diagnostics) -> Option<shard::Member> {

@@ -19,15 +19,21 @@ impl Listener {
     /// The way from the route to the verdict is written to `way`.
     pub fn walk<'g, 'a>(&'g self, asked: &Asked<'g, 'a>, way: &mut Way<'g>) -> Walk<'g, 'a> {
         let head = asked.head;
-        let found = self.table.find(head);
-        let captures = found.map_or_else(|| Captures::of(None, head.path), |found| found.captures);
-        let route = found.map(|found| &self.routes[found.route]).or(self.fallback.as_ref());
+        let (route, captures) = self.find(head);
         let decision = route.map_or(Decision::Refuse(Refusal::NoRoute), |route| route.service.decide(asked, way));
         Walk { route, captures, decision }
     }
 }
 
 impl Listener {
+    /// The route that takes a request, if one does, and what its stars stand for.
+    #[inline]
+    pub fn find<'a>(&self, head: &Head<'a>) -> (Option<&Route>, Captures<'a>) {
+        let found = self.table.find(head);
+        let captures = found.map_or_else(|| Captures::of(None, head.path), |found| found.captures);
+        (found.map(|found| &self.routes[found.route]).or(self.fallback.as_ref()), captures)
+    }
+
     /// Every route with the first of its predicates that does not hold, in order. The first without one is where the walk goes.
     pub fn reasons<'g>(&'g self, head: &Head<'_>) -> impl Iterator<Item = (&'g Route, Option<String>)> {
         let why_not = |index: usize| self.table.matchers(index).and_then(|matchers| matchers.why_not(head));

@@ -144,6 +144,9 @@ impl<S: Side> Job<'_, S> {
             let outcome = self.refuse(Refusal::BrokenResponse, upload.moved, endpoint_for_log, attempts, upload.is_taken()).await;
             return (outcome, Left::Broken);
         };
+        if let Some(kept) = &mut self.kept {
+            kept.begin(self.response, link.input());
+        }
         let status = self.response.status;
         if is_event_stream(self.response, link.input()) {
             // A stream of events is as long as it likes; silence still ends it.
@@ -173,6 +176,9 @@ impl<S: Side> Job<'_, S> {
         let mut download = Pump::new(E::decoder(framing.body), S::encoder(body), u64::MAX, &self.call.route.response_edits);
         let mut waits = Waits::default();
         let ending = poll_fn(|cx| self.poll_bodies(cx, link, upload, &mut download, pool, &mut waits)).await;
+        if let (Ending::Complete, Some(kept)) = (ending, &mut self.kept) {
+            kept.finish();
+        }
         let after = match (ending, keep) {
             (Ending::Complete, Persistence::Closed) => After::Close,
             (Ending::Complete, _) => After::Keep,
@@ -218,7 +224,11 @@ impl<S: Side> Job<'_, S> {
         waits: &mut Waits,
     ) -> Poll<Ending> {
         let client = &mut *self.client;
-        match download.poll(cx, link, &mut client.link) {
+        let polled = match &mut self.kept {
+            None => download.poll(cx, link, &mut client.link),
+            Some(kept) => download.poll(cx, link, &mut kept.of(&mut client.link)),
+        };
+        match polled {
             Poll::Ready(Ok(())) => return Poll::Ready(Ending::Complete),
             Poll::Ready(Err(PumpError::Sink(_))) => return Poll::Ready(Ending::ClientGone),
             Poll::Ready(Err(error)) => {

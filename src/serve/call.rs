@@ -43,6 +43,8 @@ pub struct Call<'a> {
     pub aim: Option<Aim>,
     /// Its client was told to go on already.
     pub is_continued: bool,
+    /// Nobody hears the answer: it is asked once.
+    pub is_copy: bool,
 }
 
 impl<'a> Call<'a> {

@@ -13,6 +13,7 @@ use super::call::{Call, deadline, is_grpc};
 use super::check::{Handshake, check};
 use super::compose::{self, Fixed, Own, Persistence};
 use super::connection::Client;
+use super::copies::{self, Copying, Original};
 use super::forward::{self, Job};
 use super::onward::{self, PASSED_MAX, nothing_to_read};
 use super::peek::{self, Bounds, Peeked, Unread};
@@ -109,7 +110,7 @@ const DISCARDED_MAX: u64 = 64 << 10;
 pub async fn run<S: Side>(
     worker: &Rc<Worker>,
     client: &mut Client<S>,
-    listener: &Listener,
+    listener: &Arc<Listener>,
     generation: &Generation,
     scratch: &mut Scratch,
     started: Instant,
@@ -161,6 +162,7 @@ pub async fn run<S: Side>(
         (true, Version::Http10) => Persistence::KeptAloud,
     };
     let mut tape = Tape::default();
+    let mut copying: Option<Copying> = None;
     let mut passed = Vec::new();
     let mut attempts = 0;
     let mut peeked: Option<Peeked> = None;
@@ -189,6 +191,12 @@ pub async fn run<S: Side>(
         let local_keep = if peeked.is_some() { Persistence::Closed } else { keep };
         let may_go_on = way.sent(worker.index, started);
         let told = way.told(head.scheme == "https");
+        if let (true, None, Some(framing)) = (way.is_copied, &copying, framing)
+            && !framing.has_upgrade
+        {
+            let original = Original { worker, client, listener, request, bytes, head: &head, tls: tls.as_ref(), framing };
+            copying = Some(copies::begin(&original, &way, &mut tape));
+        }
         let outcome = match (&decision, route, framing) {
             (Decision::Forward(pool, aim), Some(route), Some(framing)) => {
                 let deadline = deadline(route, &head, request.version, started);
@@ -211,11 +219,23 @@ pub async fn run<S: Side>(
                     aim: *aim,
                     told: &told.to_endpoint,
                     is_continued: peeked.as_ref().is_some_and(|peeked| peeked.has_told),
+                    is_copy: false,
                 };
                 let goes_on = may_go_on && passed.len() < PASSED_MAX;
                 let unwanted = way.unwanted.map_or(Unwanted::Nothing, |(_, _, unwanted)| unwanted);
-                let job =
-                    Job { call, client, keep, response, deadline, told: &told, cookie: Vec::new(), tape: &mut tape, goes_on, unwanted };
+                let job = Job {
+                    call,
+                    client,
+                    keep,
+                    response,
+                    deadline,
+                    told: &told,
+                    cookie: Vec::new(),
+                    tape: &mut tape,
+                    goes_on,
+                    unwanted,
+                    kept: copying.as_mut().and_then(|copying| copying.keep.as_mut()),
+                };
                 forward::forward(job, pool).await
             }
             (Decision::Answer(respond), Some(route), Some(framing)) => {
@@ -268,6 +288,9 @@ pub async fn run<S: Side>(
         );
     };
     outcome.attempts += attempts;
+    if let Some(copying) = copying {
+        copying.end(worker, &outcome);
+    }
     let after = match (outcome.after(), framing) {
         (After::Close, Some(asked)) if !asked.keep_alive && asked.body == BodyFraming::None && client.link.has_said_all() => After::Part,
         (after, _) => after,

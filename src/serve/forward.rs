@@ -18,6 +18,7 @@ use super::link::Link;
 use super::open;
 use super::side::{Far, Side};
 use super::tape::Tape;
+use super::tee::Keep;
 use super::tries::{Cause, Tries};
 use super::waits::{Early, poll_deadlines};
 use crate::proto::http1::{BodyFraming, ResponseHead, response_framing};
@@ -45,6 +46,8 @@ pub struct Job<'a, S> {
     pub goes_on: bool,
     /// Answers that the client does not get, since somebody else is asked then.
     pub unwanted: Unwanted,
+    /// Keeps the answer's beginning, where somebody wants to look at it.
+    pub kept: Option<&'a mut Keep>,
 }
 
 /// So much of a body is kept for whoever is asked next, where the pool says nothing of that.
@@ -72,7 +75,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     let greeting = job.greeting(pool);
     let stuck = job.call.stuck(pool);
     let mut started = Instant::now();
-    let mut tries = Tries::new(pool, job.call.worker, started);
+    let mut tries = Tries::new(pool, job.call.worker, job.call.is_copy, started);
     if job.call.framing.body != BodyFraming::None && !job.tape.is_whole() {
         let replay = pool.policy.retry.as_ref().map(|retry| retry.replay.bytes()).or(job.goes_on.then_some(REPLAY));
         if let Some(replay) = replay {

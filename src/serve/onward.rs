@@ -51,6 +51,7 @@ pub fn go_on<'g>(
         // Where a pool chose, it has asked all that it may.
         Step::Shard(step) => step.member.map(|member| Passed::Member(step.shard, member)),
         Step::Split(step) => Split::passed(step),
+        Step::Mirror(_) => None,
     });
     let Some(turn) = turn else { return Decision::Refuse(refusal_of_way) };
     passed.push(turn);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use super::side::Source;
+use super::tee::Tee;
 
 /// Bodies that the process holds in memory, all together.
 #[derive(Default)]
@@ -39,6 +40,8 @@ pub struct Tape {
     has_ended: bool,
     /// `None` for one that keeps nothing.
     recording: Option<Recording>,
+    /// Copies get what passes.
+    pub tee: Option<Box<Tee>>,
 }
 
 struct Recording {
@@ -70,6 +73,9 @@ impl Tape {
         debug_assert!(self.is_whole() || self.at == self.bytes.len(), "only what is whole is read again");
         self.at = 0;
         self.has_ended = false;
+        if let Some(tee) = &mut self.tee {
+            tee.again();
+        }
     }
 
     pub fn of<'t, S: Source>(&'t mut self, source: &'t mut S) -> Taped<'t, S> {

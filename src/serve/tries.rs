@@ -25,6 +25,8 @@ pub struct Tries<'p> {
     /// Those that went out for one reason or another of `retry`; the first one included.
     counted: u32,
     repeats: u32,
+    /// It is not worth a second attempt.
+    is_single: bool,
 }
 
 /// Why an attempt came to nothing.
@@ -41,11 +43,12 @@ pub enum Cause {
 }
 
 impl<'p> Tries<'p> {
-    pub fn new(pool: &'p Pool, worker: &'p Worker, now: Instant) -> Self {
+    /// `is_single`: there is no second attempt, whatever the pool says.
+    pub fn new(pool: &'p Pool, worker: &'p Worker, is_single: bool, now: Instant) -> Self {
         if let Some(retries) = &pool.retries {
             retries.earn(worker.index, now);
         }
-        Self { pool, worker, attempts: 0, tried: Tried::default(), counted: 0, repeats: 0 }
+        Self { pool, worker, attempts: 0, tried: Tried::default(), counted: 0, repeats: 0, is_single }
     }
 
     /// Whether connections that were used before may carry it: not after one turned out to be dead.
@@ -72,6 +75,9 @@ impl<'p> Tries<'p> {
 
     /// How long to wait before the next attempt; `None` if there may be none. Spends of the budget.
     pub fn again(&mut self, cause: Cause, failed: EndpointId, now: Instant) -> Option<Duration> {
+        if self.is_single {
+            return None;
+        }
         let is_new = !self.tried.has(failed);
         if is_new {
             self.tried.add(failed);

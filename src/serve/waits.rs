@@ -9,6 +9,7 @@ use super::connection::Client;
 use super::pump::{Pump, PumpError};
 use super::side::{Side, Sink};
 use super::tape::Tape;
+use super::tee::Tee;
 use super::timer::Stall;
 use crate::refusal::Refusal;
 use crate::tls::Failure;
@@ -51,7 +52,11 @@ pub fn poll_upload<S: Side>(
     if upload.is_done() || waits.upload_failed {
         return Ok(());
     }
-    match upload.poll(cx, &mut tape.of(&mut client.link), link) {
+    let polled = match tape.tee.take() {
+        None => upload.poll(cx, &mut tape.of(&mut client.link), link),
+        Some(tee) => poll_teed(cx, client, tape, link, upload, tee),
+    };
+    match polled {
         Poll::Ready(Err(PumpError::Source(_))) => Err(Early::ClientGone),
         // It sends no more but may still read.
         Poll::Ready(Err(PumpError::Short)) => Err(Early::Refused(Refusal::Incomplete)),
@@ -63,6 +68,24 @@ pub fn poll_upload<S: Side>(
         }
         Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
     }
+}
+
+/// As [`Pump::poll`], with copies that get the same.
+#[cold]
+fn poll_teed<S: Side>(
+    cx: &mut Context<'_>,
+    client: &mut Client<S>,
+    tape: &mut Tape,
+    link: &mut impl Sink,
+    upload: &mut Pump<'_>,
+    mut tee: Box<Tee>,
+) -> Poll<Result<(), PumpError>> {
+    let polled = upload.poll(cx, &mut tape.of(&mut client.link), &mut tee.of(link));
+    if upload.is_taken() {
+        tee.finish();
+    }
+    tape.tee = Some(tee);
+    polled
 }
 
 /// Ready with what the soonest deadline means, once it has passed.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+
 use super::buffer::Buffers;
 use super::h2::endpoint::Connections;
 use super::tape::Held;
@@ -17,6 +19,7 @@ use crate::algo::dice;
 use crate::dial::{Idle, SWEEP_EVERY};
 use crate::generation::{Generation, Live};
 use crate::proto::http1::{RequestHead, ResponseHead};
+use crate::services::mirror::Comparison;
 use crate::telemetry::{HttpDate, Metrics, Sink, Stamps, access, clock};
 use crate::upstream::sticky::Stuck;
 use crate::upstream::{Ask, EndpointId, Lease, Membership, Pool, Tried};
@@ -35,6 +38,8 @@ pub struct Shared {
     pub access: Arc<AccessLog>,
     /// Bodies in memory.
     pub held: Arc<Held>,
+    /// Answers that wait to be compared.
+    pub comparisons: mpsc::Sender<Comparison>,
 }
 
 /// Where access records go and how they look; both can change while records are written.
@@ -375,7 +380,9 @@ mod tests {
         };
         let generation = compile(parsed, &inputs, &mut found).expect("the text is right");
         let access = Arc::new(AccessLog { sink: arc_swap::ArcSwapOption::empty() });
-        Worker::new(0, Arc::new(Shared { live: Arc::new(Live::new(Arc::new(generation))), metrics, access, held: Arc::default() }))
+        let live = Arc::new(Live::new(Arc::new(generation)));
+        let (comparisons, _) = mpsc::channel(1);
+        Worker::new(0, Arc::new(Shared { live, metrics, access, held: Arc::default(), comparisons }))
     }
 
     fn worker_has_a_bug() -> bool {

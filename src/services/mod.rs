@@ -2,6 +2,7 @@
 //!
 //! Services decide and never do: nothing here awaits, opens a socket or writes a byte.
 
+pub mod mirror;
 pub mod pool;
 pub mod redirect;
 pub mod respond;
@@ -18,7 +19,7 @@ use crate::upstream::Aim;
 use crate::value::{Entry, Fields, Item, Reader, Value, nearest};
 
 /// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` or `discover` is the pool.
-pub const KINDS: &[&str] = &["shard", "split", "respond", "redirect"];
+pub const KINDS: &[&str] = &["shard", "split", "mirror", "respond", "redirect"];
 
 /// One service as it is written: exactly one kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +28,7 @@ pub enum Settings {
     Pool(Arc<pool::Settings>),
     Shard(Arc<shard::Settings>),
     Split(Arc<split::Settings>),
+    Mirror(Arc<mirror::Settings>),
     Respond(respond::Settings),
     Redirect(redirect::Settings),
 }
@@ -93,6 +95,7 @@ impl Settings {
             Self::Pool(_) => "pool",
             Self::Shard(_) => "shard",
             Self::Split(_) => "split",
+            Self::Mirror(_) => "mirror",
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
         }
@@ -103,6 +106,7 @@ impl Settings {
         match kind {
             "shard" => shard::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Shard),
             "split" => split::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Split),
+            "mirror" => mirror::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Mirror),
             "respond" => respond::Settings::decode(item, reader)?.checked(reader).map(Self::Respond),
             _ => redirect::Settings::decode(item, reader).map(Self::Redirect),
         }
@@ -114,6 +118,7 @@ pub enum Service {
     Pool(pool::Pool),
     Shard(shard::Shard),
     Split(split::Split),
+    Mirror(mirror::Mirror),
     Respond(respond::Respond),
     Redirect(redirect::Redirect),
 }
@@ -219,12 +224,15 @@ pub struct Way<'g> {
     pub unwanted: Option<(&'g shard::Shard, u32, Unwanted)>,
     /// A migration has the old service answer.
     pub is_with_old: bool,
+    /// A mirror on it has the request copied.
+    pub is_copied: bool,
 }
 
 /// One choice on the way.
 pub enum Step<'g> {
     Shard(shard::Step<'g>),
     Split(split::Step<'g>),
+    Mirror(mirror::Step<'g>),
 }
 
 impl<'g> Way<'g> {
@@ -252,6 +260,7 @@ impl<'g> Way<'g> {
                     has_others |= split::Split::passed(step).is_some();
                     step.split.sent(step, keys, worker);
                 }
+                Step::Mirror(_) => {}
             }
         }
         has_others
@@ -272,10 +281,18 @@ impl<'g> Way<'g> {
     pub fn arm(&self) -> Option<Cow<'g, str>> {
         let mut arms = self.steps().filter_map(|step| match step {
             Step::Split(step) => Some(step.name()),
-            Step::Shard(_) => None,
+            Step::Shard(_) | Step::Mirror(_) => None,
         });
         let first = arms.next()?;
         Some(arms.fold(Cow::Borrowed(first), |all, arm| Cow::Owned(format!("{all}, {arm}"))))
+    }
+
+    /// Who has the request copied.
+    pub fn mirrors(&self) -> impl Iterator<Item = &'g mirror::Mirror> {
+        self.steps().filter_map(|step| match step {
+            Step::Mirror(step) if step.is_copied => Some(step.mirror),
+            _ => None,
+        })
     }
 
     /// An answer was sent with this status; 0 if none was.
@@ -306,6 +323,7 @@ impl<'g> Way<'g> {
     pub fn clear(&mut self) {
         self.unwanted = None;
         self.is_with_old = false;
+        self.is_copied = false;
         self.back(0);
         self.keys.clear();
     }
@@ -329,6 +347,7 @@ impl Service {
             Self::Pool(pool) => Decision::Forward(pool, None),
             Self::Shard(shard) => shard.decide(asked, way),
             Self::Split(split) => split.decide(asked, way),
+            Self::Mirror(mirror) => mirror.decide(asked, way),
             Self::Respond(respond) => Decision::Answer(respond),
             Self::Redirect(redirect) => Decision::Redirect(redirect),
         }
@@ -340,6 +359,7 @@ impl Service {
             Self::Pool(_) => "pool",
             Self::Shard(_) => "shard",
             Self::Split(_) => "split",
+            Self::Mirror(_) => "mirror",
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
         }
@@ -351,6 +371,7 @@ impl Service {
             Self::Pool(pool) => pool.may_serve(now),
             Self::Shard(shard) => shard.may_serve(now),
             Self::Split(split) => split.may_serve(now),
+            Self::Mirror(mirror) => mirror.may_serve(now),
             Self::Respond(_) | Self::Redirect(_) => true,
         }
     }

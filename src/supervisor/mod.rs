@@ -182,20 +182,25 @@ impl Supervisor {
         let generation = Arc::new(generation);
         let live = Arc::new(Live::new(Arc::clone(&generation)));
         let access = Arc::new(AccessLog { sink: arc_swap::ArcSwapOption::from(sink) });
-        let shared =
-            Arc::new(Shared { live: Arc::clone(&live), metrics: Arc::clone(&metrics), access: Arc::clone(&access), held: Arc::default() });
+        let (upkeep, comparisons) = match Upkeep::start() {
+            Ok(upkeep) => upkeep,
+            Err(error) => {
+                found.error(None, format!("cannot start: {error}"));
+                return Err(NotStarted { sources, found });
+            }
+        };
+        let shared = Arc::new(Shared {
+            live: Arc::clone(&live),
+            metrics: Arc::clone(&metrics),
+            access: Arc::clone(&access),
+            held: Arc::default(),
+            comparisons,
+        });
         let (tell_ended, ended) = mpsc::channel(workers);
         let crew = match Crew::start(workers, &shared, &tell_ended) {
             Ok(crew) => crew,
             Err(error) => {
                 found.error(None, format!("cannot start {workers} workers: {error}")).help("lower [process] workers");
-                return Err(NotStarted { sources, found });
-            }
-        };
-        let upkeep = match Upkeep::start() {
-            Ok(upkeep) => upkeep,
-            Err(error) => {
-                found.error(None, format!("cannot start: {error}"));
                 return Err(NotStarted { sources, found });
             }
         };

@@ -68,6 +68,8 @@ metrics! {
     SPLIT_FAILED_OVER = Counter "split_failed_over_total" ["service", "arm"] "Requests that the control arm took since their own arm had nobody.";
     SPLIT_ERRORS = Counter "split_errors_total" ["service", "arm"] "Answers with a status of 500 or more that the users of an arm got.";
     SPLIT_SECONDS = Histogram "split_request_duration_seconds" ["service", "arm"] "From the first byte of a request to the last of its answer.";
+    MIRROR_COPIES = Counter "mirror_copies_total" ["service", "outcome"] "Copies of requests, by what became of them: answered, failed, dropped (too many, or too slow for their body), cut (so was the original).";
+    MIRROR_COMPARISONS = Counter "mirror_comparisons_total" ["service", "outcome"] "Answers compared with those to copies: same, different, or skipped.";
     ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
     DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
@@ -537,6 +539,47 @@ impl ArmMetrics {
     }
 }
 
+outcomes! {
+    /// What became of a copy of a request.
+    pub enum Copied {
+        /// Whatever the answer was.
+        Answered = "answered",
+        /// There is none.
+        Failed = "failed",
+        /// There were too many copies, or too much of a body waited.
+        Dropped = "dropped",
+        /// The original was not whole.
+        Cut = "cut",
+    }
+}
+
+outcomes! {
+    /// What a comparison of two answers came to.
+    pub enum Compared {
+        Same = "same",
+        Different = "different",
+        /// One of them is missing, or not all of it was kept.
+        Skipped = "skipped",
+    }
+}
+
+/// What a mirror does.
+#[derive(Debug, Default)]
+pub struct MirrorMetrics {
+    copies: [AtomicU64; Copied::COUNT],
+    comparisons: [AtomicU64; Compared::COUNT],
+}
+
+impl MirrorMetrics {
+    pub fn copied(&self, outcome: Copied) {
+        self.copies[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    pub fn compared(&self, outcome: Compared) {
+        self.comparisons[outcome as usize].fetch_add(1, Relaxed);
+    }
+}
+
 #[derive(Debug, Default)]
 struct SpreadShard {
     spilled: Cell,
@@ -581,6 +624,7 @@ pub struct Metrics {
     shards: Series<(String, String), ShardMetrics>,
     spreads: Series<String, SpreadMetrics>,
     arms: Series<(String, String), ArmMetrics>,
+    mirrors: Series<String, MirrorMetrics>,
     certificates: Mutex<Vec<CertificateExpiry>>,
     generation: AtomicU64,
     reloads: [AtomicU64; 2],
@@ -611,6 +655,7 @@ impl Metrics {
             services: Mutex::default(),
             shards: Mutex::default(),
             arms: Mutex::default(),
+            mirrors: Mutex::default(),
             spreads: Mutex::default(),
             certificates: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -658,6 +703,10 @@ impl Metrics {
         series(&self.arms, (service.to_owned(), arm.to_owned()), || ArmMetrics { shards: Shards::new(self.workers) })
     }
 
+    pub fn mirror(&self, service: &str) -> Arc<MirrorMetrics> {
+        series(&self.mirrors, service.to_owned(), MirrorMetrics::default)
+    }
+
     pub fn spread(&self, service: &str) -> Arc<SpreadMetrics> {
         series(&self.spreads, service.to_owned(), || SpreadMetrics { shards: Shards::new(self.workers) })
     }
@@ -676,6 +725,7 @@ impl Metrics {
         retain(&self.shards);
         retain(&self.spreads);
         retain(&self.arms);
+        retain(&self.mirrors);
     }
 
     /// Replaces all that were known.
@@ -807,6 +857,14 @@ impl Metrics {
             page.add(&SPLIT_ERRORS, &[&service, &arm], metrics.shards.sum(|shard| &shard.errors) as f64);
             page.add_histogram(&SPLIT_SECONDS, &[&service, &arm], &total);
             page.add_if_any(&SPLIT_FAILED_OVER, &[&service, &arm], metrics.shards.sum(|shard| &shard.failed_over));
+        }
+        for (service, metrics) in sorted(&self.mirrors) {
+            for (index, outcome) in Copied::WORDS.iter().enumerate() {
+                page.add(&MIRROR_COPIES, &[&service, outcome], metrics.copies[index].load(Relaxed) as f64);
+            }
+            for (index, outcome) in Compared::WORDS.iter().enumerate() {
+                page.add(&MIRROR_COMPARISONS, &[&service, outcome], metrics.comparisons[index].load(Relaxed) as f64);
+            }
         }
         for (service, metrics) in sorted(&self.spreads) {
             page.add_if_any(&SHARD_SPILLED, &[&service], metrics.shards.sum(|shard| &shard.spilled));
@@ -987,6 +1045,8 @@ mod tests {
             metrics.arm("checkout", "canary").sent(worker);
             metrics.arm("checkout", "canary").failed_over(worker);
             metrics.arm("checkout", "canary").finished(worker, 500, Duration::ZERO, true);
+            metrics.mirror("app").copied(Copied::Answered);
+            metrics.mirror("app").compared(Compared::Same);
             metrics.spread("cache").spread(worker);
             metrics.spread("cache").set_hot_keys(worker, 1 + worker as u64);
             metrics.service("app").attempted(worker, Duration::from_millis(3));

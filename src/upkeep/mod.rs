@@ -14,11 +14,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::services::Service;
+use crate::services::mirror::Comparison;
 use crate::services::split::ramp::{Moment, Saved};
 use crate::upstream::Pool;
 use kept::Keeper;
@@ -40,16 +42,34 @@ pub struct Followed {
 }
 
 impl Upkeep {
-    pub fn start() -> io::Result<Self> {
+    /// With where answers go that are to be compared.
+    pub fn start() -> io::Result<(Self, mpsc::Sender<Comparison>)> {
+        let (compare, comparisons) = mpsc::channel(COMPARISONS_MAX);
         let (sender, followed) = watch::channel(Followed::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || runtime.block_on(follow(followed)))?;
-        Ok(Self { followed: sender, _thread: thread })
+        let thread = std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                tokio::spawn(run_comparisons(comparisons));
+                follow(followed).await;
+            });
+        })?;
+        Ok((Self { followed: sender, _thread: thread }, compare))
     }
 
     /// These serve from now on, and no others. What is known of those that stay is kept.
     pub fn follow(&self, followed: Followed) {
         self.followed.send_replace(followed);
+    }
+}
+
+/// Answers that wait to be compared; beyond that, they are not.
+const COMPARISONS_MAX: usize = 64;
+
+async fn run_comparisons(mut comparisons: mpsc::Receiver<Comparison>) {
+    while let Some(comparison) = comparisons.recv().await {
+        comparison.run(SystemTime::now());
+        // A probe may be due.
+        tokio::task::yield_now().await;
     }
 }
 

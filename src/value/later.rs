@@ -6,11 +6,9 @@
 const LATER: &[(&str, &str)] = &[
     // A pool.
     // Kinds of services, by name and in a route.
-    ("mirror", "endpoints"),
     ("scatter", "endpoints"),
     ("metrics", "endpoints"),
     ("logs", "endpoints"),
-    ("mirror", "rewrite"),
     ("scatter", "rewrite"),
     ("metrics", "rewrite"),
     ("logs", "rewrite"),

@@ -26,6 +26,7 @@ mod leader; // pools with a leader: where requests go while the lead moves
 mod lifecycle; // waiting for other processes, ending with them, being ready once they are
 mod memory; // bodies, idle connections, bugs: what they cost
 mod migrations; // a service that is left for a shard, a key at a time
+mod mirrors; // copies of requests: what gets there, that nobody waits, what differs
 mod network; // black holes, distance, loss, partitions: real packets in namespaces
 mod parsers; // what the parsers accept, others read alike
 mod patience; // clients that say how long they wait, and clients that leave

@@ -142,7 +142,7 @@ async fn connect(
         let extensions = Extensions { alpn: client.alpn(), authority: told.sni.as_deref().map(str::as_bytes) };
         proxy_header::write_v2(ends, extensions, &mut greeting);
     }
-    let mut tries = Tries::new(pool, worker, Instant::now());
+    let mut tries = Tries::new(pool, worker, false, Instant::now());
     let stuck = key.map_or(Stuck::Free, Stuck::Key);
     loop {
         let since = Instant::now();

@@ -1,0 +1,315 @@
+//! Copies of a request, for the mirrors on its way: each is an exchange of its own, whose client is a [`Ghost`].
+//!
+//! Begins them and brings answers together that are compared. The original never waits for any of this, nor fails with it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::call::Call;
+use super::check::{Handshake, check};
+use super::compose::{self, Persistence};
+use super::connection::Client;
+use super::exchange::{Ending, Outcome};
+use super::forward::{self, Job};
+use super::ghost::{End, Feed, Ghost};
+use super::onward::nothing_to_read;
+use super::peek::{self, Bounds, Peeked};
+use super::side::Side;
+use super::tape::Tape;
+use super::tee::{Keep, Tee};
+use super::timer::Timer;
+use super::worker::{Scratch, Worker};
+use crate::generation::Listener;
+use crate::proto::http1::{BodyFraming, RequestFraming, RequestHead};
+use crate::route::{Head, Headers, TlsFacts};
+use crate::services::mirror::{Comparing, Comparison, Copies, InFlight, Seen};
+use crate::services::{Asked, Body, Decision, Service, Told, Unwanted, Way};
+use crate::telemetry::metrics::{Compared, Copied};
+
+/// What the endpoint of a copy hears of it.
+const MARKER: &[u8] = b"X-Attache-Mirror: 1\r\n";
+
+/// What copies begin from.
+pub struct Original<'a, S> {
+    pub worker: &'a Rc<Worker>,
+    pub client: &'a Client<S>,
+    pub listener: &'a Arc<Listener>,
+    pub request: &'a RequestHead,
+    pub bytes: &'a [u8],
+    pub head: &'a Head<'a>,
+    pub tls: Option<&'a Rc<TlsFacts>>,
+    pub framing: &'a RequestFraming,
+}
+
+/// Copies of one request, for as long as the original takes.
+pub struct Copying {
+    /// Of the original's answer.
+    pub keep: Option<Keep>,
+    meetings: Vec<Rc<Meeting>>,
+}
+
+/// Where answers wait for each other.
+struct Meeting {
+    copies: Arc<Copies>,
+    request: String,
+    answers: RefCell<Answers>,
+}
+
+#[derive(Default)]
+struct Answers {
+    primary: Option<Arc<Seen>>,
+    candidate: Option<Arc<Seen>>,
+    control: Option<Arc<Seen>>,
+    is_over: bool,
+}
+
+/// Whose answer it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Primary,
+    Candidate,
+    Control,
+}
+
+impl Meeting {
+    /// An answer has come, or it is certain that none will: then there is nothing to compare.
+    fn bring(&self, worker: &Worker, who: Who, answer: Option<Arc<Seen>>) {
+        let mut answers = self.answers.borrow_mut();
+        if answers.is_over {
+            return;
+        }
+        let Some(answer) = answer else {
+            *answers = Answers { is_over: true, ..Answers::default() };
+            return self.copies.metrics.compared(Compared::Skipped);
+        };
+        match who {
+            Who::Primary => answers.primary = Some(answer),
+            Who::Candidate => answers.candidate = Some(answer),
+            Who::Control => answers.control = Some(answer),
+        }
+        let has_control = self.copies.comparing.as_ref().is_some_and(|comparing| comparing.control.is_some());
+        let Answers { primary: Some(primary), candidate: Some(candidate), control, .. } = &*answers else { return };
+        if has_control && control.is_none() {
+            return;
+        }
+        let comparison = Comparison {
+            copies: Arc::clone(&self.copies),
+            request: self.request.clone(),
+            primary: Arc::clone(primary),
+            candidate: Arc::clone(candidate),
+            control: control.clone(),
+        };
+        *answers = Answers { is_over: true, ..Answers::default() };
+        if worker.shared.comparisons.try_send(comparison).is_err() {
+            self.copies.metrics.compared(Compared::Skipped);
+        }
+    }
+}
+
+impl Copying {
+    /// The original has its answer, or has none.
+    pub fn end(self, worker: &Worker, outcome: &Outcome) {
+        let is_answered = outcome.refusal.is_none() && outcome.ending == Ending::Complete;
+        let answer = self.keep.filter(|keep| is_answered && keep.seen.status > 0).map(|keep| Arc::new(keep.seen));
+        for meeting in self.meetings {
+            meeting.bring(worker, Who::Primary, answer.clone());
+        }
+    }
+}
+
+/// Begins the copies that mirrors on `way` want. The body will pass by `tape`.
+#[cold]
+pub fn begin<S: Side>(original: &Original<'_, S>, way: &Way<'_>, tape: &mut Tape) -> Copying {
+    let has_body = original.framing.body != BodyFraming::None;
+    let (mut feeds, mut meetings) = (Vec::new(), Vec::new());
+    let mut most = None;
+    for mirror in way.mirrors() {
+        let copies = &mirror.copies;
+        let comparing = copies.comparing.as_ref();
+        let control = comparing.and_then(|comparing| comparing.control.as_ref());
+        // Both or none: one of them alone is not worth its work.
+        let wanted = 1 + usize::from(control.is_some());
+        let places: Vec<InFlight> = (0..wanted).map_while(|_| copies.begin()).collect();
+        if places.len() < wanted {
+            copies.metrics.copied(Copied::Dropped);
+            continue;
+        }
+        let meeting = comparing.map(|Comparing { rules, .. }| {
+            most = most.max(Some(rules.body.bytes()));
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let request = format!("{} {}", text(original.head.method), text(original.request.target.of(original.bytes)));
+            Rc::new(Meeting { copies: Arc::clone(copies), request, answers: RefCell::default() })
+        });
+        for (who, place) in [Who::Candidate, Who::Control].into_iter().zip(places) {
+            let service = if who == Who::Control { control.unwrap_or(&copies.copy) } else { &copies.copy };
+            let feed = Feed::new(copies.buffer);
+            if has_body {
+                feeds.push(Rc::clone(&feed));
+            } else {
+                feed.finish(End::Whole);
+            }
+            let copy = Copy {
+                worker: Rc::clone(original.worker),
+                listener: Arc::clone(original.listener),
+                service: Arc::clone(service),
+                copies: Arc::clone(copies),
+                who,
+                meeting: meeting.clone(),
+                feed,
+                _place: place,
+            };
+            copy.spawn(original);
+        }
+        meetings.extend(meeting);
+    }
+    if !feeds.is_empty() {
+        tape.tee = Some(Box::new(Tee::new(feeds)));
+    }
+    Copying { keep: most.map(Keep::new), meetings }
+}
+
+/// One copy on its way.
+struct Copy {
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    service: Arc<Service>,
+    copies: Arc<Copies>,
+    who: Who,
+    meeting: Option<Rc<Meeting>>,
+    feed: Rc<Feed>,
+    _place: InFlight,
+}
+
+impl Copy {
+    fn spawn<S: Side>(self, original: &Original<'_, S>) {
+        let mut scratch = self.worker.scratch();
+        scratch.request.clone_from(original.request);
+        scratch.request_bytes.extend_from_slice(original.bytes);
+        scratch.request_id.extend_from_slice(original.head.request_id);
+        let client = Client {
+            link: Ghost::new(Rc::clone(&self.feed), original.client.link.is_tls()),
+            timer: Timer::default(),
+            bound: Rc::clone(&original.client.bound),
+            peer: original.client.peer,
+            named: original.client.named.clone().or_else(|| original.client.link.ends().map(Rc::new)),
+            tls: original.tls.cloned(),
+            tls_policy: original.client.tls_policy,
+        };
+        tokio::task::spawn_local(async move {
+            let mut answer = None;
+            let outcome = self.run(client, &mut scratch, &mut answer).await;
+            self.worker.give_scratch(scratch);
+            if self.who == Who::Candidate {
+                self.copies.metrics.copied(outcome);
+            }
+            if let Some(meeting) = &self.meeting {
+                meeting.bring(&self.worker, self.who, answer.map(Arc::new));
+            }
+        });
+    }
+
+    /// The same as `exchange::run` does for a client that listens, but for what nobody needs who does not.
+    async fn run(&self, mut client: Client<Ghost>, scratch: &mut Scratch, answer: &mut Option<Seen>) -> Copied {
+        let Scratch { request, request_bytes, response, request_id, compare_path, .. } = scratch;
+        let (worker, listener, started) = (&self.worker, &self.listener, Instant::now());
+        let bytes: &[u8] = request_bytes;
+        let handshake = Handshake { facts: client.tls.as_deref(), policy: client.tls_policy };
+        let Ok(checked) = check(request, bytes, listener, handshake, compare_path) else { return Copied::Failed };
+        let headers = Headers { bytes, fields: &request.fields };
+        let (ip, peer_is_trusted) = compose::client_ip(listener, client.peer, headers);
+        let tls = client.tls.take();
+        let head = Head {
+            method: request.method.of(bytes),
+            scheme: if tls.is_some() { "https" } else { "http" },
+            authority: checked.authority,
+            host: checked.host,
+            path: checked.path,
+            query: checked.query,
+            compare_path: if compare_path.is_empty() { checked.path } else { compare_path },
+            headers,
+            client: ip,
+            tls: tls.as_deref(),
+            request_id,
+            listener: &listener.name,
+        };
+        let (Some(route), captures) = listener.find(&head) else { return Copied::Failed };
+        let framing = &checked.framing;
+        let deadline = started.checked_add(self.copies.timeout);
+        let mut way = Way::default();
+        let mut tape = Tape::default();
+        let asked =
+            Asked { head: &head, now: started, worker: worker.index, dice: worker.roll(), body: nothing_to_read(framing), passed: &[] };
+        let mut decision = self.service.decide(&asked, &mut way);
+        let mut peeked: Option<Peeked> = None;
+        if let Decision::Read(most) = decision {
+            let bounds = Bounds {
+                most,
+                limit: listener.body.most(),
+                held: &worker.shared.held,
+                most_held: worker.pin().file.process.max_memory_bodies.0,
+                timeout: listener.timeouts.body,
+                deadline,
+            };
+            let Ok(read) = peek::peek(&mut client, &mut tape, framing, &bounds).await else { return self.unanswered() };
+            let body: Body<'_> = peeked.insert(read).body();
+            way.clear();
+            decision = self.service.decide(&Asked { body, now: Instant::now(), ..asked }, &mut way);
+        }
+        way.sent(worker.index, started);
+        let Decision::Forward(pool, aim) = decision else {
+            let is_answered = matches!(decision, Decision::Answer(_) | Decision::Redirect(_));
+            return if is_answered { Copied::Answered } else { Copied::Failed };
+        };
+        let mut told = Told { to_client: Vec::new(), ..way.told(head.scheme == "https") };
+        told.to_endpoint.extend_from_slice(MARKER);
+        let call = Call {
+            worker,
+            listener,
+            head: &head,
+            route,
+            captures: &captures,
+            framing,
+            version: request.version,
+            upgrade: None,
+            peer: client.peer,
+            peer_is_trusted,
+            deadline,
+            told: &told.to_endpoint,
+            aim,
+            // The original's client has been told, or waits for whom its own request goes to.
+            is_continued: true,
+            is_copy: true,
+        };
+        let mut keep = self.copies.comparing.as_ref().map(|comparing| Keep::new(comparing.rules.body.bytes()));
+        let job = Job {
+            call,
+            client: &mut client,
+            keep: Persistence::Kept,
+            response,
+            deadline,
+            told: &told,
+            cookie: Vec::new(),
+            tape: &mut tape,
+            goes_on: false,
+            unwanted: Unwanted::Nothing,
+            kept: keep.as_mut(),
+        };
+        let outcome = forward::forward(job, pool).await;
+        way.finished(worker.index, outcome.status, outcome.ended.saturating_duration_since(started));
+        if outcome.refusal.is_some() || outcome.ending != Ending::Complete {
+            return self.unanswered();
+        }
+        *answer = keep.map(|keep| keep.seen);
+        Copied::Answered
+    }
+
+    fn unanswered(&self) -> Copied {
+        match self.feed.end() {
+            End::Overflowed => Copied::Dropped,
+            End::Cut => Copied::Cut,
+            End::Open | End::Whole => Copied::Failed,
+        }
+    }
+}

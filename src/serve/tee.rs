@@ -1,0 +1,189 @@
+//! Looks at bodies as they pass: gives a request's to its copies, and keeps the beginning of an answer to be compared.
+//!
+//! Holds nothing up but for one turn: whoever cannot follow is left behind.
+
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use super::ghost::{End, Feed};
+use super::side::Sink;
+use crate::proto::http1::{Known, ResponseHead};
+use crate::services::mirror::Seen;
+
+/// Gives a request's body to its copies, too.
+pub struct Tee {
+    feeds: Vec<Rc<Feed>>,
+    /// Of this attempt, and the most that any attempt came to: what is sent again is not given again.
+    at: u64,
+    given: u64,
+    /// What the copies had taken when they had their last turn.
+    turn: u64,
+}
+
+impl Tee {
+    pub fn new(feeds: Vec<Rc<Feed>>) -> Self {
+        Self { feeds, at: 0, given: 0, turn: u64::MAX }
+    }
+
+    /// The body is sent again from its beginning.
+    pub fn again(&mut self) {
+        self.at = 0;
+    }
+
+    pub fn of<'t, S: Sink>(&'t mut self, sink: &'t mut S) -> Teed<'t, S> {
+        Teed { tee: self, sink }
+    }
+
+    /// All of the body has passed.
+    pub fn finish(&self) {
+        self.feeds.iter().for_each(|feed| feed.finish(End::Whole));
+    }
+
+    fn pass(&mut self, data: &[u8]) {
+        let known = usize::try_from(self.given - self.at).unwrap_or(usize::MAX).min(data.len());
+        self.at += data.len() as u64;
+        self.given = self.given.max(self.at);
+        for feed in &self.feeds {
+            feed.give(&data[known..]);
+        }
+    }
+
+    /// Whether copies that have not had a turn since they last took something should have one.
+    fn yields(&mut self) -> bool {
+        let taken: Option<u64> = self.feeds.iter().filter_map(|feed| feed.is_filling()).max();
+        taken.is_some_and(|taken| std::mem::replace(&mut self.turn, taken) != taken)
+    }
+}
+
+impl Drop for Tee {
+    fn drop(&mut self) {
+        self.feeds.iter().for_each(|feed| feed.finish(End::Cut));
+    }
+}
+
+/// A sink whose copies get the same.
+pub struct Teed<'t, S> {
+    tee: &'t mut Tee,
+    sink: &'t mut S,
+}
+
+impl<S: Sink> Sink for Teed<'_, S> {
+    fn output(&mut self) -> &mut Vec<u8> {
+        self.sink.output()
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.sink.has_unsent()
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.tee.yields() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let count = ready!(self.sink.poll_send(cx, data))?;
+        self.tee.pass(&data[..count]);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sink.poll_flush(cx)
+    }
+
+    fn end(&mut self, trailers: &[u8]) {
+        self.sink.end(trailers);
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sink.poll_shutdown(cx)
+    }
+
+    fn written_total(&self) -> u64 {
+        self.sink.written_total()
+    }
+}
+
+/// Keeps what is compared of an answer.
+pub struct Keep {
+    pub seen: Seen,
+    most: usize,
+    is_longer: bool,
+}
+
+impl Keep {
+    /// `most` bytes of the body.
+    pub fn new(most: usize) -> Self {
+        Self { seen: Seen::default(), most, is_longer: false }
+    }
+
+    /// An answer begins, instead of any before.
+    pub fn begin(&mut self, response: &ResponseHead, bytes: &[u8]) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let fields = response.fields.iter().filter(|field| field.known != Known::Connection);
+        self.seen = Seen {
+            status: response.status,
+            fields: fields.map(|field| (text(field.name.of(bytes)).to_ascii_lowercase(), text(field.value.of(bytes)))).collect(),
+            body: Vec::new(),
+            is_whole: false,
+        };
+        self.is_longer = false;
+    }
+
+    /// All of the answer has passed.
+    pub fn finish(&mut self) {
+        self.seen.is_whole = !self.is_longer;
+    }
+
+    pub fn of<'t, S: Sink>(&'t mut self, sink: &'t mut S) -> Kept<'t, S> {
+        Kept { keep: self, sink }
+    }
+
+    fn pass(&mut self, data: &[u8]) {
+        if self.seen.body.len() + data.len() > self.most {
+            self.is_longer = true;
+            self.seen.body = Vec::new();
+        }
+        if !self.is_longer {
+            self.seen.body.extend_from_slice(data);
+        }
+    }
+}
+
+/// A sink of which the beginning is kept.
+pub struct Kept<'t, S> {
+    keep: &'t mut Keep,
+    sink: &'t mut S,
+}
+
+impl<S: Sink> Sink for Kept<'_, S> {
+    fn output(&mut self) -> &mut Vec<u8> {
+        self.sink.output()
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.sink.has_unsent()
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(self.sink.poll_send(cx, data))?;
+        self.keep.pass(&data[..count]);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sink.poll_flush(cx)
+    }
+
+    fn end(&mut self, trailers: &[u8]) {
+        self.sink.end(trailers);
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sink.poll_shutdown(cx)
+    }
+
+    fn written_total(&self) -> u64 {
+        self.sink.written_total()
+    }
+}
