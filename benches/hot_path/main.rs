@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on should say where")]
 
 mod placement;
+mod split;
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -404,6 +405,6 @@ fn settings() -> Criterion {
 criterion_group! {
     name = hot_path;
     config = settings();
-    targets = parse, judge, walk, write_heads, chunks, account, pick, placement::placement
+    targets = parse, judge, walk, write_heads, chunks, account, pick, placement::placement, split::split
 }
 criterion_main!(hot_path);

@@ -258,6 +258,31 @@ mod tests {
         arms.iter().filter(|&&other| other == arm).count()
     }
 
+    /// The largest member's share of the mean, where a shard takes what an arm gets.
+    #[test]
+    fn a_shard_below_an_arm_is_as_balanced_as_alone() {
+        use crate::algo::placement::{Member, Method, Table};
+        let names: Vec<String> = (0..8).map(|number| format!("10.0.0.{number}:80")).collect();
+        let members: Vec<Member<'_>> = names.iter().map(|name| Member { name, address: name, has_name: false, weight: 1 }).collect();
+        let split = own("checkout", &[Some(200_000), None]);
+        // The worst case of salts: the shard has the split's.
+        for salt in [0, xxh3_64(b"checkout"), xxh3_64(b"cache")] {
+            for method in [Method::Maglev, Method::Rendezvous] {
+                let table = Table::build(&method, salt, &members);
+                let mut counts = [0_u32; 8];
+                for number in 0..500_000 {
+                    let key = format!("user-{number}");
+                    if split.arm(key.as_bytes()) == 0 {
+                        counts[table.pick(table.hash(key.as_bytes())).unwrap() as usize] += 1;
+                    }
+                }
+                let mean = f64::from(counts.iter().sum::<u32>()) / 8.0;
+                let peak = f64::from(counts.into_iter().max().unwrap()) / mean;
+                assert!(peak <= 1.05, "{method:?}, salt {salt:x}: {peak}");
+            }
+        }
+    }
+
     #[test]
     fn launchdarkly_places_its_own_test_users() {
         let hashing = Hashing::LaunchDarkly { prefix: b"hashKey.saltyA".to_vec() };

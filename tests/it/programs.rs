@@ -3,6 +3,7 @@
 //! What a program sends and expects is its own; here it is enough that attache and it get along. A program that is not
 //! there is a message, not a failure.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -307,6 +308,71 @@ assert len(session.get(f"{base}/bytes/3000000", timeout=20).content) == 3000000
 print("ok")
 "#;
     assert_eq!(run(Command::new(python).args(["-c", script, &front.https()]).arg(&front.ca)), "ok\n");
+}
+
+/// Two thousand browsers, half of them over TLS: each stays in its arm over ten requests, a reload and a restart.
+#[test]
+fn two_thousand_cookie_jars_stay_in_their_arms() {
+    let Some(python) = python_with("requests", "requests") else { return };
+    let services = ["canary", "stable"].map(crate::support::Fickle::start);
+    let directory = TempDir::new().unwrap();
+    // A restart finds them at the same place.
+    let [https, http] = [(); 2].map(|()| crate::support::free_address());
+    let (ca, _) = Pair::of(&[&https.ip().to_string()]).write(directory.path(), "tls");
+    let config = |more: &str| {
+        let at = directory.path().display();
+        format!(
+            "[process]\nworkers = 2\n[[listener]]\nname = \"https\"\nlisten = \"{https}\"\ntls = {{ cert = \"{at}/tls.crt\", key = \"{at}/tls.key\" }}\nservice = \"shop\"\n\
+             [[listener]]\nname = \"http\"\nlisten = \"{http}\"\nservice = \"shop\"\n\
+             [service.shop.split]\narms = {{ canary = \"30%\", stable = \"rest\" }}\nissue = \"uid\"\nexpose = true\n{more}\n\
+             [service.canary]\nendpoints = [\"{}\"]\n[service.stable]\nendpoints = [\"{}\"]\n",
+            services[0].address, services[1].address
+        )
+    };
+    let rig = Rig::start(&config(""));
+    let script = r#"
+import requests, sys
+bases, ca = sys.argv[1:3], sys.argv[3]
+session = requests.Session()
+session.trust_env = False
+session.verify = ca
+jars = [requests.cookies.RequestsCookieJar() for _ in range(2000)]
+arms = [None] * len(jars)
+for times in (4, 3, 3):
+    for _ in range(times):
+        for user, jar in enumerate(jars):
+            session.cookies = jar
+            arm = session.get(bases[user % 2], timeout=20).headers["x-attache-arm"]
+            assert arms[user] in (None, arm), f"{user} was in {arms[user]} and is in {arm}"
+            arms[user] = arm
+    print("done", flush=True)
+    sys.stdin.readline()
+for user, jar in enumerate(jars):
+    (cookie,) = jar
+    assert cookie.name == "uid" and len(cookie.value) == 16 and cookie.secure == (user % 2 == 0), (user, cookie)
+    assert cookie.has_nonstandard_attr("HttpOnly") and cookie.get_nonstandard_attr("SameSite") == "Lax", cookie
+assert len({cookie.value for jar in jars for cookie in jar}) == len(jars)
+print(arms.count("canary"))
+"#;
+    let mut command = Command::new(python);
+    command.args(["-c", script]).args([format!("https://{https}"), format!("http://{http}")]);
+    let mut python = command.arg(&ca).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(python.stdout.take().unwrap()).lines();
+    let mut next = || said.next().expect("the script goes on").unwrap();
+    let mut go_on = python.stdin.take().unwrap();
+    assert_eq!(next(), "done");
+    rig.reloaded(&config("salt = \"shop\""));
+    writeln!(go_on).unwrap();
+    assert_eq!(next(), "done");
+    drop(rig);
+    let _rig = Rig::start(&config(""));
+    writeln!(go_on).unwrap();
+    assert_eq!(next(), "done");
+    writeln!(go_on).unwrap();
+    let canaries: usize = next().parse().unwrap();
+    assert!(python.wait().unwrap().success());
+    // Six standard deviations.
+    assert!((478..=722).contains(&canaries), "{canaries} of 2000");
 }
 
 #[test]

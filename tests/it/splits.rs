@@ -59,6 +59,25 @@ fn every_user_stays_in_the_arm_that_its_key_has() {
 }
 
 #[test]
+fn two_processes_agree_on_every_user() {
+    let services = two();
+    let config = text(&addresses(&services), "canary = \"30%\", stable = \"rest\"", "by = [\"cookie:uid\", \"header:x-user\"]");
+    let processes = [Rig::start(&config), Rig::start(&config)];
+    let mut clients = processes.each_ref().map(|rig| rig.connect("web"));
+    for number in 0..2000 {
+        let user = format!("user-{}", number * 7919);
+        let [first, second] = clients.each_mut().map(|client| {
+            client.send(format!("GET / HTTP/1.1\r\nHost: a.example\r\nX-User: {user}\r\n\r\n")).unwrap();
+            match client.read("GET").unwrap() {
+                Read1::Answer(answer) => answer.text(),
+                other => panic!("{user}: {other:?}"),
+            }
+        });
+        assert_eq!(first, second, "{user}");
+    }
+}
+
+#[test]
 fn users_of_an_arm_that_is_gone_get_the_control_arm_and_count_as_its_failures() {
     let services = two();
     let rig = Rig::start(&text(&addresses(&services), "canary = \"30%\", stable = \"rest\"", "by = \"cookie:uid\""));
