@@ -119,12 +119,16 @@ impl Generation {
         })
     }
 
-    /// The split of this name.
-    pub fn split(&self, name: &str) -> Option<&Split> {
-        self.others.iter().filter(|other| other.name == name).find_map(|other| match &*other.service {
+    pub fn splits(&self) -> impl Iterator<Item = &Split> {
+        self.others.iter().filter_map(|other| match &*other.service {
             Service::Split(split) => Some(split),
             _ => None,
         })
+    }
+
+    /// The split of this name.
+    pub fn split(&self, name: &str) -> Option<&Split> {
+        self.splits().find(|split| split.name == name)
     }
 
     /// The mirror of this name.

@@ -162,7 +162,7 @@ pub async fn run<S: Side>(
         (true, Version::Http10) => Persistence::KeptAloud,
     };
     let mut tape = Tape::default();
-    let mut copying: Option<Copying> = None;
+    let mut copying: Option<Box<Copying>> = None;
     let mut passed = Vec::new();
     let mut attempts = 0;
     let mut peeked: Option<Peeked> = None;
@@ -195,7 +195,7 @@ pub async fn run<S: Side>(
             && !framing.has_upgrade
         {
             let original = Original { worker, client, listener, request, bytes, head: &head, tls: tls.as_ref(), framing };
-            copying = Some(copies::begin(&original, &way, &mut tape));
+            copying = Some(Box::new(copies::begin(&original, &way, &mut tape)));
         }
         let outcome = match (&decision, route, framing) {
             (Decision::Forward(pool, aim), Some(route), Some(framing)) => {

@@ -80,7 +80,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
         let replay = pool.policy.retry.as_ref().map(|retry| retry.replay.bytes()).or(job.goes_on.then_some(REPLAY));
         if let Some(replay) = replay {
             let most_held = job.call.worker.pin().file.process.max_memory_bodies.0;
-            *job.tape = Tape::record(&job.call.worker.shared.held, replay, most_held);
+            job.tape.record_from_here(&job.call.worker.shared.held, replay, most_held);
         }
     }
     loop {

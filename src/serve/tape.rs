@@ -63,6 +63,13 @@ impl Tape {
         tape
     }
 
+    /// As [`Tape::record`], for a tape that copies may hang on.
+    pub fn record_from_here(&mut self, held: &Arc<Held>, most: usize, most_held: u64) {
+        let tee = self.tee.take();
+        *self = Self::record(held, most, most_held);
+        self.tee = tee;
+    }
+
     /// Whether everything that was taken is here.
     pub fn is_whole(&self) -> bool {
         self.recording.is_some()

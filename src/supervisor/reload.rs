@@ -10,6 +10,7 @@ use super::{Assembled, Failed, Supervisor, assemble};
 use crate::config::{self, Change};
 use crate::explain::{self, Plan};
 use crate::generation::{Generation, Listener, NamedPool};
+use crate::services::split::Split;
 use crate::telemetry::metrics::CertificateExpiry;
 use crate::telemetry::{Access, Metrics, Settings, Sink};
 use crate::upkeep::Followed;
@@ -189,6 +190,7 @@ impl Supervisor {
         });
         metrics.set_certificates(expiries.collect());
         generation.pools.iter().for_each(|named| named.pool.recount());
+        generation.splits().for_each(Split::publish);
         self.upkeep.follow(Followed {
             pools: generation.pools.iter().map(|named| Arc::clone(&named.pool)).collect(),
             ramped: generation.ramped().cloned().collect(),

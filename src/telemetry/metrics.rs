@@ -65,6 +65,7 @@ metrics! {
     SHARD_HOT = Counter "shard_hot_requests_total" ["service"] "Requests that were spread since their key is hot.";
     SHARD_HOT_KEYS = Gauge "shard_hot_keys" ["service"] "Keys that are hot, as the worker counts that has most of them.";
     SPLIT_REQUESTS = Counter "split_requests_total" ["service", "arm"] "Requests sent to each arm of a split, those sent again included.";
+    SPLIT_SHARE = Gauge "split_share" ["service", "arm"] "What an arm has of all requests, 0 to 1.";
     SPLIT_FAILED_OVER = Counter "split_failed_over_total" ["service", "arm"] "Requests that the control arm took since their own arm had nobody.";
     SPLIT_ERRORS = Counter "split_errors_total" ["service", "arm"] "Answers with a status of 500 or more that the users of an arm got.";
     SPLIT_SECONDS = Histogram "split_request_duration_seconds" ["service", "arm"] "From the first byte of a request to the last of its answer.";
@@ -494,10 +495,17 @@ impl Default for Took {
 /// What one arm of a split gets.
 #[derive(Debug)]
 pub struct ArmMetrics {
+    /// Millionths.
+    share: AtomicU64,
     shards: Shards<ArmShard>,
 }
 
 impl ArmMetrics {
+    /// In millionths.
+    pub fn set_share(&self, share: u32) {
+        self.share.store(u64::from(share), Relaxed);
+    }
+
     pub fn sent(&self, worker: usize) {
         self.shards.with(worker, ArmShard::default, |shard| shard.sent.add(1));
     }
@@ -700,7 +708,10 @@ impl Metrics {
     }
 
     pub fn arm(&self, service: &str, arm: &str) -> Arc<ArmMetrics> {
-        series(&self.arms, (service.to_owned(), arm.to_owned()), || ArmMetrics { shards: Shards::new(self.workers) })
+        series(&self.arms, (service.to_owned(), arm.to_owned()), || ArmMetrics {
+            share: AtomicU64::new(0),
+            shards: Shards::new(self.workers),
+        })
     }
 
     pub fn mirror(&self, service: &str) -> Arc<MirrorMetrics> {
@@ -851,6 +862,7 @@ impl Metrics {
             page.add(&SHARD_REQUESTS, &[&service, &member], metrics.sent.sum(|cell| cell) as f64);
         }
         for ((service, arm), metrics) in sorted(&self.arms) {
+            page.add(&SPLIT_SHARE, &[&service, &arm], metrics.share.load(Relaxed) as f64 / 1e6);
             page.add(&SPLIT_REQUESTS, &[&service, &arm], metrics.shards.sum(|shard| &shard.sent) as f64);
             let mut total = Total::default();
             metrics.shards.iter().for_each(|shard| total.add(&shard.duration));

@@ -2,8 +2,10 @@
 //!
 //! What is compared, and which differences mean something, is tested beside the code.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -84,7 +86,10 @@ fn bodies_are_copied_whole_from_every_kind_of_client() {
     let (to, copy) = (Origin::ok("to"), Origin::ok("copy"));
     // It goes another way, and asks for a key in the body before it does.
     let settings = format!("methods = [\"POST\"]\n[service.next.shard]\nby = \"json:/id\"\nover = [\"{}\"]\n", copy.address);
-    let rig = Rig::start(&text(to.address, "next", &settings));
+    // The original may go out again, so that its body is kept as well.
+    let config = text(to.address, "next", &settings).replace(&format!("to = \"{}\"", to.address), "to = \"app\"");
+    let retried = format!("[service.app]\nendpoints = [\"{}\"]\nretry = {{ attempts = 2, on = [\"connect\", \"reset\"] }}\n", to.address);
+    let rig = Rig::start(&(config + &retried));
     let body = format!("{{\"id\": 7, \"text\": \"{}\"}}", "0123456789".repeat(50_000));
     let mut client = rig.connect("web");
     client
@@ -132,6 +137,70 @@ fn an_upload_that_a_copy_cannot_follow_goes_on_without_it() {
     held.join().unwrap();
 }
 
+/// Takes one upload in and counts it.
+struct Taker {
+    origin: Origin,
+    taken: Arc<AtomicU64>,
+}
+
+impl Taker {
+    fn start() -> Self {
+        let taken = Arc::<AtomicU64>::default();
+        let count = Arc::clone(&taken);
+        let origin = Origin::raw(move |mut stream, _| {
+            let mut buffer = vec![0; 256 << 10];
+            let mut left = None;
+            let mut head = Vec::new();
+            while left != Some(0) {
+                let read = stream.read(&mut buffer).unwrap_or(0);
+                if read == 0 {
+                    return;
+                }
+                let body = if let Some(left) = &mut left {
+                    *left -= read as u64;
+                    read as u64
+                } else {
+                    head.extend_from_slice(&buffer[..read]);
+                    let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+                    let body = (head.len() - end - 4) as u64;
+                    left = Some(UPLOAD - body);
+                    body
+                };
+                count.fetch_add(body, SeqCst);
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        });
+        Self { origin, taken }
+    }
+}
+
+const UPLOAD: u64 = 1 << 30;
+
+/// As fast as both can take it in: then nothing of it is lost, and it is never in memory.
+#[test]
+fn a_gibibyte_is_mirrored_within_a_mebibyte() {
+    let (to, copy) = (Taker::start(), Taker::start());
+    let rig = Rig::start(&text(to.origin.address, &copy.origin.address.to_string(), "methods = [\"PUT\"]\nbuffer = \"1MiB\""));
+    let mut client = rig.connect("web");
+    client.send(format!("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: {UPLOAD}\r\n\r\n")).unwrap();
+    let piece = vec![b'x'; 128 << 10];
+    let mut sent = 0;
+    let mut most = 0;
+    while sent < UPLOAD {
+        client.send(&piece).unwrap();
+        sent += piece.len() as u64;
+        // The slower of the two sets the pace, less than the buffer ahead.
+        eventually("both follow", || sent - to.taken.load(SeqCst).min(copy.taken.load(SeqCst)) <= 512 << 10);
+        if sent.is_multiple_of(64 << 20) {
+            most = most.max(rig.held());
+        }
+    }
+    assert!(matches!(client.read("PUT").unwrap(), Read1::Answer(answer) if answer.status == 200));
+    eventually("the copy is answered", || copies(&rig, "answered") == 1.0);
+    assert_eq!((to.taken.load(SeqCst), copy.taken.load(SeqCst)), (UPLOAD, UPLOAD));
+    assert!(most < 16 << 20, "{most} bytes in memory");
+}
+
 #[test]
 fn an_original_that_is_cut_cuts_its_copy() {
     let (to, copy) = (Origin::ok("to"), Origin::ok("copy"));
@@ -167,11 +236,11 @@ fn nobody_notices_copies_that_are_dead_slow_or_lost() {
 
 #[test]
 fn seeded_differences_are_all_found_and_noise_is_not_reported() {
-    let count = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = Arc::<AtomicU64>::default();
     let of = |candidate: bool| {
-        let count = std::sync::Arc::clone(&count);
+        let count = Arc::clone(&count);
         json(move |request| {
-            let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let number = count.fetch_add(1, SeqCst);
             let id: u64 = request.line().split(['/', ' ', '?']).nth(2).unwrap().parse().unwrap();
             let price = if candidate && id % 10 == 3 { 99 } else { 10 };
             let missing = if candidate && id == 17 { "" } else { ",\"stock\":5" };

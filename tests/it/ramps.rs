@@ -69,6 +69,7 @@ fn an_arm_grows_by_the_clock_and_nobody_leaves_it() {
     }
     assert!((90..=150).contains(&before.len()), "{} of 200", before.len());
     assert_eq!(ramp(&rig)["share"], 0.6);
+    assert_eq!(rig.metric("attache_split_share{service=\"checkout\",arm=\"canary\"}"), 0.6);
 }
 
 /// The Show of the issue: from the moment when a fifth of the canary's answers are errors.

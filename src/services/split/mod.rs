@@ -215,6 +215,13 @@ impl Split {
         self.with_ranges(|ranges| ranges.shares.clone())
     }
 
+    /// Has metrics tell the shares.
+    pub fn publish(&self) {
+        for (arm, share) in self.arms.iter().zip(self.shares()) {
+            arm.metrics.set_share(share);
+        }
+    }
+
     pub fn ramp(&self) -> Option<&Arc<Ramp>> {
         match &self.lie {
             Lie::Always(_) => None,
@@ -255,6 +262,7 @@ impl Split {
         });
         if before.shares != ranges.load().shares {
             ramp.census.clear();
+            self.publish();
         }
     }
 
