@@ -207,7 +207,7 @@ impl<'a> Services<'a> {
             Some(compare) => Some(self.comparing(name, &compare.value, found)?),
             None => None,
         };
-        let copies = mirror::Copies::new(name, settings, copy?, self.inputs.metrics.mirror(name), comparing);
+        let copies = mirror::Copies::new(name, settings, copy?, self.inputs.metrics.mirror(name), comparing, self.inputs.started);
         Some(Mirror::new(name, settings, to?, copies))
     }
 

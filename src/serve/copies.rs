@@ -23,8 +23,9 @@ use super::timer::Timer;
 use super::worker::{Scratch, Worker};
 use crate::generation::Listener;
 use crate::proto::http1::{BodyFraming, RequestFraming, RequestHead};
+use crate::refusal::Refusal;
 use crate::route::{Head, Headers, TlsFacts};
-use crate::services::mirror::{Comparing, Comparison, Copies, InFlight, Seen};
+use crate::services::mirror::{Comparison, Copies, InFlight, Seen};
 use crate::services::{Asked, Body, Decision, Service, Told, Unwanted, Way};
 use crate::telemetry::metrics::{Compared, Copied};
 
@@ -47,7 +48,9 @@ pub struct Original<'a, S> {
 pub struct Copying {
     /// Of the original's answer.
     pub keep: Option<Keep>,
+    /// Of those that have begun.
     meetings: Vec<Rc<Meeting>>,
+    is_begun: bool,
 }
 
 /// Where answers wait for each other.
@@ -109,65 +112,79 @@ impl Meeting {
 }
 
 impl Copying {
+    /// For the mirrors on `way`. With a body, copies begin now, since it passes once, by `tape`; all others when the original has its answer,
+    /// so that it need not share the processor with them.
+    #[cold]
+    pub fn new<S: Side>(original: &Original<'_, S>, way: &Way<'_>, tape: &mut Tape) -> Self {
+        let rules = way.mirrors().filter_map(|mirror| mirror.copies.comparing.as_ref()).map(|comparing| comparing.rules.body.bytes());
+        let mut copying = Self { keep: rules.max().map(Keep::new), meetings: Vec::new(), is_begun: false };
+        if original.framing.body != BodyFraming::None {
+            copying.begin(original, way, tape);
+        }
+        copying
+    }
+
     /// The original has its answer, or has none.
-    pub fn end(self, worker: &Worker, outcome: &Outcome) {
+    #[cold]
+    pub fn end<S: Side>(mut self, original: &Original<'_, S>, way: &Way<'_>, tape: &mut Tape, outcome: &Outcome) {
+        if !self.is_begun && outcome.status > 0 {
+            self.begin(original, way, tape);
+        }
+        let worker = original.worker;
         let is_answered = outcome.refusal.is_none() && outcome.ending == Ending::Complete;
         let answer = self.keep.filter(|keep| is_answered && keep.seen.status > 0).map(|keep| Arc::new(keep.seen));
         for meeting in self.meetings {
             meeting.bring(worker, Who::Primary, answer.clone());
         }
     }
-}
 
-/// Begins the copies that mirrors on `way` want. The body will pass by `tape`.
-#[cold]
-pub fn begin<S: Side>(original: &Original<'_, S>, way: &Way<'_>, tape: &mut Tape) -> Copying {
-    let has_body = original.framing.body != BodyFraming::None;
-    let (mut feeds, mut meetings) = (Vec::new(), Vec::new());
-    let mut most = None;
-    for mirror in way.mirrors() {
-        let copies = &mirror.copies;
-        let comparing = copies.comparing.as_ref();
-        let control = comparing.and_then(|comparing| comparing.control.as_ref());
-        // Both or none: one of them alone is not worth its work.
-        let wanted = 1 + usize::from(control.is_some());
-        let places: Vec<InFlight> = (0..wanted).map_while(|_| copies.begin()).collect();
-        if places.len() < wanted {
-            copies.metrics.copied(Copied::Dropped);
-            continue;
-        }
-        let meeting = comparing.map(|Comparing { rules, .. }| {
-            most = most.max(Some(rules.body.bytes()));
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let request = format!("{} {}", text(original.head.method), text(original.request.target.of(original.bytes)));
-            Rc::new(Meeting { copies: Arc::clone(copies), request, answers: RefCell::default() })
-        });
-        for (who, place) in [Who::Candidate, Who::Control].into_iter().zip(places) {
-            let service = if who == Who::Control { control.unwrap_or(&copies.copy) } else { &copies.copy };
-            let feed = Feed::new(copies.buffer);
-            if has_body {
-                feeds.push(Rc::clone(&feed));
-            } else {
-                feed.finish(End::Whole);
+    fn begin<S: Side>(&mut self, original: &Original<'_, S>, way: &Way<'_>, tape: &mut Tape) {
+        let has_body = original.framing.body != BodyFraming::None;
+        let now = Instant::now();
+        let mut feeds = Vec::new();
+        self.is_begun = true;
+        for mirror in way.mirrors() {
+            let copies = &mirror.copies;
+            let comparing = copies.comparing.as_ref();
+            let control = comparing.and_then(|comparing| comparing.control.as_ref());
+            // Both or none: one of them alone is not worth its work.
+            let wanted = 1 + usize::from(control.is_some());
+            let places: Vec<InFlight> = (0..wanted).map_while(|_| copies.begin(now)).collect();
+            if places.len() < wanted {
+                copies.metrics.copied(Copied::Dropped);
+                continue;
             }
-            let copy = Copy {
-                worker: Rc::clone(original.worker),
-                listener: Arc::clone(original.listener),
-                service: Arc::clone(service),
-                copies: Arc::clone(copies),
-                who,
-                meeting: meeting.clone(),
-                feed,
-                _place: place,
-            };
-            copy.spawn(original);
+            let meeting = comparing.map(|_| {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                let request = format!("{} {}", text(original.head.method), text(original.request.target.of(original.bytes)));
+                Rc::new(Meeting { copies: Arc::clone(copies), request, answers: RefCell::default() })
+            });
+            for (who, place) in [Who::Candidate, Who::Control].into_iter().zip(places) {
+                let service = if who == Who::Control { control.unwrap_or(&copies.copy) } else { &copies.copy };
+                let feed = Feed::new(copies.buffer);
+                if has_body {
+                    feeds.push(Rc::clone(&feed));
+                } else {
+                    feed.finish(End::Whole);
+                }
+                let copy = Copy {
+                    worker: Rc::clone(original.worker),
+                    listener: Arc::clone(original.listener),
+                    service: Arc::clone(service),
+                    copies: Arc::clone(copies),
+                    who,
+                    meeting: meeting.clone(),
+                    feed,
+                    _place: place,
+                };
+                copy.spawn(original);
+            }
+            self.meetings.extend(meeting);
         }
-        meetings.extend(meeting);
+        if !feeds.is_empty() {
+            tape.tee = Some(Box::new(Tee::new(feeds)));
+        }
     }
-    if !feeds.is_empty() {
-        tape.tee = Some(Box::new(Tee::new(feeds)));
-    }
-    Copying { keep: most.map(Keep::new), meetings }
 }
 
 /// One copy on its way.
@@ -298,6 +315,10 @@ impl Copy {
         };
         let outcome = forward::forward(job, pool).await;
         way.finished(worker.index, outcome.status, outcome.ended.saturating_duration_since(started));
+        if self.who == Who::Candidate {
+            let is_unreached = matches!(outcome.refusal, Some(Refusal::NoEndpoint | Refusal::ConnectFailed | Refusal::ConnectTimeout));
+            self.copies.reached(!is_unreached, Instant::now());
+        }
         if outcome.refusal.is_some() || outcome.ending != Ending::Complete {
             return self.unanswered();
         }

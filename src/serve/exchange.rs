@@ -13,7 +13,7 @@ use super::call::{Call, deadline, is_grpc};
 use super::check::{Handshake, check};
 use super::compose::{self, Fixed, Own, Persistence};
 use super::connection::Client;
-use super::copies::{self, Copying, Original};
+use super::copies::{Copying, Original};
 use super::forward::{self, Job};
 use super::onward::{self, PASSED_MAX, nothing_to_read};
 use super::peek::{self, Bounds, Peeked, Unread};
@@ -195,7 +195,7 @@ pub async fn run<S: Side>(
             && !framing.has_upgrade
         {
             let original = Original { worker, client, listener, request, bytes, head: &head, tls: tls.as_ref(), framing };
-            copying = Some(Box::new(copies::begin(&original, &way, &mut tape)));
+            copying = Some(Box::new(Copying::new(&original, &way, &mut tape)));
         }
         let outcome = match (&decision, route, framing) {
             (Decision::Forward(pool, aim), Some(route), Some(framing)) => {
@@ -288,8 +288,9 @@ pub async fn run<S: Side>(
         );
     };
     outcome.attempts += attempts;
-    if let Some(copying) = copying {
-        copying.end(worker, &outcome);
+    if let (Some(copying), Some(framing)) = (copying, framing) {
+        let original = Original { worker, client, listener, request, bytes, head: &head, tls: tls.as_ref(), framing };
+        copying.end(&original, &way, &mut tape, &outcome);
     }
     let after = match (outcome.after(), framing) {
         (After::Close, Some(asked)) if !asked.keep_alive && asked.body == BodyFraming::None && client.link.has_said_all() => After::Part,

@@ -69,7 +69,7 @@ metrics! {
     SPLIT_FAILED_OVER = Counter "split_failed_over_total" ["service", "arm"] "Requests that the control arm took since their own arm had nobody.";
     SPLIT_ERRORS = Counter "split_errors_total" ["service", "arm"] "Answers with a status of 500 or more that the users of an arm got.";
     SPLIT_SECONDS = Histogram "split_request_duration_seconds" ["service", "arm"] "From the first byte of a request to the last of its answer.";
-    MIRROR_COPIES = Counter "mirror_copies_total" ["service", "outcome"] "Copies of requests, by what became of them: answered, failed, dropped (too many, or too slow for their body), cut (so was the original).";
+    MIRROR_COPIES = Counter "mirror_copies_total" ["service", "outcome"] "Copies of requests, by what became of them: answered, failed, dropped (too many, nobody there, or too slow for their body), cut (so was the original).";
     MIRROR_COMPARISONS = Counter "mirror_comparisons_total" ["service", "outcome"] "Answers compared with those to copies: same, different, or skipped.";
     ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
     DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
@@ -554,7 +554,7 @@ outcomes! {
         Answered = "answered",
         /// There is none.
         Failed = "failed",
-        /// There were too many copies, or too much of a body waited.
+        /// There were too many copies or nobody to copy to, or too much of a body waited.
         Dropped = "dropped",
         /// The original was not whole.
         Cut = "cut",

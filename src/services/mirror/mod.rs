@@ -8,7 +8,7 @@ mod pointer;
 mod settings;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -50,6 +50,11 @@ pub struct Copies {
     pub comparing: Option<Comparing>,
     in_flight_max: u32,
     in_flight: AtomicU32,
+    /// Copies in a row that reached nobody.
+    unreached: AtomicU32,
+    /// No copies before this many microseconds after `made`.
+    paused_until: AtomicU64,
+    made: Instant,
 }
 
 /// What becomes of answers that are compared.
@@ -110,6 +115,7 @@ impl Copies {
         copy: (String, Arc<Service>),
         metrics: Arc<MirrorMetrics>,
         comparing: Option<Comparing>,
+        now: Instant,
     ) -> Self {
         Self {
             name: name.to_owned(),
@@ -121,11 +127,17 @@ impl Copies {
             comparing,
             in_flight_max: settings.in_flight.0,
             in_flight: AtomicU32::new(0),
+            unreached: AtomicU32::new(0),
+            paused_until: AtomicU64::new(0),
+            made: now,
         }
     }
 
-    /// The right to have one more copy on its way, or none if there are too many.
-    pub fn begin(self: &Arc<Self>) -> Option<InFlight> {
+    /// The right to have one more copy on its way, or none if there are too many, or if there is nobody to copy to.
+    pub fn begin(self: &Arc<Self>, now: Instant) -> Option<InFlight> {
+        if self.micros(now) < self.paused_until.load(Relaxed) {
+            return None;
+        }
         let room = self.in_flight.fetch_update(Relaxed, Relaxed, |now| (now < self.in_flight_max).then_some(now + 1));
         room.is_ok().then(|| InFlight(Arc::clone(self)))
     }
@@ -133,7 +145,32 @@ impl Copies {
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
     }
+
+    /// A copy reached somebody, or not. When several in a row did not, the next ones are spared the way for a while.
+    pub fn reached(&self, is_reached: bool, now: Instant) {
+        if is_reached {
+            if self.unreached.load(Relaxed) > 0 {
+                self.unreached.store(0, Relaxed);
+            }
+            return;
+        }
+        let beyond = (self.unreached.fetch_add(1, Relaxed) + 1).saturating_sub(UNREACHED_MAX);
+        if beyond > 0 {
+            let pause = PAUSE.saturating_mul(1 << beyond.min(8)).min(PAUSE_MAX);
+            self.paused_until.store(self.micros(now + pause), Relaxed);
+        }
+    }
+
+    fn micros(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.made).as_micros()).unwrap_or(u64::MAX)
+    }
 }
+
+/// Copies in a row that reach nobody, before there is a pause.
+const UNREACHED_MAX: u32 = 5;
+/// The first pause is twice this; each one doubles.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A copy on its way.
 pub struct InFlight(Arc<Copies>);
@@ -176,4 +213,15 @@ fn without_secrets(request: &str) -> String {
     };
     let pairs: Vec<String> = query.split('&').map(hide).collect();
     format!("{path}?{}", pairs.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_no_part_of_a_request_that_is_shown() {
+        assert_eq!(without_secrets("GET /a?b=1&token=x&c"), "GET /a?b=1&token=***&c");
+        assert_eq!(without_secrets("GET /a"), "GET /a");
+    }
 }
