@@ -15,13 +15,15 @@
 //! serve/exchange    check it; walk: route → service → Decision (no await); answer, or
 //! serve/forward       a place, a lease, dial or reuse; once more where `tries` allows it; settle
 //! serve/answer        pump both bodies, the kept part of the first from `tape`; `hedge` asks a second endpoint
+//! serve/copies      what mirrors want: requests of attache's own, by serve/inner
+//! serve/fan         what scatters want: a question for each leaf, and one answer of theirs
 //! serve/switch      after a 101, serve/tunnel passes bytes on
 //! serve/exchange    count and log
 //! serve/stream      protocol = "tcp": choose a pool by name or client, pass bytes on
 //!
 //! explain           the same walk without a client: why a request would go there; what a change would move
 //!
-//! upkeep            probes endpoints, looks for them by DNS, finds out who leads; bars and finds in `upstream`
+//! upkeep            probes endpoints, looks for them by DNS, finds out who leads; bars and finds in `upstream`; has ramps go on
 //! ```
 //!
 //! A process is one supervisor thread, one admin thread, one upkeep thread (probes, discovery), and workers: a thread each, with a
@@ -34,7 +36,7 @@
 //! *listener* a bound address with its protocol and TLS · *route* predicates over a head, and the
 //! service that answers · *head* what is known of a request before its body · *service* something
 //! that answers: a pool, a choice among other services (a *shard*, a *split*), or attache itself · *member* a service or an endpoint that a
-//! shard places keys on · *arm* a service that a split gives a share to, the *control* arm what the others leave · *pool* endpoints with one balancing policy · *endpoint*
+//! shard places keys on · *leaf* a service that a *scatter* asks with others · *copy* a request that a *mirror* makes of another, its *original* · *arm* a service that a split gives a share to, the *control* arm what the others leave · *pool* endpoints with one balancing policy · *endpoint*
 //! one address · *bar* why an endpoint takes no requests now · *lease* the right to send one request to one endpoint · *walk* the synchronous
 //! decision · *way* whom each service on it chose · *exchange* one request with its response · *refusal* why attache itself answered ·
 //! *filter* what may edit a request on its way · *generation* one compiled configuration.
@@ -65,8 +67,8 @@ pub mod upkeep;
 pub mod dial;
 pub mod generation;
 pub mod config;
-pub mod filters;
 pub mod services;
+pub mod filters;
 pub mod route;
 pub mod upstream;
 pub mod tls;

@@ -79,6 +79,8 @@ refusals! {
     Incomplete => 400 "incomplete" Client "incomplete request",
     /// The request has no key, and its shard wants one.
     KeyMissing => 400 "key_missing" Client "no key",
+    /// A scatter's request has no items, or too many.
+    BadItems => 400 "bad_items" Client "no items, or too many",
     /// No route matches and the listener has no service of its own.
     NoRoute => 404 "no_route" Client "not found",
     /// CONNECT.
@@ -112,6 +114,8 @@ refusals! {
     EndpointReset => 502 "endpoint_reset" Endpoint "bad gateway",
     /// The endpoint's answer is not HTTP we can trust.
     BrokenResponse => 502 "broken_response" Endpoint "bad gateway",
+    /// Not as many leaves have answered as a scatter requires.
+    LeavesFailed => 502 "leaves_failed" Endpoint "bad gateway",
     /// No endpoint may take a request.
     NoEndpoint => 503 "no_endpoint" Endpoint "service unavailable",
     /// The key's own member takes no requests, and nobody may take its place.
@@ -122,6 +126,8 @@ refusals! {
     ResponseTimeout => 504 "response_timeout" Endpoint "gateway timeout",
     /// The route's own timeout for the whole exchange.
     RouteTimeout => 504 "route_timeout" Endpoint "gateway timeout",
+    /// Not as many leaves have answered as a scatter requires, and one of them at least not in time.
+    LeavesTimeout => 504 "leaves_timeout" Endpoint "gateway timeout",
     VersionUnsupported => 505 "version_unsupported" Client "HTTP version not supported",
 }
 

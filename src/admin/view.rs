@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::algo::split::BUCKETS;
 use crate::services::Service;
 use crate::services::mirror::{Example, Mirror, Reported};
+use crate::services::scatter::{Leaves, Scatter};
 use crate::services::shard::{Members, Shard};
 use crate::services::split::ramp::{Moment, Ramp, Summary};
 use crate::services::split::{Arm, Split};
@@ -105,6 +106,7 @@ pub(super) fn services(handle: &Handle) -> Value {
         Service::Shard(shard) => shard_of(shard, now),
         Service::Split(split) => split_of(split, now),
         Service::Mirror(mirror) => mirror_of(mirror, now),
+        Service::Scatter(scatter) => scatter_of(scatter, now),
         service => json!({ "name": other.name, "kind": service.word() }),
     });
     Value::Array(pools.chain(others).collect())
@@ -160,6 +162,16 @@ fn ramp_of(split: &Split, ramp: &Ramp) -> Value {
         "keys": split.arms.iter().map(|arm| arm.name.as_str()).zip(ramp.census.counts(split.arms.len())).collect::<HashMap<_, _>>(),
         "mismatch": ramp.mismatch(&split.shares()),
     })
+}
+
+fn scatter_of(scatter: &Scatter, now: Instant) -> Value {
+    let leaves: Vec<Value> = match &scatter.leaves {
+        Leaves::Services(leaves) => {
+            leaves.iter().map(|leaf| json!({ "name": leaf.name, "healthy": leaf.service.may_serve(now) })).collect()
+        }
+        Leaves::Pool(_) => scatter.leaf_names().into_iter().map(|name| json!({ "name": name })).collect(),
+    };
+    json!({ "name": scatter.name, "kind": "scatter", "mode": scatter.mode.word(), "leaves": leaves })
 }
 
 fn mirror_of(mirror: &Mirror, now: Instant) -> Value {

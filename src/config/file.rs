@@ -74,6 +74,7 @@ impl File {
             services::Settings::Shard(_)
             | services::Settings::Split(_)
             | services::Settings::Mirror(_)
+            | services::Settings::Scatter(_)
             | services::Settings::Respond(_)
             | services::Settings::Redirect(_) => None,
         });

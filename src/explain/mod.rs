@@ -147,6 +147,12 @@ pub enum Verdict {
         reason: &'static str,
         phrase: &'static str,
     },
+    /// All of these are asked; in mode `each`, the one is, once for each item.
+    Scatter {
+        service: String,
+        mode: &'static str,
+        leaves: Vec<String>,
+    },
     /// The key is in a body, and none was given.
     Body {
         most: u64,
@@ -392,6 +398,10 @@ fn verdict(decision: &Decision<'_>, route: Option<&Route>, head: &Head<'_>, now:
         }
         Decision::Refuse(refusal) => refused(*refusal),
         Decision::Read(most) => Verdict::Body { most: *most },
+        Decision::Scatter(scatter) => {
+            let leaves = scatter.leaf_names();
+            Verdict::Scatter { service: scatter.name.clone(), mode: scatter.mode.word(), leaves }
+        }
     }
 }
 

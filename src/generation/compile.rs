@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use super::services::{Services, inline_name, listener_name, route_label};
 use super::shadow::Shadows;
-use super::{Generation, Listener, Route, SocketKey};
+use super::{Form, Generation, Listener, Route, SocketKey};
 use crate::config::listener::{self, Protocol, ProxyProtocol, RouteService};
 use crate::config::{File, Parsed};
 use crate::filters::headers::Edits;
@@ -153,16 +153,7 @@ fn compile_listener(
     let fallback = written.service.as_ref().map(|reference| {
         let (service_name, service) = services.resolve(reference, found)?;
         check_kind(written.protocol, &service_name, &service, reference.place, found)?;
-        Some(Route {
-            metrics: inputs.metrics.route(&name, "", &service_name),
-            name: String::new(),
-            service_name,
-            service,
-            timeout: None,
-            rewrite: None,
-            request_edits: Edits::default(),
-            response_edits: Edits::default(),
-        })
+        Some(Route { metrics: inputs.metrics.route(&name, "", &service_name), form: Form::default(), service_name, service, timeout: None })
     });
     let matchers: Vec<Matchers> = written
         .route
@@ -221,6 +212,7 @@ fn check_kind(protocol: Protocol, name: &str, service: &Service, place: Place, f
         (Protocol::Tcp, Service::Shard(_)) => "a shard",
         (Protocol::Tcp, Service::Split(_)) => "a split",
         (Protocol::Tcp, Service::Mirror(_)) => "a mirror",
+        (Protocol::Tcp, Service::Scatter(_)) => "a scatter",
         (Protocol::Tcp, Service::Respond(_)) => "an answer",
         (Protocol::Tcp, Service::Redirect(_)) => "a redirect",
     };
@@ -282,12 +274,14 @@ fn compile_route(
     let name = route_label(index, written);
     Some(Route {
         metrics: inputs.metrics.route(&listener_name(listener), &name, &service_name),
-        name,
         service_name,
         service,
         timeout: written.timeout,
-        rewrite: written.rewrite.clone(),
-        request_edits: edits(&written.request_headers),
-        response_edits: edits(&written.response_headers),
+        form: Form {
+            name,
+            rewrite: written.rewrite.clone(),
+            request_edits: edits(&written.request_headers),
+            response_edits: edits(&written.response_headers),
+        },
     })
 }

@@ -99,15 +99,29 @@ pub struct Listener {
 }
 
 pub struct Route {
-    /// Empty for a listener's own service.
-    pub name: String,
+    pub form: Form,
     pub service_name: String,
     service: Arc<Service>,
     pub timeout: Option<Duration>,
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// What a route does to the messages that go by it. By default nothing: so are requests sent that attache makes itself.
+#[derive(Default)]
+pub struct Form {
+    /// The route's; empty for a listener's own service.
+    pub name: String,
     pub rewrite: Option<rewrite::Settings>,
     pub request_edits: headers::Edits,
     pub response_edits: headers::Edits,
-    pub metrics: Arc<RouteMetrics>,
+}
+
+impl std::ops::Deref for Route {
+    type Target = Form;
+
+    fn deref(&self) -> &Form {
+        &self.form
+    }
 }
 
 impl Generation {

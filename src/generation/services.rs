@@ -14,6 +14,7 @@ use crate::config::File;
 use crate::config::listener::{self, RouteService};
 use crate::services::mirror::{self, Mirror};
 use crate::services::pool::{self, EndpointSettings};
+use crate::services::scatter::{self, Scatter};
 use crate::services::shard::{self, HotKeys, Migration, Shard};
 use crate::services::split::ramp::{self, Ramp};
 use crate::services::split::{self, Split};
@@ -115,6 +116,7 @@ impl<'a> Services<'a> {
             services::Settings::Shard(settings) => Service::Shard(self.shard(name, salt, settings, found)?),
             services::Settings::Split(settings) => Service::Split(self.split(name, salt, settings, found)?),
             services::Settings::Mirror(settings) => Service::Mirror(self.mirror(name, settings, found)?),
+            services::Settings::Scatter(settings) => Service::Scatter(self.scatter(name, settings, found)?),
             services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings)),
             services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings)),
         });
@@ -220,6 +222,34 @@ impl<'a> Services<'a> {
         let known = self.inputs.previous.and_then(|generation| generation.mirror(name)).and_then(|mirror| mirror.copies.comparing.as_ref());
         let differences = known.filter(|known| known.rules == *rules).map(|known| Arc::clone(&known.differences));
         Some(mirror::Comparing { rules: rules.clone(), control, differences: differences.unwrap_or_default() })
+    }
+
+    fn scatter(&mut self, name: &str, settings: &scatter::Settings, found: &mut Diagnostics) -> Option<Scatter> {
+        let leaves = match &settings.over.value {
+            scatter::Over::Services(written) => {
+                let leaves: Vec<Option<scatter::Leaf>> = written
+                    .iter()
+                    .map(|leaf| {
+                        let (_, service) = self.resolve(&leaf.service, found)?;
+                        let label = leaf.label();
+                        let metrics = self.inputs.metrics.leaf(name, &label);
+                        Some(scatter::Leaf { name: label, service, metrics })
+                    })
+                    .collect();
+                scatter::Leaves::Services(leaves.into_iter().collect::<Option<_>>()?)
+            }
+            scatter::Over::Pool(reference) => {
+                let (_, service) = self.resolve(reference, found)?;
+                if scatter::pool_of(&service).is_none() {
+                    found
+                        .error(reference.place, format!("`{}` is no pool, so it has no endpoints to ask", reference.value))
+                        .help(format!("write over = [\"{}\", …] to ask services", reference.value));
+                    return None;
+                }
+                scatter::Leaves::Pool(service)
+            }
+        };
+        Some(Scatter::new(name, settings, leaves, Arc::clone(self.inputs.metrics)))
     }
 
     fn member(&mut self, shard: &str, written: &shard::MemberSettings, found: &mut Diagnostics) -> Option<shard::Member> {

@@ -119,6 +119,13 @@ impl Lookup for HeadLookup<'_, '_> {
                 out.extend_from_slice(head.tls.and_then(|t| t.subject.as_deref()).unwrap_or("").as_bytes());
             }
             Variable::TlsVersion => out.extend_from_slice(head.tls.map_or("", |t| t.version).as_bytes()),
+            Variable::QueryValue(name) => {
+                let mut pairs = head.query.unwrap_or_default().split(|&byte| byte == b'&');
+                let value = pairs.find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+                out.extend_from_slice(value.unwrap_or_default());
+            }
+            // Of leaves, whoever asks them knows.
+            Variable::Leaf | Variable::LeafIndex | Variable::LeafCount | Variable::LeafItem => {}
             Variable::Header(name) => out.extend_from_slice(head.headers.first(name.as_bytes()).unwrap_or_default()),
         }
     }

@@ -12,13 +12,13 @@ use super::compose::{self, Forwarding};
 use super::pump::Pump;
 use super::side::{Far, Side};
 use super::worker::Worker;
-use crate::generation::{Listener, Route};
+use crate::generation::{Form, Listener, Route};
 use crate::proto::http1::{BodyFraming, RequestFraming, Span, Version};
 use crate::proto::{grpc, request_timeout};
 use crate::route::key::{self, Found};
 use crate::route::{Captures, Head, Headers};
 use crate::upstream::sticky::{self, Stuck};
-use crate::upstream::{Aim, Endpoint, Pool};
+use crate::upstream::{Aim, Endpoint, EndpointId, Pool};
 use crate::value::Address;
 
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ pub struct Call<'a> {
     pub worker: &'a Rc<Worker>,
     pub listener: &'a Listener,
     pub head: &'a Head<'a>,
-    pub route: &'a Route,
+    pub route: &'a Form,
     pub captures: &'a Captures<'a>,
     pub framing: &'a RequestFraming,
     pub version: Version,
@@ -43,8 +43,10 @@ pub struct Call<'a> {
     pub aim: Option<Aim>,
     /// Its client was told to go on already.
     pub is_continued: bool,
-    /// Nobody hears the answer: it is asked once.
-    pub is_copy: bool,
+    /// No other endpoint will do.
+    pub only: Option<EndpointId>,
+    /// It is asked once, whatever the pool says.
+    pub is_single: bool,
 }
 
 impl<'a> Call<'a> {
@@ -52,6 +54,9 @@ impl<'a> Call<'a> {
     pub fn stuck(&self, pool: &Pool) -> Stuck<'a> {
         if let Some(aim) = self.aim {
             return Stuck::Aimed(aim);
+        }
+        if let Some(only) = self.only {
+            return Stuck::Only(only);
         }
         match &pool.policy.sticky {
             None => Stuck::Free,

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use crate::filters::headers::Edits;
-use crate::generation::{Listener, Route};
+use crate::generation::{Form, Listener};
 use crate::proto::http1::{BodyFraming, Field, Known, ResponseHead, Version, is_nominated, tokens};
 use crate::refusal;
 use crate::route::{Captures, Head, HeadLookup, Headers, write_ip};
@@ -27,7 +27,7 @@ pub enum Persistence {
 /// What is written into a request beside what the client sent.
 pub struct Forwarding<'a> {
     pub head: &'a Head<'a>,
-    pub route: &'a Route,
+    pub route: &'a Form,
     pub captures: &'a Captures<'a>,
     pub body: BodyFraming,
     pub expects_continue: bool,
@@ -371,6 +371,17 @@ impl Own<'_> {
         out.extend_from_slice(self.fields);
         own_end(self.status, self.body, method, persistence, date, out);
     }
+}
+
+/// The head of an answer of attache's own whose body is still to come, framed like this.
+pub fn own_head(status: u16, fields: &[u8], body: BodyFraming, persistence: Persistence, date: &[u8], out: &mut Vec<u8>) {
+    own_status_line(status, out);
+    out.extend_from_slice(fields);
+    write_field(b"Date", date, out);
+    if body == BodyFraming::Chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    finish(persistence, out);
 }
 
 fn own_status_line(status: u16, out: &mut Vec<u8>) {

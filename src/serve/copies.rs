@@ -1,4 +1,4 @@
-//! Copies of a request, for the mirrors on its way: each is an exchange of its own, whose client is a [`Ghost`].
+//! Copies of a request, for the mirrors on its way: each is a request of attache's own.
 //!
 //! Begins them and brings answers together that are compared. The original never waits for any of this, nor fails with it.
 
@@ -7,26 +7,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::call::Call;
-use super::check::{Handshake, check};
-use super::compose::{self, Persistence};
 use super::connection::Client;
 use super::exchange::{Ending, Outcome};
-use super::forward::{self, Job};
-use super::ghost::{End, Feed, Ghost};
-use super::onward::nothing_to_read;
-use super::peek::{self, Bounds, Peeked};
+use super::ghost::{End, Feed};
+use super::inner::{Inner, Whose};
 use super::side::Side;
 use super::tape::Tape;
 use super::tee::{Keep, Tee};
-use super::timer::Timer;
 use super::worker::{Scratch, Worker};
 use crate::generation::Listener;
 use crate::proto::http1::{BodyFraming, RequestFraming, RequestHead};
 use crate::refusal::Refusal;
-use crate::route::{Head, Headers, TlsFacts};
+use crate::route::{Head, TlsFacts};
 use crate::services::mirror::{Comparison, Copies, InFlight, Seen};
-use crate::services::{Asked, Body, Decision, Service, Told, Unwanted, Way};
+use crate::services::{Service, Way};
 use crate::telemetry::metrics::{Compared, Copied};
 
 /// What the endpoint of a copy hears of it.
@@ -205,18 +199,10 @@ impl Copy {
         scratch.request.clone_from(original.request);
         scratch.request_bytes.extend_from_slice(original.bytes);
         scratch.request_id.extend_from_slice(original.head.request_id);
-        let client = Client {
-            link: Ghost::new(Rc::clone(&self.feed), original.client.link.is_tls()),
-            timer: Timer::default(),
-            bound: Rc::clone(&original.client.bound),
-            peer: original.client.peer,
-            named: original.client.named.clone().or_else(|| original.client.link.ends().map(Rc::new)),
-            tls: original.tls.cloned(),
-            tls_policy: original.client.tls_policy,
-        };
+        let whose = Whose::of(original.client, original.tls);
         tokio::task::spawn_local(async move {
             let mut answer = None;
-            let outcome = self.run(client, &mut scratch, &mut answer).await;
+            let outcome = self.run(&whose, &mut scratch, &mut answer).await;
             self.worker.give_scratch(scratch);
             if self.who == Who::Candidate {
                 self.copies.metrics.copied(outcome);
@@ -227,99 +213,26 @@ impl Copy {
         });
     }
 
-    /// The same as `exchange::run` does for a client that listens, but for what nobody needs who does not.
-    async fn run(&self, mut client: Client<Ghost>, scratch: &mut Scratch, answer: &mut Option<Seen>) -> Copied {
-        let Scratch { request, request_bytes, response, request_id, compare_path, .. } = scratch;
-        let (worker, listener, started) = (&self.worker, &self.listener, Instant::now());
-        let bytes: &[u8] = request_bytes;
-        let handshake = Handshake { facts: client.tls.as_deref(), policy: client.tls_policy };
-        let Ok(checked) = check(request, bytes, listener, handshake, compare_path) else { return Copied::Failed };
-        let headers = Headers { bytes, fields: &request.fields };
-        let (ip, peer_is_trusted) = compose::client_ip(listener, client.peer, headers);
-        let tls = client.tls.take();
-        let head = Head {
-            method: request.method.of(bytes),
-            scheme: if tls.is_some() { "https" } else { "http" },
-            authority: checked.authority,
-            host: checked.host,
-            path: checked.path,
-            query: checked.query,
-            compare_path: if compare_path.is_empty() { checked.path } else { compare_path },
-            headers,
-            client: ip,
-            tls: tls.as_deref(),
-            request_id,
-            listener: &listener.name,
-        };
-        let (Some(route), captures) = listener.find(&head) else { return Copied::Failed };
-        let framing = &checked.framing;
-        let deadline = started.checked_add(self.copies.timeout);
-        let mut way = Way::default();
-        let mut tape = Tape::default();
-        let asked =
-            Asked { head: &head, now: started, worker: worker.index, dice: worker.roll(), body: nothing_to_read(framing), passed: &[] };
-        let mut decision = self.service.decide(&asked, &mut way);
-        let mut peeked: Option<Peeked> = None;
-        if let Decision::Read(most) = decision {
-            let bounds = Bounds {
-                most,
-                limit: listener.body.most(),
-                held: &worker.shared.held,
-                most_held: worker.pin().file.process.max_memory_bodies.0,
-                timeout: listener.timeouts.body,
-                deadline,
-            };
-            let Ok(read) = peek::peek(&mut client, &mut tape, framing, &bounds).await else { return self.unanswered() };
-            let body: Body<'_> = peeked.insert(read).body();
-            way.clear();
-            decision = self.service.decide(&Asked { body, now: Instant::now(), ..asked }, &mut way);
-        }
-        way.sent(worker.index, started);
-        let Decision::Forward(pool, aim) = decision else {
-            let is_answered = matches!(decision, Decision::Answer(_) | Decision::Redirect(_));
-            return if is_answered { Copied::Answered } else { Copied::Failed };
-        };
-        let mut told = Told { to_client: Vec::new(), ..way.told(head.scheme == "https") };
-        told.to_endpoint.extend_from_slice(MARKER);
-        let call = Call {
-            worker,
-            listener,
-            head: &head,
-            route,
-            captures: &captures,
-            framing,
-            version: request.version,
-            upgrade: None,
-            peer: client.peer,
-            peer_is_trusted,
-            deadline,
-            told: &told.to_endpoint,
-            aim,
-            // The original's client has been told, or waits for whom its own request goes to.
-            is_continued: true,
-            is_copy: true,
+    async fn run(&self, whose: &Whose, scratch: &mut Scratch, answer: &mut Option<Seen>) -> Copied {
+        let inner = Inner {
+            worker: &self.worker,
+            listener: &self.listener,
+            is_routed: true,
+            service: &self.service,
+            whose,
+            told: MARKER,
+            deadline: Instant::now().checked_add(self.copies.timeout),
+            is_single: true,
+            only: None,
+            depth: 0,
         };
         let mut keep = self.copies.comparing.as_ref().map(|comparing| Keep::new(comparing.rules.body.bytes()));
-        let job = Job {
-            call,
-            client: &mut client,
-            keep: Persistence::Kept,
-            response,
-            deadline,
-            told: &told,
-            cookie: Vec::new(),
-            tape: &mut tape,
-            goes_on: false,
-            unwanted: Unwanted::Nothing,
-            kept: keep.as_mut(),
-        };
-        let outcome = forward::forward(job, pool).await;
-        way.finished(worker.index, outcome.status, outcome.ended.saturating_duration_since(started));
+        let ended = inner.send(Rc::clone(&self.feed), scratch, keep.as_mut()).await;
         if self.who == Who::Candidate {
-            let is_unreached = matches!(outcome.refusal, Some(Refusal::NoEndpoint | Refusal::ConnectFailed | Refusal::ConnectTimeout));
+            let is_unreached = matches!(ended.refusal, Some(Refusal::NoEndpoint | Refusal::ConnectFailed | Refusal::ConnectTimeout));
             self.copies.reached(!is_unreached, Instant::now());
         }
-        if outcome.refusal.is_some() || outcome.ending != Ending::Complete {
+        if !ended.is_answered {
             return self.unanswered();
         }
         *answer = keep.map(|keep| keep.seen);

@@ -14,7 +14,9 @@ use super::check::{Handshake, check};
 use super::compose::{self, Fixed, Own, Persistence};
 use super::connection::Client;
 use super::copies::{Copying, Original};
+use super::fan::{self, Gather, Reply};
 use super::forward::{self, Job};
+use super::inner::Whose;
 use super::onward::{self, PASSED_MAX, nothing_to_read};
 use super::peek::{self, Bounds, Peeked, Unread};
 use super::settle::{Told, settle};
@@ -219,7 +221,8 @@ pub async fn run<S: Side>(
                     aim: *aim,
                     told: &told.to_endpoint,
                     is_continued: peeked.as_ref().is_some_and(|peeked| peeked.has_told),
-                    is_copy: false,
+                    only: None,
+                    is_single: false,
                 };
                 let goes_on = may_go_on && passed.len() < PASSED_MAX;
                 let unwanted = way.unwanted.map_or(Unwanted::Nothing, |(_, _, unwanted)| unwanted);
@@ -245,6 +248,17 @@ pub async fn run<S: Side>(
                 worker.with_date(|date| fixed.write(method, keep, date, client.link.output()));
                 let body_out = if method == b"HEAD" { 0 } else { respond.body.len() as u64 };
                 local(client, listener, framing, keep, respond.status, body_out, None).await
+            }
+            (Decision::Scatter(scatter), Some(route), Some(framing)) => {
+                let body = peeked.as_ref().and_then(|peeked| peeked.body.as_deref()).unwrap_or_default();
+                let whose = Whose::of(client, tls.as_ref());
+                let deadline = deadline(route, &head, request.version, started);
+                let gather =
+                    Gather { worker, listener, scatter, head: &head, body, whose: &whose, deadline, started, depth: 1, pieces: None };
+                let lookup = HeadLookup { head: &head, route: &route.name };
+                let (edits, more) = (&route.response_edits, &told.to_client);
+                let reply = Reply { version: request.version, framing, keep, edits, lookup: &lookup, more };
+                Box::pin(fan::answer(client, gather, &reply)).await
             }
             (Decision::Redirect(redirect), Some(route), Some(framing)) => {
                 let lookup = HeadLookup { head: &head, route: &route.name };
@@ -400,7 +414,7 @@ pub fn refuse<S: Side>(
 }
 
 /// Sends an answer of our own and gets past the request's body.
-async fn local<S: Side>(
+pub async fn local<S: Side>(
     client: &mut Client<S>,
     listener: &Listener,
     framing: &RequestFraming,

@@ -75,7 +75,7 @@ pub async fn forward<S: Side>(mut job: Job<'_, S>, pool: &Pool) -> Outcome {
     let greeting = job.greeting(pool);
     let stuck = job.call.stuck(pool);
     let mut started = Instant::now();
-    let mut tries = Tries::new(pool, job.call.worker, job.call.is_copy, started);
+    let mut tries = Tries::new(pool, job.call.worker, job.call.is_single, started);
     if job.call.framing.body != BodyFraming::None && !job.tape.is_whole() {
         let replay = pool.policy.retry.as_ref().map(|retry| retry.replay.bytes()).or(job.goes_on.then_some(REPLAY));
         if let Some(replay) = replay {

@@ -46,6 +46,14 @@ impl Feed {
         Rc::new(Self { state: RefCell::new(state), most })
     }
 
+    /// All of a body, however long.
+    pub fn whole(body: &[u8]) -> Rc<Self> {
+        let feed = Self::new(body.len());
+        feed.give(body);
+        feed.finish(End::Whole);
+        feed
+    }
+
     /// Takes in what follows; gives up if there is no room for it.
     pub fn give(&self, data: &[u8]) {
         let mut state = self.state.borrow_mut();

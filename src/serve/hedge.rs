@@ -49,7 +49,7 @@ impl<'a> Hedge<'a> {
     pub fn of(call: Call<'a>, pool: &'a Pool, tries: &Tries<'_>, first: &Lease, started: Instant) -> Option<Self> {
         let hedging = pool.hedging.as_ref()?;
         // Who is bound to an endpoint has something there that no other one has.
-        if first.is_stuck || !call.is_harmless() || call.upgrade.is_some() || call.is_copy || pool.policy.send_proxy != SendProxy::Off {
+        if first.is_stuck || !call.is_harmless() || call.upgrade.is_some() || call.is_single || pool.policy.send_proxy != SendProxy::Off {
             return None;
         }
         hedging.budget.earn(call.worker.index, started);

@@ -3,7 +3,9 @@
 //! Bounded: a body that outgrows the tape is sent on and not kept. Knows neither framing nor endpoints; the bytes are the
 //! client's own, as they came.
 
+use std::cell::Cell;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -25,6 +27,46 @@ impl Held {
 
     fn give(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Room for one body among those that the process and a request may hold; given back when dropped.
+pub struct Permits {
+    held: Arc<Held>,
+    /// What the request has left.
+    left: Rc<Cell<u64>>,
+    most_held: u64,
+    taken: u64,
+}
+
+impl Permits {
+    pub fn new(held: &Arc<Held>, left: Rc<Cell<u64>>, most_held: u64) -> Self {
+        Self { held: Arc::clone(held), left, most_held, taken: 0 }
+    }
+
+    /// Whether there is room for so many bytes more.
+    pub fn take(&mut self, bytes: u64) -> bool {
+        let Some(left) = self.left.get().checked_sub(bytes) else { return false };
+        if !self.held.take(bytes, self.most_held) {
+            return false;
+        }
+        self.left.set(left);
+        self.taken += bytes;
+        true
+    }
+}
+
+impl Permits {
+    pub fn give_back(&mut self) {
+        let taken = std::mem::take(&mut self.taken);
+        self.held.give(taken);
+        self.left.set(self.left.get() + taken);
+    }
+}
+
+impl Drop for Permits {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use super::ghost::{End, Feed};
 use super::side::Sink;
+use super::tape::Permits;
 use crate::proto::http1::{Known, ResponseHead};
 use crate::services::mirror::Seen;
 
@@ -109,12 +110,38 @@ pub struct Keep {
     pub seen: Seen,
     most: usize,
     is_longer: bool,
+    /// For answers that are of no use unless they are whole: room for them.
+    permits: Option<Permits>,
+    gave_up: Option<&'static str>,
 }
 
 impl Keep {
+    /// As [`Keep::new`], for an answer that ends where it is too long, or where there is no room for it.
+    pub fn strict(most: usize, permits: Permits) -> Self {
+        Self { permits: Some(permits), ..Self::new(most) }
+    }
+
+    /// Why the answer was ended, in a word.
+    pub fn gave_up(&self) -> Option<&'static str> {
+        self.gave_up
+    }
+
+    /// What was kept, and its room.
+    pub fn into_parts(self) -> (Seen, Permits) {
+        (self.seen, self.permits.expect("a strict one"))
+    }
+
+    /// An answer that was not sent by anybody.
+    pub fn take(&mut self, status: u16, fields: Vec<(String, String)>, body: &[u8]) {
+        self.seen = Seen { status, fields, body: Vec::new(), is_whole: false };
+        self.is_longer = false;
+        let _ = self.pass(body);
+        self.finish();
+    }
+
     /// `most` bytes of the body.
     pub fn new(most: usize) -> Self {
-        Self { seen: Seen::default(), most, is_longer: false }
+        Self { seen: Seen::default(), most, is_longer: false, permits: None, gave_up: None }
     }
 
     /// An answer begins, instead of any before.
@@ -139,14 +166,19 @@ impl Keep {
         Kept { keep: self, sink }
     }
 
-    fn pass(&mut self, data: &[u8]) {
-        if self.seen.body.len() + data.len() > self.most {
+    /// `false` if the answer is of no use any more.
+    fn pass(&mut self, data: &[u8]) -> bool {
+        let is_longer = self.seen.body.len() + data.len() > self.most;
+        let has_room = is_longer || self.permits.as_mut().is_none_or(|permits| permits.take(data.len() as u64));
+        if is_longer || !has_room {
             self.is_longer = true;
             self.seen.body = Vec::new();
+            self.gave_up = self.permits.is_some().then_some(if is_longer { "too_large" } else { "no_memory" });
         }
         if !self.is_longer {
             self.seen.body.extend_from_slice(data);
         }
+        self.gave_up.is_none()
     }
 }
 
@@ -167,7 +199,9 @@ impl<S: Sink> Sink for Kept<'_, S> {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let count = ready!(self.sink.poll_send(cx, data))?;
-        self.keep.pass(&data[..count]);
+        if !self.keep.pass(&data[..count]) {
+            return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+        }
         Poll::Ready(Ok(count))
     }
 

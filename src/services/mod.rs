@@ -6,6 +6,7 @@ pub mod mirror;
 pub mod pool;
 pub mod redirect;
 pub mod respond;
+pub mod scatter;
 pub mod shard;
 pub mod split;
 
@@ -19,7 +20,7 @@ use crate::upstream::Aim;
 use crate::value::{Entry, Fields, Item, Reader, Value, nearest};
 
 /// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` or `discover` is the pool.
-pub const KINDS: &[&str] = &["shard", "split", "mirror", "respond", "redirect"];
+pub const KINDS: &[&str] = &["shard", "split", "mirror", "scatter", "respond", "redirect"];
 
 /// One service as it is written: exactly one kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,7 @@ pub enum Settings {
     Shard(Arc<shard::Settings>),
     Split(Arc<split::Settings>),
     Mirror(Arc<mirror::Settings>),
+    Scatter(Arc<scatter::Settings>),
     Respond(respond::Settings),
     Redirect(redirect::Settings),
 }
@@ -96,6 +98,7 @@ impl Settings {
             Self::Shard(_) => "shard",
             Self::Split(_) => "split",
             Self::Mirror(_) => "mirror",
+            Self::Scatter(_) => "scatter",
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
         }
@@ -107,6 +110,7 @@ impl Settings {
             "shard" => shard::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Shard),
             "split" => split::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Split),
             "mirror" => mirror::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Mirror),
+            "scatter" => scatter::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Scatter),
             "respond" => respond::Settings::decode(item, reader)?.checked(reader).map(Self::Respond),
             _ => redirect::Settings::decode(item, reader).map(Self::Redirect),
         }
@@ -119,6 +123,7 @@ pub enum Service {
     Shard(shard::Shard),
     Split(split::Split),
     Mirror(mirror::Mirror),
+    Scatter(scatter::Scatter),
     Respond(respond::Respond),
     Redirect(redirect::Redirect),
 }
@@ -128,6 +133,8 @@ pub enum Decision<'g> {
     /// Send it to an endpoint of this pool; to whom there, if a shard says so.
     Forward(&'g pool::Pool, Option<Aim>),
     Answer(&'g respond::Respond),
+    /// Ask many, and make one answer of theirs.
+    Scatter(&'g scatter::Scatter),
     Redirect(&'g redirect::Redirect),
     Refuse(Refusal),
     /// It depends on the body: read no more than so many bytes of it, and ask again.
@@ -348,6 +355,7 @@ impl Service {
             Self::Shard(shard) => shard.decide(asked, way),
             Self::Split(split) => split.decide(asked, way),
             Self::Mirror(mirror) => mirror.decide(asked, way),
+            Self::Scatter(scatter) => scatter.decide(asked),
             Self::Respond(respond) => Decision::Answer(respond),
             Self::Redirect(redirect) => Decision::Redirect(redirect),
         }
@@ -360,6 +368,7 @@ impl Service {
             Self::Shard(_) => "shard",
             Self::Split(_) => "split",
             Self::Mirror(_) => "mirror",
+            Self::Scatter(_) => "scatter",
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
         }
@@ -372,6 +381,7 @@ impl Service {
             Self::Shard(shard) => shard.may_serve(now),
             Self::Split(split) => split.may_serve(now),
             Self::Mirror(mirror) => mirror.may_serve(now),
+            Self::Scatter(scatter) => scatter.may_serve(now),
             Self::Respond(_) | Self::Redirect(_) => true,
         }
     }

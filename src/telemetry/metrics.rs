@@ -71,6 +71,8 @@ metrics! {
     SPLIT_SECONDS = Histogram "split_request_duration_seconds" ["service", "arm"] "From the first byte of a request to the last of its answer.";
     MIRROR_COPIES = Counter "mirror_copies_total" ["service", "outcome"] "Copies of requests, by what became of them: answered, failed, dropped (too many, nobody there, or too slow for their body), cut (so was the original).";
     MIRROR_COMPARISONS = Counter "mirror_comparisons_total" ["service", "outcome"] "Answers compared with those to copies: same, different, or skipped.";
+    SCATTER_LEAVES = Counter "scatter_leaves_total" ["service", "leaf", "outcome"] "Leaves that were asked, by what became of it: ok, failed, timeout, or cancelled since no more was needed.";
+    SCATTER_SECONDS = Histogram "scatter_leaf_duration_seconds" ["service", "leaf"] "From the question to the end of a leaf's answer.";
     ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
     DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
@@ -562,6 +564,40 @@ outcomes! {
 }
 
 outcomes! {
+    /// What became of a leaf that was asked.
+    pub enum LeafOutcome {
+        Ok = "ok",
+        /// Its answer was none that could be used.
+        Failed = "failed",
+        /// There was none in time.
+        Timeout = "timeout",
+        /// It was not needed any more.
+        Cancelled = "cancelled",
+    }
+}
+
+#[derive(Debug, Default)]
+struct LeafShard {
+    outcomes: [Cell; LeafOutcome::COUNT],
+    duration: Histogram,
+}
+
+/// What one leaf of a scatter is asked.
+#[derive(Debug)]
+pub struct LeafMetrics {
+    shards: Shards<LeafShard>,
+}
+
+impl LeafMetrics {
+    pub fn finished(&self, worker: usize, outcome: LeafOutcome, took: Duration) {
+        self.shards.with(worker, LeafShard::default, |shard| {
+            shard.outcomes[outcome as usize].add(1);
+            shard.duration.observe(took);
+        });
+    }
+}
+
+outcomes! {
     /// What a comparison of two answers came to.
     pub enum Compared {
         Same = "same",
@@ -633,6 +669,7 @@ pub struct Metrics {
     spreads: Series<String, SpreadMetrics>,
     arms: Series<(String, String), ArmMetrics>,
     mirrors: Series<String, MirrorMetrics>,
+    leaves: Series<(String, String), LeafMetrics>,
     certificates: Mutex<Vec<CertificateExpiry>>,
     generation: AtomicU64,
     reloads: [AtomicU64; 2],
@@ -664,6 +701,7 @@ impl Metrics {
             shards: Mutex::default(),
             arms: Mutex::default(),
             mirrors: Mutex::default(),
+            leaves: Mutex::default(),
             spreads: Mutex::default(),
             certificates: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -714,6 +752,11 @@ impl Metrics {
         })
     }
 
+    /// One leaf of the scatter `service`.
+    pub fn leaf(&self, service: &str, leaf: &str) -> Arc<LeafMetrics> {
+        series(&self.leaves, (service.to_owned(), leaf.to_owned()), || LeafMetrics { shards: Shards::new(self.workers) })
+    }
+
     pub fn mirror(&self, service: &str) -> Arc<MirrorMetrics> {
         series(&self.mirrors, service.to_owned(), MirrorMetrics::default)
     }
@@ -737,6 +780,7 @@ impl Metrics {
         retain(&self.spreads);
         retain(&self.arms);
         retain(&self.mirrors);
+        retain(&self.leaves);
     }
 
     /// Replaces all that were known.
@@ -877,6 +921,14 @@ impl Metrics {
             for (index, outcome) in Compared::WORDS.iter().enumerate() {
                 page.add(&MIRROR_COMPARISONS, &[&service, outcome], metrics.comparisons[index].load(Relaxed) as f64);
             }
+        }
+        for ((service, leaf), metrics) in sorted(&self.leaves) {
+            for (index, outcome) in LeafOutcome::WORDS.iter().enumerate() {
+                page.add(&SCATTER_LEAVES, &[&service, &leaf, outcome], metrics.shards.sum(|shard| &shard.outcomes[index]) as f64);
+            }
+            let mut total = Total::default();
+            metrics.shards.iter().for_each(|shard| total.add(&shard.duration));
+            page.add_histogram(&SCATTER_SECONDS, &[&service, &leaf], &total);
         }
         for (service, metrics) in sorted(&self.spreads) {
             page.add_if_any(&SHARD_SPILLED, &[&service], metrics.shards.sum(|shard| &shard.spilled));
@@ -1058,6 +1110,7 @@ mod tests {
             metrics.arm("checkout", "canary").failed_over(worker);
             metrics.arm("checkout", "canary").finished(worker, 500, Duration::ZERO, true);
             metrics.mirror("app").copied(Copied::Answered);
+            metrics.leaf("search", "leaf-0").finished(worker, LeafOutcome::Ok, Duration::ZERO);
             metrics.mirror("app").compared(Compared::Same);
             metrics.spread("cache").spread(worker);
             metrics.spread("cache").set_hot_keys(worker, 1 + worker as u64);

@@ -291,6 +291,13 @@ impl Pool {
             Stuck::Free => None,
             Stuck::Token(token) => membership.by_token(token).filter(|&index| self.fits(&membership, index, ask)),
             Stuck::Key(key) => self.by_key(&membership, key, ask),
+            Stuck::Only(id) => {
+                let index = (0u32..).zip(membership.members()).find(|(_, member)| member.endpoint.id == id).map(|(index, _)| index);
+                let index = index.filter(|&index| self.fits(&membership, index, ask))?;
+                let mut lease = Lease::take(membership.endpoint(index), ask.worker);
+                lease.is_stuck = true;
+                return Some(lease);
+            }
             Stuck::Aimed(aim) => {
                 let choice = aim.choose(self, &membership, ask)?;
                 membership.placement(aim.rule).sent(ask.worker, choice);

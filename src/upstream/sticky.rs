@@ -102,6 +102,8 @@ pub enum Stuck<'a> {
     Key(u64),
     /// A shard has said whom it is meant for.
     Aimed(Aim),
+    /// It is meant for this one and no other.
+    Only(EndpointId),
 }
 
 /// What outlives a reload that leaves `sticky` alone.

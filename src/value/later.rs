@@ -6,10 +6,8 @@
 const LATER: &[(&str, &str)] = &[
     // A pool.
     // Kinds of services, by name and in a route.
-    ("scatter", "endpoints"),
     ("metrics", "endpoints"),
     ("logs", "endpoints"),
-    ("scatter", "rewrite"),
     ("metrics", "rewrite"),
     ("logs", "rewrite"),
     ("health", "rewrite"),

@@ -32,5 +32,5 @@ pub use login::Login;
 pub use place::{Included, Place, SourceId, SourceText, Sources, Spanned};
 pub use share::Share;
 pub use size::Size;
-pub use template::{Lookup, Template, Variable};
+pub use template::{LeafTemplate, Lookup, Template, Variable};
 pub use toggle::BodyLimit;

@@ -12,6 +12,8 @@ macro_rules! variables {
             $( $(#[$meta])* $variant, )*
             /// `{header.NAME}`: a header of the request as it came; lower case.
             Header(String),
+            /// `{query.NAME}`: the first value of a parameter as it came, not decoded.
+            QueryValue(String),
         }
 
         impl Variable {
@@ -21,6 +23,10 @@ macro_rules! variables {
                 if let Some(name) = text.strip_prefix("header.") {
                     let fits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
                     return fits.then(|| Self::Header(name.to_ascii_lowercase()));
+                }
+                if let Some(name) = text.strip_prefix("query.") {
+                    let fits = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && !b"&=#{}".contains(&b));
+                    return fits.then(|| Self::QueryValue(name.to_owned()));
                 }
                 match text {
                     $( $name => Some(Self::$variant), )*
@@ -59,6 +65,20 @@ variables! {
     TlsClientSubject = "tls.client.subject",
     /// `TLSv1.3` and the like.
     TlsVersion = "tls.version",
+    /// Name of the leaf that is asked. Of a scatter only, as the three below.
+    Leaf = "leaf",
+    /// Its place among the leaves, from 0.
+    LeafIndex = "leaf.index",
+    LeafCount = "leaf.count",
+    /// What it is asked for, of a list.
+    LeafItem = "item",
+}
+
+impl Variable {
+    /// Whether it says something only where a scatter asks its leaves.
+    fn is_leafs(&self) -> bool {
+        matches!(self, Self::Leaf | Self::LeafIndex | Self::LeafCount | Self::LeafItem)
+    }
 }
 
 /// A parsed template. Equal when written alike.
@@ -82,6 +102,16 @@ pub trait Lookup {
 impl Template {
     /// `{{` and `}}` stand for braces. The error names the hole that is unknown or unfinished.
     pub fn parse(text: &str) -> Result<Self, String> {
+        let template = Self::parse_for_leaves(text)?;
+        let is_leafs = |part: &Part| matches!(part, Part::Hole(variable) if variable.is_leafs());
+        if template.parts.iter().any(is_leafs) {
+            return Err("`{leaf}`, `{leaf.index}`, `{leaf.count}` and `{item}` are for what a scatter asks its leaves".to_owned());
+        }
+        Ok(template)
+    }
+
+    /// As [`Template::parse`], where there are leaves.
+    pub fn parse_for_leaves(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
@@ -103,7 +133,10 @@ impl Template {
             let Some(variable) = Variable::parse(name) else {
                 return Err(match nearest(name, Variable::NAMES.iter().copied()) {
                     Some(known) => format!("unknown variable `{{{name}}}`; did you mean `{{{known}}}`?"),
-                    None => format!("unknown variable `{{{name}}}`; known are {{{}}} and {{header.NAME}}", Variable::NAMES.join("} {")),
+                    None => format!(
+                        "unknown variable `{{{name}}}`; known are {{{}}}, {{header.NAME}} and {{query.NAME}}",
+                        Variable::NAMES.join("} {")
+                    ),
                 });
             };
             if !literal.is_empty() {
@@ -145,17 +178,31 @@ impl Template {
 
 impl Decode for Template {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        let text = String::decode(item, reader)?;
-        if let Some(wrong) = text.bytes().find(|&b| b < 0x20 && b != b'\t' || b == 0x7f) {
-            reader.error(item.place, format!("byte 0x{wrong:02x} cannot stand in a header")).help("remove it; a header is one line");
-            return None;
-        }
-        match Self::parse(&text) {
-            Ok(template) => Some(template),
-            Err(reason) => {
-                reader.error(item.place, reason).help("variables stand in braces, such as {host}; {{ and }} stand for braces");
-                None
-            }
+        decoded(item, reader, Self::parse)
+    }
+}
+
+/// A template of what a scatter asks its leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeafTemplate(pub Template);
+
+impl Decode for LeafTemplate {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        decoded(item, reader, Template::parse_for_leaves).map(Self)
+    }
+}
+
+fn decoded(item: &Item, reader: &mut Reader<'_>, parse: impl Fn(&str) -> Result<Template, String>) -> Option<Template> {
+    let text = String::decode(item, reader)?;
+    if let Some(wrong) = text.bytes().find(|&b| b < 0x20 && b != b'\t' || b == 0x7f) {
+        reader.error(item.place, format!("byte 0x{wrong:02x} cannot stand in a header")).help("remove it; a header is one line");
+        return None;
+    }
+    match parse(&text) {
+        Ok(template) => Some(template),
+        Err(reason) => {
+            reader.error(item.place, reason).help("variables stand in braces, such as {host}; {{ and }} stand for braces");
+            None
         }
     }
 }

@@ -41,6 +41,7 @@ mod ramps; // arms that grow by themselves, and are taken back
 mod reload; // reloads: all or nothing, and nobody notices
 mod retries; // requests that go out again, and those that are asked twice
 mod routing; // which route takes a request, and what it does to it
+mod scatters; // one question to many leaves, whatever becomes of them
 mod serving; // the smallest path through real bytes
 mod shards; // whose key goes where, whatever happens to its member
 mod slow; // slow clients, scarce resources

@@ -5,9 +5,8 @@
 use indexmap::IndexMap;
 
 use crate::proto::http1::{Known, is_token};
-use crate::route::HeadLookup;
 use crate::settings;
-use crate::value::{Decode, Item, Key, Reader, Spanned, Template};
+use crate::value::{Decode, Item, Key, Lookup, Reader, Spanned, Template};
 
 settings! {
     /// Edits of a head. `remove` comes first, then `set`, then `add`.
@@ -56,16 +55,31 @@ pub struct Edits {
 
 impl Edits {
     pub fn compile(settings: &Settings) -> Self {
+        let add = settings.add.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value.clone())));
+        Self::of(&settings.remove, settings.set.iter().map(|(name, value)| (name, value.clone())), add)
+    }
+
+    /// `remove` comes first, then `set`, then `add`.
+    pub fn of<'n>(
+        remove: &'n [Name],
+        set: impl Iterator<Item = (&'n Name, Template)>,
+        add: impl Iterator<Item = (&'n Name, Template)>,
+    ) -> Self {
         let mut edits = Self::default();
-        for Name(name) in settings.remove.iter().chain(settings.set.keys()) {
-            edits.dropped.push(name.as_bytes().into());
-            edits.dropped_known |= 1 << Known::of(name.as_bytes()) as u8;
+        for Name(name) in remove {
+            edits.drop(name);
         }
-        edits.written.extend(settings.set.iter().map(|(name, value)| (name.0.as_bytes().into(), value.clone())));
-        for (name, values) in &settings.add {
-            edits.written.extend(values.iter().map(|value| (name.0.as_bytes().into(), value.clone())));
+        for (Name(name), value) in set {
+            edits.drop(name);
+            edits.written.push((name.as_bytes().into(), value));
         }
+        edits.written.extend(add.map(|(Name(name), value)| (name.as_bytes().into(), value)));
         edits
+    }
+
+    fn drop(&mut self, name: &str) {
+        self.dropped.push(name.as_bytes().into());
+        self.dropped_known |= 1 << Known::of(name.as_bytes()) as u8;
     }
 
     /// Names of fields that are taken away, those included that are written anew.
@@ -88,7 +102,7 @@ impl Edits {
     }
 
     /// Appends the fields that are set and added.
-    pub fn write(&self, lookup: &HeadLookup<'_, '_>, out: &mut Vec<u8>) {
+    pub fn write(&self, lookup: &impl Lookup, out: &mut Vec<u8>) {
         for (name, value) in &self.written {
             out.extend_from_slice(name);
             out.extend_from_slice(b": ");

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use crate::proto::http1::is_token;
 use crate::settings;
-use crate::value::{Key, Reader, Spanned, Template, Whole};
+use crate::value::{Key, Lookup, Reader, Spanned, Template, Whole};
 
 settings! {
     /// What to answer.
@@ -59,6 +59,17 @@ impl Settings {
 }
 
 impl Respond {
+    /// Its fields by name, filled in.
+    pub fn fields(&self, lookup: &impl Lookup) -> Vec<(String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let value = |template: &Template| {
+            let mut out = Vec::new();
+            template.write(lookup, &mut out);
+            text(&out)
+        };
+        self.headers.iter().map(|(name, template)| (text(name), value(template))).collect()
+    }
+
     pub fn compile(settings: &Settings) -> Self {
         let body = settings.body.as_ref().map(|body| body.value.clone().into_bytes());
         let headers = settings.headers.iter().map(|(name, value)| (name.0.as_bytes().into(), value.clone()));
