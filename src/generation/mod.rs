@@ -24,6 +24,7 @@ use crate::filters::{headers, rewrite};
 use crate::proto::http1::Limits;
 use crate::route::{Network, Table};
 use crate::services::mirror::Mirror;
+use crate::services::scatter::Scatter;
 use crate::services::shard::Shard;
 use crate::services::split::Split;
 use crate::services::{Service, pool};
@@ -129,6 +130,14 @@ impl Generation {
     pub fn shard(&self, name: &str) -> Option<&Shard> {
         self.others.iter().filter(|other| other.name == name).find_map(|other| match &*other.service {
             Service::Shard(shard) => Some(shard),
+            _ => None,
+        })
+    }
+
+    /// The scatter of this name.
+    pub fn scatter(&self, name: &str) -> Option<&Scatter> {
+        self.others.iter().filter(|other| other.name == name).find_map(|other| match &*other.service {
+            Service::Scatter(scatter) => Some(scatter),
             _ => None,
         })
     }

@@ -233,7 +233,8 @@ impl<'a> Services<'a> {
                         let (_, service) = self.resolve(&leaf.service, found)?;
                         let label = leaf.label();
                         let metrics = self.inputs.metrics.leaf(name, &label);
-                        Some(scatter::Leaf { name: label, service, metrics })
+                        let hedging = settings.hedge.as_ref().map(|hedge| self.hedging(name, &label, &hedge.value));
+                        Some(scatter::Leaf { name: label, service, metrics, hedging })
                     })
                     .collect();
                 scatter::Leaves::Services(leaves.into_iter().collect::<Option<_>>()?)
@@ -250,6 +251,14 @@ impl<'a> Services<'a> {
             }
         };
         Some(Scatter::new(name, settings, leaves, Arc::clone(self.inputs.metrics)))
+    }
+
+    /// What is known of a leaf's answers stays, unless what is asked about them changed.
+    fn hedging(&self, scatter: &str, leaf: &str, settings: &upstream::hedge::Settings) -> Arc<upstream::hedge::Hedging> {
+        let Inputs { previous, workers, started, .. } = *self.inputs;
+        let known = previous.and_then(|generation| generation.scatter(scatter)).and_then(|scatter| scatter.hedging(leaf));
+        let known = known.filter(|known| known.is_as(settings)).map(Arc::clone);
+        known.unwrap_or_else(|| Arc::new(upstream::hedge::Hedging::new(settings, workers, started)))
     }
 
     fn member(&mut self, shard: &str, written: &shard::MemberSettings, found: &mut Diagnostics) -> Option<shard::Member> {

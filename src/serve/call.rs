@@ -2,6 +2,7 @@
 //!
 //! Shared and never written, so that two attempts may run at once. Its client is the job's.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use crate::proto::http1::{BodyFraming, RequestFraming, Span, Version};
 use crate::proto::{grpc, request_timeout};
 use crate::route::key::{self, Found};
 use crate::route::{Captures, Head, Headers};
+use crate::upstream::hedge::Hedging;
 use crate::upstream::sticky::{self, Stuck};
 use crate::upstream::{Aim, Endpoint, EndpointId, Pool};
 use crate::value::Address;
@@ -47,6 +49,8 @@ pub struct Call<'a> {
     pub only: Option<EndpointId>,
     /// It is asked once, whatever the pool says.
     pub is_single: bool,
+    /// How it is asked twice, instead of what the pool says; and how often it was, is counted there.
+    pub hedging: Option<(&'a Hedging, &'a Cell<u32>)>,
 }
 
 impl<'a> Call<'a> {
@@ -72,6 +76,14 @@ impl<'a> Call<'a> {
                 }
             }
         }
+    }
+
+    /// How a second endpoint is asked.
+    pub fn hedging<'p>(&self, pool: &'p Pool) -> Option<&'p Hedging>
+    where
+        'a: 'p,
+    {
+        self.hedging.map(|(hedging, _)| hedging).or(pool.hedging.as_deref())
     }
 
     /// The field that binds the client to this endpoint from now on; empty where it is none.

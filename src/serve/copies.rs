@@ -224,6 +224,7 @@ impl Copy {
             deadline: Instant::now().checked_add(self.copies.timeout),
             is_single: true,
             only: None,
+            hedging: None,
             depth: 0,
         };
         let mut keep = self.copies.comparing.as_ref().map(|comparing| Keep::new(comparing.rules.body.bytes()));

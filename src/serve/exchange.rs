@@ -223,6 +223,7 @@ pub async fn run<S: Side>(
                     is_continued: peeked.as_ref().is_some_and(|peeked| peeked.has_told),
                     only: None,
                     is_single: false,
+                    hedging: None,
                 };
                 let goes_on = may_go_on && passed.len() < PASSED_MAX;
                 let unwanted = way.unwanted.map_or(Unwanted::Nothing, |(_, _, unwanted)| unwanted);

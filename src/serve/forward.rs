@@ -361,6 +361,9 @@ impl<S: Side> Job<'_, S> {
 
     /// The head of an answer has come.
     fn heard(&self, pool: &Pool, endpoint: &Endpoint, sent: Instant) {
+        if let Some((hedging, _)) = self.call.hedging {
+            hedging.answered(self.call.worker.index, sent.elapsed());
+        }
         if pool.learns() {
             let now = Instant::now();
             pool.answered(self.call.worker.index, endpoint, self.response.status, now.saturating_duration_since(sent), now);

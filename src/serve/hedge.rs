@@ -47,7 +47,7 @@ pub enum Link {
 impl<'a> Hedge<'a> {
     /// `None` for a request that is not asked twice.
     pub fn of(call: Call<'a>, pool: &'a Pool, tries: &Tries<'_>, first: &Lease, started: Instant) -> Option<Self> {
-        let hedging = pool.hedging.as_ref()?;
+        let hedging = call.hedging(pool)?;
         // Who is bound to an endpoint has something there that no other one has.
         if first.is_stuck || !call.is_harmless() || call.upgrade.is_some() || call.is_single || pool.policy.send_proxy != SendProxy::Off {
             return None;
@@ -89,11 +89,14 @@ async fn race(call: Call<'_>, pool: &Pool, tried: Tried, begin: Instant, has_beg
     lease.means_when_dropped(Outcome::Overtaken);
     let endpoint = lease.endpoint();
     // The same one twice would only make it slower.
-    if tried.has(endpoint.id) || !pool.hedging.as_ref()?.budget.spend(call.worker.index, now) {
+    if tried.has(endpoint.id) || !call.hedging(pool)?.budget.spend(call.worker.index, now) {
         lease.withdraw();
         return None;
     }
     has_begun.set(true);
+    if let Some((_, count)) = call.hedging {
+        count.set(count.get() + 1);
+    }
     pool.metrics.retried(call.worker.index, Retry::Hedge);
     let carrier = match call.reuse(endpoint, true, now) {
         Some(wire) => Carrier::Wire(wire),

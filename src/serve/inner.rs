@@ -2,6 +2,7 @@
 //!
 //! Goes the same way as a client's, whose place a [`Ghost`] takes. Nobody hears the answer but whoever keeps it.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -30,6 +31,7 @@ use crate::refusal::Refusal;
 use crate::route::{Head, HeadLookup, Headers, TlsFacts};
 use crate::services::{Asked, Body, Decision, Service, Told, Unwanted, Way};
 use crate::upstream::EndpointId;
+use crate::upstream::hedge::Hedging;
 
 /// Whose request it goes back to.
 #[derive(Clone)]
@@ -83,6 +85,8 @@ pub struct Inner<'a> {
     pub is_single: bool,
     /// No other endpoint of a pool will do.
     pub only: Option<EndpointId>,
+    /// As the call's.
+    pub hedging: Option<(&'a Hedging, &'a Cell<u32>)>,
     /// Scatters on the way to this one.
     pub depth: u8,
 }
@@ -221,6 +225,7 @@ impl Inner<'_> {
             // The client itself has been told, or waits for whom its own request goes to.
             is_continued: true,
             is_single: self.is_single,
+            hedging: self.hedging,
         };
         let job = Job {
             call,

@@ -45,6 +45,7 @@ impl Decode for After {
 
 /// What a pool knows for hedging.
 pub struct Hedging {
+    settings: Settings,
     after: After,
     pub budget: Budget,
     /// One for each worker.
@@ -55,7 +56,12 @@ impl Hedging {
     pub fn new(settings: &Settings, workers: usize, now: Instant) -> Self {
         let workers = workers.max(1);
         let budget = Budget::new(settings.budget, workers, now);
-        Self { after: settings.after, budget, latencies: (0..workers).map(|_| Latencies::default()).collect() }
+        Self { settings: settings.clone(), after: settings.after, budget, latencies: (0..workers).map(|_| Latencies::default()).collect() }
+    }
+
+    /// Whether it was made from the same.
+    pub fn is_as(&self, settings: &Settings) -> bool {
+        self.settings == *settings
     }
 
     /// How long to wait for the first answer. `None` while too few are known to tell.

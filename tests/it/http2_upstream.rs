@@ -275,7 +275,7 @@ fn refusals_are_repeated_a_few_times_only() {
     let rig = before(origin.address);
     assert_eq!(get(&rig).status, 502);
     let record = record(&rig, 1);
-    assert_eq!((&record["refusal"], &record["attempts"]), (&"endpoint_reset".into(), &4.into()));
+    assert_eq!((&record["refusal"], &record["attempts"]), (&"endpoint_reset".into(), &9.into()));
 }
 
 #[test]

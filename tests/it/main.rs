@@ -42,6 +42,7 @@ mod reload; // reloads: all or nothing, and nobody notices
 mod retries; // requests that go out again, and those that are asked twice
 mod routing; // which route takes a request, and what it does to it
 mod scatters; // one question to many leaves, whatever becomes of them
+mod searches; // the book's two searches over a corpus on disk
 mod serving; // the smallest path through real bytes
 mod shards; // whose key goes where, whatever happens to its member
 mod slow; // slow clients, scarce resources

@@ -356,6 +356,26 @@ fn lines_that_are_too_few_are_cut() {
 }
 
 #[test]
+fn a_replica_is_asked_when_another_one_is_slow() {
+    let slow = start(Leaf::Slow, "slow").unwrap();
+    let fast = start(Leaf::Ok, "fast").unwrap();
+    let other = start(Leaf::Ok, "other").unwrap();
+    let rig = Rig::start(&format!(
+        "[process]\nworkers = 1\n[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"s\"\n\
+         [service.s.scatter]\nover = [\"part\", \"{}\"]\nmerge = \"concat\"\ndeadline = \"8s\"\nreport = true\n\
+         hedge = {{ after = \"50ms\", budget = \"100%\" }}\n[service.part]\nendpoints = [\"{}\", \"{}\"]\n",
+        other.address, slow.address, fast.address
+    ));
+    let mut hedged = 0;
+    for _ in 0..4 {
+        let answer = rig.connect("web").ask("GET", "/").unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "[\"fast\",\"other\"]"));
+        hedged += usize::from(answer.header("x-attache-leaves").unwrap().ends_with(", hedged=1"));
+    }
+    assert_eq!(hedged, 2, "every second one has the slow one's turn");
+}
+
+#[test]
 fn a_canary_that_fails_spares_the_others() {
     use Leaf::{Fails, Ok};
     let settings = format!("{CONCAT}\nrequire = 1\ncanary = 1");
@@ -471,6 +491,7 @@ fn wrong_scatters_are_told_with_a_remedy() {
     check_wrong(&with("merge = \"concat\"\nrequire = { leaves = [\"c\"] }"), "`c` is none of the leaves");
     check_wrong(&with("merge = \"concat\"\nfill = \"{\""), "this is no JSON");
     check_wrong(&with("merge = \"concat\"\nsoft_deadline = \"5s\""), "the soft deadline is not before the deadline");
+    check_wrong("over = { pool = \"a\" }\nmerge = \"concat\"\nhedge = {}", "each endpoint of the pool is a leaf");
     check_wrong(&with("merge = \"concat\"\npath = \"/{leef}\""), "unknown variable `{leef}`");
     let text = "[[listener]]\nlisten = \"127.0.0.1:0\"\n[[listener.route]]\nservice = \"127.0.0.1:1\"\nrequest_headers = { set = { x = \"{leaf}\" } }\n";
     let directory = tempfile::tempdir().unwrap();

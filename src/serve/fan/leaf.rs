@@ -23,6 +23,8 @@ use crate::services::scatter::Scatter;
 pub struct Asking<'a> {
     pub gather: &'a Gather<'a>,
     pub budget: &'a Budget,
+    /// How often a leaf was asked twice.
+    pub hedged: &'a Cell<u32>,
     /// When leaves must have answered.
     pub due: Instant,
 }
@@ -111,6 +113,7 @@ impl Asking<'_> {
             deadline: Some(self.due),
             is_single: false,
             only: question.only,
+            hedging: question.hedging.map(|hedging| (hedging, self.hedged)),
             depth,
         };
         let ended = inner.send(Feed::whole(&question.body), &mut scratch, Some(&mut keep)).await;

@@ -8,6 +8,7 @@ mod lines;
 mod questions;
 mod reply;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::future::{Future as _, poll_fn};
@@ -136,7 +137,8 @@ pub async fn gather(gather: Gather<'_>) -> Gathered {
     let due = due(&gather);
     let soft = scatter.soft_deadline.and_then(|soft| started.checked_add(soft)).filter(|soft| *soft < due);
     let budget = Budget::new(worker, scatter);
-    let asking = Asking { gather: &gather, budget: &budget, due };
+    let hedged = Cell::new(0);
+    let asking = Asking { gather: &gather, budget: &budget, hedged: &hedged, due };
     let mut fared: Vec<Fared> = questions.iter().map(|_| Fared::default()).collect();
     let mut timer = std::pin::pin!(tokio::time::sleep_until(due.into()));
     let mut soft_timer = std::pin::pin!(tokio::time::sleep_until(soft.unwrap_or(due).into()));
@@ -192,7 +194,7 @@ pub async fn gather(gather: Gather<'_>) -> Gathered {
         fared.reason = if is_slow { "timeout" } else { "cancelled" };
         fared.took = started.elapsed();
     }
-    let gathered = conclude(&gather, &questions, &mut fared);
+    let gathered = conclude(&gather, &questions, &mut fared, hedged.get());
     for (question, fared) in questions.iter().zip(&fared).take(asked) {
         question.metrics(scatter).finished(worker.index, fared.outcome.unwrap_or(LeafOutcome::Failed), fared.took);
     }
@@ -290,7 +292,7 @@ fn most_votes(questions: &[Question<'_>], fared: &[Fared]) -> usize {
 }
 
 /// What all of it comes to.
-fn conclude(gather: &Gather<'_>, questions: &[Question<'_>], fared: &mut [Fared]) -> Gathered {
+fn conclude(gather: &Gather<'_>, questions: &[Question<'_>], fared: &mut [Fared], hedged: u32) -> Gathered {
     let scatter = gather.scatter;
     let merged = loop {
         let good: Vec<(&str, bool)> =
@@ -342,6 +344,9 @@ fn conclude(gather: &Gather<'_>, questions: &[Question<'_>], fared: &mut [Fared]
         );
         if cancelled > 0 {
             let _ = write!(total, ", cancelled={cancelled}");
+        }
+        if hedged > 0 {
+            let _ = write!(total, ", hedged={hedged}");
         }
         fields.push(("X-Attache-Leaves".to_owned(), total));
         let missing: Vec<&str> = questions

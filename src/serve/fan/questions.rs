@@ -13,6 +13,7 @@ use crate::services::Service;
 use crate::services::scatter::{Each, Leaf, Leaves, Scatter, pool_of};
 use crate::telemetry::metrics::LeafMetrics;
 use crate::upstream::EndpointId;
+use crate::upstream::hedge::Hedging;
 use crate::value::{Lookup, Variable};
 
 /// One leaf's.
@@ -22,6 +23,7 @@ pub struct Question<'g> {
     pub service: &'g Service,
     /// Of a pool whose endpoints are leaves.
     pub only: Option<EndpointId>,
+    pub hedging: Option<&'g Hedging>,
     pub head: Vec<u8>,
     pub body: Cow<'g, [u8]>,
     metrics: Option<Arc<LeafMetrics>>,
@@ -52,6 +54,7 @@ pub fn questions<'g>(gather: &Gather<'g>) -> Option<Vec<Question<'g>>> {
                 name: leaf.name.clone(),
                 service: &leaf.service,
                 only: None,
+                hedging: leaf.hedging.as_deref(),
                 head: head(gather, &Asked { leaf: &leaf.name, index, count, item: b"" }, gather.head.query, gather.body.len()),
                 body: Cow::Borrowed(gather.body),
                 metrics: Some(Arc::clone(&leaf.metrics)),
@@ -65,6 +68,7 @@ pub fn questions<'g>(gather: &Gather<'g>) -> Option<Vec<Question<'g>>> {
                 name: member.endpoint.name.clone(),
                 service,
                 only: Some(member.endpoint.id),
+                hedging: None,
                 head: head(gather, &Asked { leaf: &member.endpoint.name, index, count, item: b"" }, gather.head.query, gather.body.len()),
                 body: Cow::Borrowed(gather.body),
                 metrics: None,
@@ -102,6 +106,7 @@ fn of_item<'g>(gather: &Gather<'g>, leaf: &'g Leaf, each: &Each, item: &[u8], in
         name: String::from_utf8_lossy(item).into_owned(),
         service: &leaf.service,
         only: None,
+        hedging: leaf.hedging.as_deref(),
         head: head(gather, &Asked { leaf: &leaf.name, index, count, item }, query, body.len()),
         body,
         metrics: Some(Arc::clone(&leaf.metrics)),

@@ -17,6 +17,7 @@ use crate::refusal::Refusal;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::LeafMetrics;
 use crate::upstream::Pool;
+use crate::upstream::hedge::Hedging;
 use crate::value::{LeafTemplate, Template};
 
 /// A compiled scatter.
@@ -52,6 +53,8 @@ pub struct Leaf {
     pub name: String,
     pub service: Arc<Service>,
     pub metrics: Arc<LeafMetrics>,
+    /// When another replica of it is asked the same.
+    pub hedging: Option<Arc<Hedging>>,
 }
 
 impl Scatter {
@@ -113,6 +116,12 @@ impl Scatter {
                 pool_of(service).map(members).unwrap_or_default()
             }
         }
+    }
+
+    /// How this leaf is asked twice.
+    pub fn hedging(&self, leaf: &str) -> Option<&Arc<Hedging>> {
+        let Leaves::Services(leaves) = &self.leaves else { return None };
+        leaves.iter().find(|known| known.name == leaf)?.hedging.as_ref()
     }
 
     /// What is counted of a leaf that is an endpoint.

@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 
 use super::merge::Merge;
 use crate::filters::headers::Name;
+use crate::upstream::hedge;
 use crate::value::{Decode, Fields, Item, LabelText, LeafTemplate, Reader, ServiceRef, Share, Size, Spanned, Value, Whole};
 use crate::{settings, words};
 
@@ -28,6 +29,8 @@ settings! {
         soft_deadline: Option<Spanned<Duration>> = None,
         /// Leaves without which there is no answer.
         require: Spanned<Require> = Spanned::new(Require::All, crate::value::Place::new(crate::value::SourceId(0), 0..0)),
+        /// When another endpoint of a leaf's pool is asked the same, whatever that pool says.
+        hedge: Option<Spanned<hedge::Settings>> = None,
         /// Leaves that are asked first; the others only if one of these answers.
         canary: Whole<0, 1000> = Whole(0),
         /// Of a leaf's answer.
@@ -248,6 +251,12 @@ impl Settings {
             reader
                 .error(pool.place, "items are asked of one service")
                 .help("write over = [\"docs\"], where docs is a shard over that pool");
+            return None;
+        }
+        if let (Some(hedge), Over::Pool(_)) = (&self.hedge, &self.over.value) {
+            reader
+                .error(hedge.place, "each endpoint of the pool is a leaf, so there is no other one to ask")
+                .help("write over = [\"part-0\", …], where each part is a pool of replicas");
             return None;
         }
         if let Some(soft) = self.soft_deadline.as_ref().filter(|soft| soft.value >= self.deadline) {
