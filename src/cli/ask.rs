@@ -156,6 +156,16 @@ pub(super) fn status(args: &Args) -> ExitCode {
             let state = if member["healthy"] == true { "up" } else { "down" };
             out(&format!("  {}  {state}  weight {}\n", text(&member["name"]), member["weight"]));
         }
+        for part in service["arms"].as_array().into_iter().chain(service["leaves"].as_array()).flatten() {
+            let state = if part["healthy"] == false { "down" } else { "up" };
+            let share = part["share"].as_f64().map_or_else(String::new, |share| format!("  {}%", (share * 1e6).round() / 1e4));
+            out(&format!("  {}  {state}{share}\n", text(&part["name"])));
+        }
+        for (what, state) in [("to", "healthy"), ("copy", "copy_healthy")] {
+            if let Some(name) = service[what].as_str() {
+                out(&format!("  {what} {name}  {}\n", if service[state] == true { "up" } else { "down" }));
+            }
+        }
         for place in service["discovered"].as_array().into_iter().flatten() {
             let at = if place["at"].is_null() {
                 "nothing yet".to_owned()

@@ -6,7 +6,7 @@
 use super::{Listener, Route};
 use crate::refusal::Refusal;
 use crate::route::{Captures, Head};
-use crate::services::{Asked, Decision, Way};
+use crate::services::{Asked, Decision, Service, Way};
 
 /// Where a request goes, and by which way it got there.
 pub struct Walk<'g, 'a> {
@@ -43,6 +43,11 @@ impl Listener {
 }
 
 impl Route {
+    /// Who answers.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+
     /// Asks the services once more, now that more is known: a body was read, or somebody could not be reached.
     pub fn decide<'g>(&'g self, asked: &Asked<'g, '_>, way: &mut Way<'g>) -> Decision<'g> {
         way.clear();

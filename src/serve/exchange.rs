@@ -295,7 +295,7 @@ pub async fn run<S: Side>(
             None => framing.map_or(Body::Unread, nothing_to_read),
         };
         decision = onward::go_on(
-            route,
+            route.service(),
             outcome.refusal,
             &Asked { head: &head, now: Instant::now(), worker: worker.index, dice, body, passed: &[] },
             &mut passed,

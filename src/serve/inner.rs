@@ -19,7 +19,7 @@ use super::exchange::Ending;
 use super::fan::{self, Gathered};
 use super::forward::{self, Job};
 use super::ghost::{Feed, Ghost};
-use super::onward::nothing_to_read;
+use super::onward::{self, PASSED_MAX, nothing_to_read};
 use super::peek::{self, Bounds, Peeked};
 use super::side::Side;
 use super::tape::Tape;
@@ -29,6 +29,7 @@ use super::worker::{Scratch, Worker};
 use crate::generation::{Form, Listener};
 use crate::refusal::Refusal;
 use crate::route::{Head, HeadLookup, Headers, TlsFacts};
+use crate::services::scatter::Scatter;
 use crate::services::{Asked, Body, Decision, Service, Told, Unwanted, Way};
 use crate::upstream::EndpointId;
 use crate::upstream::hedge::Hedging;
@@ -161,87 +162,98 @@ impl Inner<'_> {
             way.clear();
             decision = self.service.decide(&Asked { body, now: Instant::now(), ..asked }, &mut way);
         }
-        way.sent(worker.index, started);
-        let (pool, aim) = match decision {
-            Decision::Forward(pool, aim) => (pool, aim),
-            Decision::Answer(respond) => {
-                if let Some(keep) = &mut keep {
-                    let lookup = HeadLookup { head: &head, route: "" };
-                    keep.take(respond.status, respond.fields(&lookup), &respond.body);
+        let mut passed = Vec::new();
+        loop {
+            let may_go_on = way.sent(worker.index, started);
+            let (pool, aim) = match &decision {
+                Decision::Forward(pool, aim) => (*pool, *aim),
+                Decision::Answer(respond) => {
+                    if let Some(keep) = &mut keep {
+                        let lookup = HeadLookup { head: &head, route: "" };
+                        keep.take(respond.status, respond.fields(&lookup), &respond.body);
+                    }
+                    return Ended { is_answered: true, refusal: None };
                 }
-                return Ended { is_answered: true, refusal: None };
+                Decision::Scatter(_) if self.depth >= DEPTH_MAX => return Ended::refused(Refusal::LeavesFailed),
+                Decision::Scatter(scatter) => {
+                    let body = peeked.as_ref().and_then(|peeked| peeked.body.as_deref()).unwrap_or_default();
+                    return self.scatter(scatter, &head, body, started, keep).await;
+                }
+                Decision::Redirect(_) => return Ended::refused(Refusal::BrokenResponse),
+                Decision::Refuse(refusal) => return Ended::refused(*refusal),
+                Decision::Read(_) => return Ended::default(),
+            };
+            let mut told = Told { to_client: Vec::new(), ..way.told(head.scheme == "https") };
+            told.to_endpoint.extend_from_slice(self.told);
+            let call = Call {
+                worker,
+                listener,
+                head: &head,
+                route: form,
+                captures: &captures,
+                framing,
+                version: request.version,
+                upgrade: None,
+                peer: client.peer,
+                peer_is_trusted,
+                deadline: self.deadline,
+                told: &told.to_endpoint,
+                aim,
+                only: self.only,
+                // The client itself has been told, or waits for whom its own request goes to.
+                is_continued: true,
+                is_single: self.is_single,
+                hedging: self.hedging,
+            };
+            let job = Job {
+                call,
+                client: &mut client,
+                keep: Persistence::Kept,
+                response: &mut *response,
+                deadline: self.deadline,
+                told: &told,
+                cookie: Vec::new(),
+                tape: &mut tape,
+                goes_on: may_go_on && !self.is_single && passed.len() < PASSED_MAX,
+                unwanted: way.unwanted.map_or(Unwanted::Nothing, |(_, _, unwanted)| unwanted),
+                kept: keep.as_deref_mut(),
+            };
+            let outcome = forward::forward(job, pool).await;
+            if !outcome.goes_on {
+                way.finished(worker.index, outcome.status, outcome.ended.saturating_duration_since(started));
+                let is_answered = outcome.refusal.is_none() && outcome.ending == Ending::Complete;
+                return Ended { is_answered, refusal: outcome.refusal };
             }
-            Decision::Scatter(_) if self.depth >= DEPTH_MAX => return Ended::refused(Refusal::LeavesFailed),
-            Decision::Scatter(scatter) => {
-                let body = match &peeked {
-                    Some(Peeked { body: Some(body), .. }) => body.as_slice(),
-                    _ => b"",
-                };
-                let gather = fan::Gather {
-                    worker,
-                    listener,
-                    scatter,
-                    head: &head,
-                    body,
-                    whose: self.whose,
-                    deadline: self.deadline,
-                    started,
-                    depth: self.depth + 1,
-                    pieces: None,
-                };
-                // Without a size of its own, since a leaf may be a scatter again.
-                let gathering: Pin<Box<dyn Future<Output = Gathered> + '_>> = Box::pin(fan::gather(gather));
-                let gathered = gathering.await;
-                if let Some(refusal) = gathered.refusal {
-                    return Ended::refused(refusal);
-                }
-                if let Some(keep) = &mut keep {
-                    let lower = |(name, value): (String, String)| (name.to_ascii_lowercase(), value);
-                    keep.take(gathered.status, gathered.fields.into_iter().map(lower).collect(), &gathered.body);
-                }
-                return Ended { is_answered: true, refusal: None };
-            }
-            Decision::Redirect(_) => return Ended::refused(Refusal::BrokenResponse),
-            Decision::Refuse(refusal) => return Ended::refused(refusal),
-            Decision::Read(_) => return Ended::default(),
-        };
-        let mut told = Told { to_client: Vec::new(), ..way.told(head.scheme == "https") };
-        told.to_endpoint.extend_from_slice(self.told);
-        let call = Call {
-            worker,
-            listener,
-            head: &head,
-            route: form,
-            captures: &captures,
-            framing,
-            version: request.version,
-            upgrade: None,
-            peer: client.peer,
-            peer_is_trusted,
+            let body = peeked.as_ref().map_or_else(|| nothing_to_read(framing), Peeked::body);
+            let asked = Asked { body, now: Instant::now(), ..asked };
+            decision = onward::go_on(self.service, outcome.refusal, &asked, &mut passed, &mut way);
+        }
+    }
+
+    /// What the leaves of a leaf say.
+    async fn scatter(&self, scatter: &Scatter, head: &Head<'_>, body: &[u8], started: Instant, keep: Option<&mut Keep>) -> Ended {
+        let gather = fan::Gather {
+            worker: self.worker,
+            listener: self.listener,
+            scatter,
+            head,
+            body,
+            whose: self.whose,
             deadline: self.deadline,
-            told: &told.to_endpoint,
-            aim,
-            only: self.only,
-            // The client itself has been told, or waits for whom its own request goes to.
-            is_continued: true,
-            is_single: self.is_single,
-            hedging: self.hedging,
+            started,
+            depth: self.depth + 1,
+            pieces: None,
         };
-        let job = Job {
-            call,
-            client: &mut client,
-            keep: Persistence::Kept,
-            response,
-            deadline: self.deadline,
-            told: &told,
-            cookie: Vec::new(),
-            tape: &mut tape,
-            goes_on: false,
-            unwanted: Unwanted::Nothing,
-            kept: keep,
-        };
-        let outcome = forward::forward(job, pool).await;
-        way.finished(worker.index, outcome.status, outcome.ended.saturating_duration_since(started));
-        Ended { is_answered: outcome.refusal.is_none() && outcome.ending == Ending::Complete, refusal: outcome.refusal }
+        // Without a size of its own, since a leaf may be a scatter again.
+        let gathering: Pin<Box<dyn Future<Output = Gathered> + '_>> = Box::pin(fan::gather(gather));
+        let gathered = gathering.await;
+        if let Some(refusal) = gathered.refusal {
+            return Ended::refused(refusal);
+        }
+        if let Some(keep) = keep {
+            let lower = |(name, value): (String, String)| (name.to_ascii_lowercase(), value);
+            keep.take(gathered.status, gathered.fields.into_iter().map(lower).collect(), &gathered.body);
+        }
+        Ended { is_answered: true, refusal: None }
     }
 }

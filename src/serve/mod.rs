@@ -23,6 +23,7 @@ mod link;
 mod onward;
 mod open;
 mod peek;
+mod pieces;
 mod pump;
 mod settle;
 mod side;

@@ -2,12 +2,11 @@
 //!
 //! Sends nothing; `exchange` does, once it knows to whom.
 
-use crate::generation::Route;
 use crate::proto::http1::{BodyFraming, RequestFraming};
 use crate::refusal::Refusal;
 use crate::services::shard::OnDown;
 use crate::services::split::Split;
-use crate::services::{Asked, Body, Decision, Passed, Step, Unwanted, Way};
+use crate::services::{Asked, Body, Decision, Passed, Service, Step, Unwanted, Way};
 
 /// The body of a request that has none.
 pub fn nothing_to_read(framing: &RequestFraming) -> Body<'static> {
@@ -26,7 +25,7 @@ pub const PASSED_MAX: usize = 3;
 /// Whom a request goes to that could not reach the last member on its way, or whose answer nobody wanted: then there is no refusal.
 #[cold]
 pub fn go_on<'g>(
-    route: &'g Route,
+    service: &'g Service,
     refusal: Option<Refusal>,
     asked: &Asked<'g, '_>,
     passed: &mut Vec<Passed<'g>>,
@@ -37,7 +36,8 @@ pub fn go_on<'g>(
         && (refusal.is_none() || unwanted == Unwanted::Everything)
     {
         passed.push(Passed::Member(shard, member));
-        return route.decide(&Asked { passed, ..*asked }, way);
+        way.clear();
+        return service.decide(&Asked { passed, ..*asked }, way);
     }
     let refusal = refusal.unwrap_or(Refusal::NoEndpoint);
     let mut refusal_of_way = refusal;
@@ -55,7 +55,8 @@ pub fn go_on<'g>(
     });
     let Some(turn) = turn else { return Decision::Refuse(refusal_of_way) };
     passed.push(turn);
-    match route.decide(&Asked { passed, ..*asked }, way) {
+    way.clear();
+    match service.decide(&Asked { passed, ..*asked }, way) {
         // Nobody is left to ask.
         Decision::Refuse(Refusal::NoEndpoint) => Decision::Refuse(refusal),
         decision => decision,

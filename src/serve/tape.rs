@@ -57,10 +57,16 @@ impl Permits {
 }
 
 impl Permits {
+    /// So many of those that were taken.
+    pub fn give(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.taken);
+        self.taken -= bytes;
+        self.held.give(bytes);
+        self.left.set(self.left.get() + bytes);
+    }
+
     pub fn give_back(&mut self) {
-        let taken = std::mem::take(&mut self.taken);
-        self.held.give(taken);
-        self.left.set(self.left.get() + taken);
+        self.give(self.taken);
     }
 }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use super::ghost::{End, Feed};
+use super::pieces::Pieces;
 use super::side::Sink;
 use super::tape::Permits;
 use crate::proto::http1::{Known, ResponseHead};
@@ -113,12 +114,15 @@ pub struct Keep {
     /// For answers that are of no use unless they are whole: room for them.
     permits: Option<Permits>,
     gave_up: Option<&'static str>,
+    /// Where whole lines go at once, of an answer that comes in lines.
+    lines: Option<Rc<Pieces>>,
+    comes_in_lines: bool,
 }
 
 impl Keep {
     /// As [`Keep::new`], for an answer that ends where it is too long, or where there is no room for it.
-    pub fn strict(most: usize, permits: Permits) -> Self {
-        Self { permits: Some(permits), ..Self::new(most) }
+    pub fn strict(most: usize, permits: Permits, lines: Option<Rc<Pieces>>) -> Self {
+        Self { permits: Some(permits), lines, ..Self::new(most) }
     }
 
     /// Why the answer was ended, in a word.
@@ -141,7 +145,7 @@ impl Keep {
 
     /// `most` bytes of the body.
     pub fn new(most: usize) -> Self {
-        Self { seen: Seen::default(), most, is_longer: false, permits: None, gave_up: None }
+        Self { seen: Seen::default(), most, is_longer: false, permits: None, gave_up: None, lines: None, comes_in_lines: false }
     }
 
     /// An answer begins, instead of any before.
@@ -155,6 +159,13 @@ impl Keep {
             is_whole: false,
         };
         self.is_longer = false;
+        let has = |name: &str, one_of: &[&str]| {
+            let value = self.seen.fields.iter().find(|(have, _)| have == name).map_or("", |(_, value)| value.as_str());
+            one_of.contains(&value.split(';').next().unwrap_or_default().trim())
+        };
+        self.comes_in_lines = (200..300).contains(&response.status)
+            && has("content-type", &["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"])
+            && has("content-encoding", &["", "identity"]);
     }
 
     /// All of the answer has passed.
@@ -177,8 +188,22 @@ impl Keep {
         }
         if !self.is_longer {
             self.seen.body.extend_from_slice(data);
+            self.hand_on();
         }
         self.gave_up.is_none()
+    }
+
+    /// Has whole lines go on, and keeps nothing of them.
+    fn hand_on(&mut self) {
+        let (Some(lines), true) = (&self.lines, self.comes_in_lines) else { return };
+        let Some(end) = self.seen.body.iter().rposition(|&byte| byte == b'\n').map(|end| end + 1) else { return };
+        if lines.add(&self.seen.body[..end]).is_err() {
+            self.gave_up = Some("not_json");
+        }
+        self.seen.body.drain(..end);
+        if let Some(permits) = &mut self.permits {
+            permits.give(end as u64);
+        }
     }
 }
 
@@ -198,6 +223,9 @@ impl<S: Sink> Sink for Kept<'_, S> {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if let (Some(lines), true) = (&self.keep.lines, self.keep.comes_in_lines) {
+            ready!(lines.poll_room(cx));
+        }
         let count = ready!(self.sink.poll_send(cx, data))?;
         if !self.keep.pass(&data[..count]) {
             return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));

@@ -338,6 +338,34 @@ fn lines_go_out_as_leaves_answer() {
     assert_eq!(client.request("GET", "/").unwrap().status, 200);
 }
 
+/// Far more than may be held goes through, at the pace of a client that takes its time.
+#[test]
+fn lines_are_passed_on_and_not_held() {
+    const LINES: usize = 40_000;
+    let many = || {
+        Origin::run(|stream, _, _| {
+            let line = format!("{{\"text\":\"{}\"}}\n", "x".repeat(1000));
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n", line.len() * LINES);
+            let is_sent = stream.write_all(head.as_bytes()).is_ok() && (0..LINES).all(|_| stream.write_all(line.as_bytes()).is_ok());
+            if is_sent { Next::Keep } else { Next::Close }
+        })
+    };
+    let leaves = [many(), many()];
+    let rig = Rig::start(&format!(
+        "[process]\nworkers = 1\nmax_memory_bodies = \"1MiB\"\n[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"s\"\n\
+         [service.s.scatter]\nover = [\"{}\", \"{}\"]\nmerge = \"ndjson\"\ndeadline = \"5m\"\n",
+        leaves[0].address, leaves[1].address
+    ));
+    let mut client = rig.connect("web");
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let held = rig.held();
+    let Read1::Answer(answer) = client.read("GET").unwrap() else { panic!("no answer") };
+    let text = answer.text();
+    assert_eq!((text.lines().count(), text.lines().filter(|line| line.starts_with("{\"text\":\"x")).count()), (2 * LINES, 2 * LINES));
+    assert!(held.max(rig.held()) < 16 << 20, "{held} bytes");
+}
+
 #[test]
 fn lines_that_are_too_few_are_cut() {
     use Leaf::{Ok, Slow};
@@ -373,6 +401,26 @@ fn a_replica_is_asked_when_another_one_is_slow() {
         hedged += usize::from(answer.header("x-attache-leaves").unwrap().ends_with(", hedged=1"));
     }
     assert_eq!(hedged, 2, "every second one has the slow one's turn");
+}
+
+#[test]
+fn a_leaf_that_has_somebody_else_to_ask_does() {
+    let live = Origin::ok("[1]");
+    let rig = Rig::start(&format!(
+        "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"s\"\n\
+         [service.s.scatter]\nover = [\"split\", \"shard\"]\nmerge = \"concat\"\n\
+         [service.split.split]\narms = {{ \"{0}\" = \"99.9%\", \"{1}\" = \"rest\" }}\n\
+         [service.shard.shard]\nby = \"path\"\nover = [\"{0}\", \"{1}\"]\n",
+        free_address(),
+        live.address
+    ));
+    for number in 0..8 {
+        let mut client = rig.connect("web");
+        client.send(format!("PUT /{number} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")).unwrap();
+        let Read1::Answer(answer) = client.read("PUT").unwrap() else { panic!("no answer") };
+        assert_eq!((answer.status, answer.text().as_str()), (200, "[1,1]"), "{number}");
+    }
+    assert!(live.seen().iter().all(|seen| seen.body == b"hi"));
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl Asking<'_> {
     }
 
     async fn answer(&self, question: &Question<'_>) -> Result<Good, Bad> {
-        let Gather { worker, listener, whose, scatter, head, depth, .. } = *self.gather;
+        let Gather { worker, listener, whose, scatter, head, depth, pieces, .. } = *self.gather;
         let mut scratch = worker.scratch();
         scratch.request_bytes.extend_from_slice(&question.head);
         scratch.request_id.extend_from_slice(head.request_id);
@@ -102,7 +102,7 @@ impl Asking<'_> {
             return Err(Bad { reason: "bad_question", is_late: false, status: 0 });
         }
         let permits = Permits::new(&worker.shared.held, Rc::clone(&self.budget.left), self.budget.most_held);
-        let mut keep = Keep::strict(scatter.leaf_body, permits);
+        let mut keep = Keep::strict(scatter.leaf_body, permits, pieces.map(Rc::clone));
         let inner = Inner {
             worker,
             listener,

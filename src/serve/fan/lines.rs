@@ -3,7 +3,6 @@
 //! What is missing is not known when the head is written; the last line says it. Waits for the client between two pieces, and holds
 //! what came meanwhile, within the bounds of bodies.
 
-use std::cell::RefCell;
 use std::future::{Future as _, poll_fn};
 use std::task::Poll;
 
@@ -13,15 +12,10 @@ use crate::proto::http1::{BodyFraming, Known, LAST_CHUNK, write_chunk_header};
 use crate::serve::compose::{self, Persistence, client_body};
 use crate::serve::connection::Client;
 use crate::serve::exchange::{self, After, Ending, Outcome};
+use crate::serve::pieces::Pieces;
 use crate::serve::pump::Encoder;
 use crate::serve::side::Side;
 use crate::serve::timer::Stall;
-
-/// What has come and was not sent yet.
-#[derive(Default)]
-pub struct Pieces {
-    pub bytes: RefCell<Vec<u8>>,
-}
 
 /// What came of it.
 pub enum Streamed {
@@ -49,7 +43,7 @@ pub async fn stream<S: Side>(client: &mut Client<S>, ask: Gather<'_>, pieces: &P
             if let Poll::Ready(gathered) = polled {
                 return Poll::Ready(Ok(Some(gathered)));
             }
-            if !is_blocked && !pieces.bytes.borrow().is_empty() {
+            if !is_blocked && !pieces.is_empty() {
                 return Poll::Ready(Ok(None));
             }
             if client.link.has_left(cx, true) {
@@ -63,7 +57,7 @@ pub async fn stream<S: Side>(client: &mut Client<S>, ask: Gather<'_>, pieces: &P
         })
         .await;
         let Ok(gathered) = gathered else { return Streamed::ClientGone };
-        let piece = std::mem::take(&mut *pieces.bytes.borrow_mut());
+        let piece = pieces.take();
         if !has_begun && (piece.is_empty() || gathered.as_ref().is_some_and(|gathered| gathered.refusal.is_some())) {
             match gathered {
                 Some(gathered) => return Streamed::Unbegun(gathered),

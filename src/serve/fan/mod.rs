@@ -22,6 +22,7 @@ use futures_util::stream::{FuturesUnordered, Stream as _};
 
 use super::connection::Client;
 use super::inner::Whose;
+use super::pieces::Pieces;
 use super::side::Side;
 use super::worker::Worker;
 use crate::filters::headers::Edits;
@@ -32,7 +33,6 @@ use crate::route::{Head, HeadLookup};
 use crate::services::scatter::{Answer, Ask, Merged, Mode, Scatter, vote};
 use crate::telemetry::metrics::LeafOutcome;
 use leaf::{Asking, Budget, Good, Landed};
-use lines::Pieces;
 use questions::Question;
 pub use reply::{Reply, answer};
 
@@ -51,7 +51,7 @@ pub struct Gather<'a> {
     /// Scatters on the way, this one included.
     pub depth: u8,
     /// Where answers go at once that are put together one by one.
-    pub pieces: Option<&'a Pieces>,
+    pub pieces: Option<&'a Rc<Pieces>>,
 }
 
 /// What leaves have come to.
@@ -166,7 +166,7 @@ pub async fn gather(gather: Gather<'_>) -> Gathered {
                 Landing::Leaf(index, landed) => {
                     fared[index].land(landed);
                     if let Some(pieces) = gather.pieces {
-                        fared[index].pass(&questions[index], scatter, pieces);
+                        fared[index].pass(pieces);
                     }
                 }
                 Landing::Nobody | Landing::Late => break,
@@ -227,12 +227,12 @@ impl Fared {
     }
 
     /// Hands a good answer on, and keeps nothing of it.
-    fn pass(&mut self, question: &Question<'_>, scatter: &Scatter, pieces: &Pieces) {
+    fn pass(&mut self, pieces: &Pieces) {
         let Some(good) = &mut self.answer else { return };
-        let passed = scatter.merge.piece(&said(question, good), &mut pieces.bytes.borrow_mut());
+        let passed = pieces.add(&good.body);
         good.forget();
-        if let Err(reason) = passed {
-            self.fail(reason.word());
+        if let Err(misfit) = passed {
+            self.fail(misfit.reason.word());
         }
     }
 

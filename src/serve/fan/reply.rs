@@ -2,7 +2,9 @@
 //!
 //! Asks nobody; writes what was gathered, and has lines go out as they come.
 
-use super::lines::{Pieces, Streamed, stream};
+use std::rc::Rc;
+
+use super::lines::{Streamed, stream};
 use super::{Gather, attend};
 use crate::filters::headers::Edits;
 use crate::proto::http1::{BodyFraming, RequestFraming, Version};
@@ -10,6 +12,7 @@ use crate::route::HeadLookup;
 use crate::serve::compose::{Own, Persistence};
 use crate::serve::connection::Client;
 use crate::serve::exchange::{Outcome, local, refuse};
+use crate::serve::pieces::Pieces;
 use crate::serve::side::Side;
 
 /// How the client is answered.
@@ -28,7 +31,7 @@ pub struct Reply<'a> {
 pub async fn answer<S: Side>(client: &mut Client<S>, ask: Gather<'_>, reply: &Reply<'_>) -> Outcome {
     let Gather { worker, listener, head, body, .. } = ask;
     let body_in = body.len() as u64;
-    let pieces = Pieces::default();
+    let pieces = Rc::<Pieces>::default();
     let streamed = if ask.scatter.merge.streams() && head.method != b"HEAD" {
         stream(client, Gather { pieces: Some(&pieces), ..ask }, &pieces, reply).await
     } else {

@@ -8,7 +8,7 @@ mod settings;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use merge::{Answer, Ask, Merge, Merged, Misfit, vote};
+pub use merge::{Answer, Ask, Merge, Merged, Misfit, line, vote};
 pub use settings::{Each, LeafEdits, LeafSettings, Mode, Over, Require, Settings};
 
 use super::{Asked, Body, Decision, Service};

@@ -101,7 +101,7 @@ pub(super) fn lines(answers: &[Answer<'_>]) -> Result<Vec<u8>, Misfit> {
 }
 
 /// Lines of a leaf that answers in lines, or its document in one.
-pub(super) fn line(number: usize, body: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
+pub fn line(number: usize, body: &[u8], out: &mut Vec<u8>) -> Result<(), Misfit> {
     let mut documents = serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>();
     for document in &mut documents {
         let text = document.map_err(|_| misfit(number, Reason::NotJson))?.get();

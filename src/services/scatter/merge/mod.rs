@@ -8,6 +8,7 @@ pub mod settings;
 mod texts;
 mod topk;
 
+pub use json::line;
 pub use settings::{Merge, OnConflict};
 pub use texts::vote;
 
@@ -64,11 +65,6 @@ impl Merge {
     /// Whether answers are put together as soon as each is there, each on its own.
     pub fn streams(&self) -> bool {
         matches!(self, Self::Ndjson)
-    }
-
-    /// For those that stream: what one answer adds.
-    pub fn piece(&self, answer: &Answer<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
-        json::line(0, answer.body, out).map_err(|misfit| misfit.reason)
     }
 
     /// Makes one answer of those that there are, of which there is at least one. `fill` stands for each leaf that has none, if anything does.
