@@ -175,14 +175,14 @@ fn proxy_fields(forwarding: &Forwarding<'_>, seen: &Seen, out: &mut Vec<u8>) {
 }
 
 /// Names that a message's Connection fields declare as hop-by-hop.
-struct Nominations<'a> {
+pub struct Nominations<'a> {
     bytes: &'a [u8],
     fields: &'a [Field],
     any: bool,
 }
 
 impl<'a> Nominations<'a> {
-    fn of(bytes: &'a [u8], fields: &'a [Field]) -> Self {
+    pub fn of(bytes: &'a [u8], fields: &'a [Field]) -> Self {
         let plain = |token: &[u8]| token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive");
         let any = connection_tokens(bytes, fields).any(|token| !plain(token));
         Self { bytes, fields, any }
@@ -190,7 +190,7 @@ impl<'a> Nominations<'a> {
 
     /// Whether the field ends here. What tells the endpoint who asked is not the client's to take away:
     /// that is how a request passes for one from inside.
-    fn take(&self, known: Known, name: &[u8]) -> bool {
+    pub fn take(&self, known: Known, name: &[u8]) -> bool {
         let is_safe = matches!(
             known,
             Known::XForwardedProto | Known::XForwardedHost | Known::XForwardedOther | Known::Forwarded | Known::XAttache | Known::Via

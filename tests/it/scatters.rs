@@ -167,6 +167,15 @@ fn leaves_are_asked_at_the_same_time() {
 }
 
 #[test]
+fn whoever_asks_for_the_head_alone_gets_that_of_the_answer() {
+    let search = Search::over(&[Leaf::Ok, Leaf::Ok], CONCAT);
+    let mut client = search.rig.connect("web");
+    let head = client.request("HEAD", "/").unwrap();
+    assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("19"), 0));
+    assert_eq!(client.request("GET", "/").unwrap().text().len(), 19);
+}
+
+#[test]
 fn the_first_good_answer_wins_a_race() {
     use Leaf::{Dead, Fails, Ok, Slow};
     let race = "mode = \"race\"\ndeadline = \"5s\"";
@@ -262,7 +271,7 @@ fn each_leaf_is_asked_in_its_own_words() {
     ));
     let mut client = rig.connect("web");
     client
-        .send("POST /search?q=a%20b HTTP/1.1\r\nHost: shop.example\r\nCookie: a=b\r\nX-Leaf: mine\r\nAccept-Encoding: gzip\r\nRange: bytes=0-1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        .send("POST /search?q=a%20b HTTP/1.1\r\nHost: shop.example\r\nCookie: a=b\r\nX-Leaf: mine\r\nX-Hop: 1\r\nConnection: x-leaf, x-hop\r\nAccept-Encoding: gzip\r\nRange: bytes=0-1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
         .unwrap();
     let Read1::Answer(answer) = client.read("POST").unwrap() else { panic!("no answer") };
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -274,7 +283,7 @@ fn each_leaf_is_asked_in_its_own_words() {
             (seen.header("host"), seen.header("content-length"), seen.body.as_slice()),
             (Some("shop.example"), Some("3"), &b"abc"[..])
         );
-        for name in ["cookie", "accept-encoding", "range", "transfer-encoding"] {
+        for name in ["cookie", "accept-encoding", "range", "transfer-encoding", "connection", "x-hop"] {
             assert_eq!(seen.header(name), None, "{name}");
         }
         assert!(seen.header("x-request-id").is_some());

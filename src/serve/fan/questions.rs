@@ -9,6 +9,7 @@ use super::Gather;
 use crate::filters::headers::Edits;
 use crate::proto::http1::Known;
 use crate::route::HeadLookup;
+use crate::serve::compose::Nominations;
 use crate::services::Service;
 use crate::services::scatter::{Each, Leaf, Leaves, Scatter, pool_of};
 use crate::telemetry::metrics::LeafMetrics;
@@ -177,7 +178,8 @@ fn head(gather: &Gather<'_>, asked: &Asked<'_>, query: Option<&[u8]>, body: usiz
     let (head, scatter) = (gather.head, gather.scatter);
     let lookup = LeafLookup { asked, head: HeadLookup { head, route: "" } };
     let mut out = Vec::with_capacity(512);
-    out.extend_from_slice(head.method);
+    // Merging needs bodies, whatever the client is told of them.
+    out.extend_from_slice(if head.method == b"HEAD" { b"GET" } else { head.method });
     out.push(b' ');
     if let Some(path) = &scatter.path {
         path.write(&lookup, &mut out);
@@ -191,9 +193,11 @@ fn head(gather: &Gather<'_>, asked: &Asked<'_>, query: Option<&[u8]>, body: usiz
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     out.extend_from_slice(if head.authority.is_empty() { b"localhost" } else { head.authority });
     out.extend_from_slice(b"\r\n");
+    // Settled here, so that a client cannot have an edit below taken for its own.
+    let nominations = Nominations::of(head.headers.bytes, head.headers.fields);
     for field in head.headers.fields {
         let (name, value) = (field.name.of(head.headers.bytes), field.value.of(head.headers.bytes));
-        if stays(&scatter.edits, field.known, name) {
+        if stays(&scatter.edits, field.known, name) && !nominations.take(field.known, name) {
             out.extend_from_slice(name);
             out.extend_from_slice(b": ");
             out.extend_from_slice(value);
@@ -220,10 +224,14 @@ fn stays(edits: &Edits, known: Known, name: &[u8]) -> bool {
         Known::Host
             | Known::ContentLength
             | Known::TransferEncoding
+            | Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::Te
+            | Known::Trailer
             | Known::Expect
             | Known::Upgrade
             | Known::Http2Settings
-            | Known::Trailer
     );
     !is_frame && !OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours)) && !edits.drops(known, name)
 }
