@@ -348,6 +348,7 @@ fn account(criterion: &mut Criterion) {
         route: "",
         service: "127.0.0.1:1",
         arm: None,
+        leaves: None,
         endpoint: Some("127.0.0.1:1"),
         attempts: 1,
         request_id: Some(head.request_id),

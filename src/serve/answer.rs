@@ -210,6 +210,7 @@ impl<S: Side> Job<'_, S> {
             endpoint: endpoint_for_log,
             attempts,
             goes_on: false,
+            leaves: None,
         };
         (outcome, left)
     }

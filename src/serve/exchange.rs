@@ -76,6 +76,8 @@ pub struct Outcome {
     pub attempts: u32,
     /// Nothing was sent to the client: the request is to go on to somebody else, and `refusal` says why.
     pub goes_on: bool,
+    /// How each leaf of a scatter fared, where that is logged.
+    pub leaves: Option<Box<str>>,
 }
 
 impl Outcome {
@@ -102,6 +104,7 @@ impl Outcome {
             endpoint: None,
             attempts: 0,
             goes_on: false,
+            leaves: None,
         }
     }
 }

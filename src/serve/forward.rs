@@ -442,6 +442,7 @@ impl<S: Side> Job<'_, S> {
             endpoint,
             attempts,
             goes_on: false,
+            leaves: None,
         }
     }
 }

@@ -63,6 +63,7 @@ pub fn settle(
         route: told.route.map_or("", |route| route.name.as_str()),
         service: told.route.map_or("", |route| route.service_name.as_str()),
         arm: arm.as_deref(),
+        leaves: outcome.leaves.as_deref(),
         endpoint: outcome.endpoint.as_ref().map(|endpoint| endpoint.name.as_str()),
         attempts: outcome.attempts,
         request_id: present(head.request_id),

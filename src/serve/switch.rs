@@ -46,6 +46,7 @@ impl<S: Side> Job<'_, S> {
             endpoint: Some(Arc::clone(endpoint)),
             attempts,
             goes_on: false,
+            leaves: None,
         }
     }
 }

@@ -75,6 +75,8 @@ pub struct Record<'a> {
     pub service: &'a str,
     /// Of a split that the request went through; of several, one after the other.
     pub arm: Option<&'a str>,
+    /// Of a scatter: each with its outcome and milliseconds.
+    pub leaves: Option<&'a str>,
     /// The last one tried.
     pub endpoint: Option<&'a str>,
     pub attempts: u32,
@@ -126,6 +128,7 @@ impl Record<'_> {
         json_text(b",\"route\":", Some(self.route.as_bytes()), out);
         json_text(b",\"service\":", Some(self.service.as_bytes()), out);
         json_text(b",\"arm\":", self.arm.map(str::as_bytes), out);
+        json_text(b",\"leaves\":", self.leaves.map(str::as_bytes), out);
         json_text(b",\"endpoint\":", self.endpoint.map(str::as_bytes), out);
         json_number(b",\"attempts\":", u64::from(self.attempts), out);
         json_text(b",\"request_id\":", self.request_id, out);
@@ -262,6 +265,7 @@ mod tests {
             route: "search",
             service: "app",
             arm: Some("canary"),
+            leaves: None,
             endpoint: Some("10.0.0.1:80"),
             attempts: 1,
             request_id: Some(b"abc"),
@@ -286,7 +290,7 @@ mod tests {
             concat!(
                 r#"{"ts":"2023-11-14T22:13:20.123Z","client":"192.0.2.1","method":"GET","host":"a.example","path":"/x?y=1","#,
                 r#""protocol":"HTTP/1.1","status":200,"bytes_in":0,"bytes_out":1234,"duration_ms":12.034,"listener":"edge","#,
-                r#""route":"search","service":"app","arm":"canary","endpoint":"10.0.0.1:80","attempts":1,"request_id":"abc","refusal":null,"#,
+                r#""route":"search","service":"app","arm":"canary","leaves":null,"endpoint":"10.0.0.1:80","attempts":1,"request_id":"abc","refusal":null,"#,
                 r#""user_agent":"curl/8","referer":null,"tls":"TLSv1.3","sni":"a.example","outcome":"complete"}"#,
                 "\n"
             )

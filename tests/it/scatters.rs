@@ -446,7 +446,7 @@ fn a_canary_that_fails_spares_the_others() {
 #[test]
 fn how_each_leaf_fared_is_told_where_that_is_wanted() {
     use Leaf::{Fails, Ok};
-    let search = Search::over(&[Ok, Fails], "merge = \"keyed\"\nrequire = 1\nreport = true");
+    let search = Search::over(&[Ok, Fails], "merge = \"keyed\"\nrequire = 1\nreport = true\n[log]\naccess = \"json\"");
     let answer = search.ask();
     let timing = answer.header("server-timing").unwrap().to_owned();
     assert!(timing.starts_with("leaf-0;dur=") && timing.contains("leaf-1;dur=") && timing.ends_with(";desc=\"status\""), "{timing}");
@@ -454,6 +454,9 @@ fn how_each_leaf_fared_is_told_where_that_is_wanted() {
     assert_eq!((&body["leaf-0"], &body["_leaves"][1]["reason"]), (&serde_json::json!(["leaf-0"]), &"status".into()));
     eventually("leaves are counted", || {
         search.rig.metric("attache_scatter_leaves_total{service=\"search\",leaf=\"leaf-1\",outcome=\"failed\"}") == 1.0
+    });
+    eventually("it is logged", || {
+        search.rig.out().contains("\"leaves\":\"leaf-0 ok ") && search.rig.out().contains(", leaf-1 failed (status) ")
     });
     let step = search.rig.admin_json("/explain?url=http://a.example/");
     assert_eq!(step["verdict"]["leaves"], serde_json::json!(["leaf-0", "leaf-1"]));

@@ -98,7 +98,15 @@ pub async fn stream<S: Side>(client: &mut Client<S>, ask: Gather<'_>, pieces: &P
             (true, false, _) => (Ending::ClientGone, After::Abort),
             (false, ..) => (Ending::Cut, After::Abort),
         };
-        return Streamed::Over(Outcome { status: 200, body_out: sent, refusal: gathered.refusal, ending, after, ..Outcome::gone(0) });
+        return Streamed::Over(Outcome {
+            status: 200,
+            body_out: sent,
+            refusal: gathered.refusal,
+            ending,
+            after,
+            leaves: gathered.leaves,
+            ..Outcome::gone(0)
+        });
     }
 }
 

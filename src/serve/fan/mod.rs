@@ -65,6 +65,8 @@ pub struct Gathered {
     /// What is missing, for answers whose head is written before that is known.
     pub missing: Vec<String>,
     pub total: usize,
+    /// How each leaf fared, for the log.
+    pub leaves: Option<Box<str>>,
 }
 
 impl Gathered {
@@ -194,7 +196,10 @@ pub async fn gather(gather: Gather<'_>) -> Gathered {
         fared.reason = if is_slow { "timeout" } else { "cancelled" };
         fared.took = started.elapsed();
     }
-    let gathered = conclude(&gather, &questions, &mut fared, hedged.get());
+    let mut gathered = conclude(&gather, &questions, &mut fared, hedged.get());
+    if gather.depth == 1 && worker.pin().file.log.access.format().is_some() {
+        gathered.leaves = Some(logged(&questions, &fared));
+    }
     for (question, fared) in questions.iter().zip(&fared).take(asked) {
         question.metrics(scatter).finished(worker.index, fared.outcome.unwrap_or(LeafOutcome::Failed), fared.took);
     }
@@ -366,7 +371,15 @@ fn conclude(gather: &Gather<'_>, questions: &[Question<'_>], fared: &mut [Fared]
         if let Some(status) = same_refusal(fared.iter()) {
             fields.push(("Content-Type".to_owned(), "text/plain".to_owned()));
             let body = format!("{}\n", crate::refusal::reason(status).to_lowercase());
-            return Gathered { status, fields, body: body.into_bytes(), refusal: None, missing: Vec::new(), total: fared.len() };
+            return Gathered {
+                status,
+                fields,
+                body: body.into_bytes(),
+                refusal: None,
+                missing: Vec::new(),
+                total: fared.len(),
+                leaves: None,
+            };
         }
         let is_late = fared.iter().any(|fared| fared.outcome == Some(LeafOutcome::Timeout));
         return refused(if is_late { Refusal::LeavesTimeout } else { Refusal::LeavesFailed }, fields);
@@ -386,7 +399,7 @@ fn conclude(gather: &Gather<'_>, questions: &[Question<'_>], fared: &mut [Fared]
     } else {
         Vec::new()
     };
-    Gathered { status: merged.status, fields, body, refusal: None, missing, total: fared.len() }
+    Gathered { status: merged.status, fields, body, refusal: None, missing, total: fared.len(), leaves: None }
 }
 
 /// A member `_leaves` of an answer that is an object.
@@ -406,6 +419,15 @@ fn report_into(body: &mut Vec<u8>, questions: &[Question<'_>], fared: &[Fared]) 
     body.extend_from_slice(format!("\"_leaves\":{leaves}}}").as_bytes());
 }
 
+fn logged(questions: &[Question<'_>], fared: &[Fared]) -> Box<str> {
+    let leaf = |(question, fared): (&Question<'_>, &Fared)| {
+        let outcome = fared.outcome.map_or("", LeafOutcome::as_str);
+        let why = if fared.reason.is_empty() || fared.reason == outcome { String::new() } else { format!(" ({})", fared.reason) };
+        format!("{} {outcome}{why} {:.1}", question.name, fared.took.as_secs_f64() * 1e3)
+    };
+    questions.iter().zip(fared).map(leaf).collect::<Vec<_>>().join(", ").into()
+}
+
 /// W3C Server Timing.
 fn timings(questions: &[Question<'_>], fared: &[Fared]) -> String {
     let timing = |(question, fared): (&Question<'_>, &Fared)| {
@@ -423,5 +445,5 @@ fn header_safe(text: &str) -> String {
 }
 
 fn refused(refusal: Refusal, fields: Vec<(String, String)>) -> Gathered {
-    Gathered { status: 0, fields, body: Vec::new(), refusal: Some(refusal), missing: Vec::new(), total: 0 }
+    Gathered { status: 0, fields, body: Vec::new(), refusal: Some(refusal), missing: Vec::new(), total: 0, leaves: None }
 }

@@ -53,5 +53,6 @@ pub async fn answer<S: Side>(client: &mut Client<S>, ask: Gather<'_>, reply: &Re
     // All of the request has been read.
     let read = RequestFraming { body: BodyFraming::None, ..*reply.framing };
     let body_out = gathered.body.len() as u64;
-    Outcome { body_in, ..local(client, listener, &read, reply.keep, status, body_out, gathered.refusal).await }
+    let leaves = gathered.leaves;
+    Outcome { body_in, leaves, ..local(client, listener, &read, reply.keep, status, body_out, gathered.refusal).await }
 }

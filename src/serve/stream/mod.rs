@@ -240,6 +240,7 @@ impl Drop for Told {
             route: &self.route,
             service: &self.service,
             arm: None,
+            leaves: None,
             endpoint: self.endpoint.as_ref().map(|endpoint| endpoint.name.as_str()),
             attempts: self.attempts,
             request_id: None,
