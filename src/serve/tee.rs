@@ -106,6 +106,9 @@ impl<S: Sink> Sink for Teed<'_, S> {
     }
 }
 
+/// A body whose length is not known is given room in steps of this, at least.
+const STEP: usize = 16 << 10;
+
 /// Keeps what is compared of an answer.
 pub struct Keep {
     pub seen: Seen,
@@ -166,6 +169,7 @@ impl Keep {
         self.comes_in_lines = (200..300).contains(&response.status)
             && has("content-type", &["application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines"])
             && has("content-encoding", &["", "identity"]);
+        self.expect();
     }
 
     /// All of the answer has passed.
@@ -177,14 +181,47 @@ impl Keep {
         Kept { keep: self, sink }
     }
 
+    /// Takes room for a body whose length is known, before any of it is read.
+    fn expect(&mut self) {
+        let length = self.seen.fields.iter().find(|(name, _)| name == "content-length").and_then(|(_, length)| length.parse::<u64>().ok());
+        let (Some(length), false) = (length, self.permits.is_none() || self.comes_in_lines) else { return };
+        match usize::try_from(length) {
+            Ok(length) if length <= self.most => self.grow(length),
+            _ => self.give_up("too_large"),
+        }
+    }
+
+    /// Has room for so many bytes in all, and no more: what a vector grows by itself would be nobody's.
+    fn grow(&mut self, wanted: usize) {
+        let had = self.seen.body.capacity();
+        if wanted <= had {
+            return;
+        }
+        if self.permits.as_mut().is_none_or(|permits| permits.take((wanted - had) as u64)) {
+            self.seen.body.reserve_exact(wanted - self.seen.body.len());
+        } else {
+            self.give_up("no_memory");
+        }
+    }
+
+    fn give_up(&mut self, reason: &'static str) {
+        self.is_longer = true;
+        self.seen.body = Vec::new();
+        self.gave_up = self.permits.is_some().then_some(reason);
+        if let Some(permits) = &mut self.permits {
+            permits.give_back();
+        }
+    }
+
     /// `false` if the answer is of no use any more.
     fn pass(&mut self, data: &[u8]) -> bool {
-        let is_longer = self.seen.body.len() + data.len() > self.most;
-        let has_room = is_longer || self.permits.as_mut().is_none_or(|permits| permits.take(data.len() as u64));
-        if is_longer || !has_room {
-            self.is_longer = true;
-            self.seen.body = Vec::new();
-            self.gave_up = self.permits.is_some().then_some(if is_longer { "too_large" } else { "no_memory" });
+        let wanted = self.seen.body.len() + data.len();
+        if wanted > self.most {
+            self.give_up("too_large");
+        } else if !self.is_longer && wanted > self.seen.body.capacity() {
+            // By a quarter, so that long bodies are not copied for each piece of them.
+            let capacity = self.seen.body.capacity();
+            self.grow((capacity + (capacity / 4).max(STEP)).min(self.most).max(wanted));
         }
         if !self.is_longer {
             self.seen.body.extend_from_slice(data);
@@ -201,9 +238,6 @@ impl Keep {
             self.gave_up = Some("not_json");
         }
         self.seen.body.drain(..end);
-        if let Some(permits) = &mut self.permits {
-            permits.give(end as u64);
-        }
     }
 }
 
