@@ -103,6 +103,11 @@ impl RequestKey {
     }
 }
 
+/// The parts of a place in JSON that begins with a slash (RFC 6901 §4).
+pub fn json_parts(place: &str) -> Vec<String> {
+    place.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~")).collect()
+}
+
 impl Decode for RequestKey {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let Value::Table(table) = &item.value else {

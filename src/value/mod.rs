@@ -25,7 +25,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use document::{Entry, Item, Table, Text, Value};
 pub use duration::{DURATION_MAX, parse_duration};
 pub use grace::Grace;
-pub use key::{KeySource, Parameter, Query, RequestKey};
+pub use key::{KeySource, Parameter, Query, RequestKey, json_parts};
 pub use label::{Label, LabelText};
 pub use later::is_later_word;
 pub use login::Login;

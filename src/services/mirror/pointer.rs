@@ -2,7 +2,7 @@
 //!
 //! Names a place; looks at no JSON.
 
-use crate::value::{Decode, Item, Reader};
+use crate::value::{Decode, Item, Reader, json_parts};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer(Vec<String>);
@@ -10,7 +10,7 @@ pub struct Pointer(Vec<String>);
 impl Pointer {
     /// Of a text that begins with a slash.
     pub(super) fn of(text: &str) -> Self {
-        Self(text.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~")).collect())
+        Self(json_parts(text))
     }
 
     /// Whether this names the place `path`, or one above it.

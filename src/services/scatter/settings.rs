@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use super::merge::Merge;
 use crate::filters::headers::Name;
 use crate::upstream::hedge;
-use crate::value::{Decode, Fields, Item, LabelText, LeafTemplate, Reader, ServiceRef, Share, Size, Spanned, Value, Whole};
+use crate::value::{Decode, Fields, Item, LabelText, LeafTemplate, Reader, ServiceRef, Share, Size, Spanned, Value, Whole, json_parts};
 use crate::{settings, words};
 
 settings! {
@@ -157,7 +157,7 @@ impl Decode for Each {
             return Some(Self::Query(name.to_owned()));
         }
         if let Some(place) = text.strip_prefix("json:").filter(|place| place.starts_with('/')) {
-            return Some(Self::Json(place.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~")).collect()));
+            return Some(Self::Json(json_parts(place)));
         }
         reader.error(item.place, format!("`{text}` is no place for items")).help("write \"query:ids\" or \"json:/ids\"");
         None

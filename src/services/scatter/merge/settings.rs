@@ -4,7 +4,7 @@
 
 use indexmap::IndexMap;
 
-use crate::value::{Decode, Entry, Item, Reader, Spanned, Value, Whole, nearest};
+use crate::value::{Decode, Entry, Item, Reader, Spanned, Value, Whole, json_parts, nearest};
 use crate::{settings, words};
 
 /// How answers become one.
@@ -51,7 +51,7 @@ impl Decode for Place {
             reader.error(item.place, format!("`{text}` does not begin with a slash")).help("write \"/hits\", or \"/data/items\"");
             return None;
         }
-        Some(Self(text.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~")).collect()))
+        Some(Self(json_parts(&text)))
     }
 }
 
@@ -151,8 +151,7 @@ impl Decode for Order {
                 reader.error(text.place, format!("`{place}` does not begin with a slash")).help(help);
                 return None;
             }
-            let parts = place.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~")).collect();
-            order.push(By { place: Place(parts), is_descending });
+            order.push(By { place: Place(json_parts(place)), is_descending });
         }
         Some(Self(order))
     }
