@@ -53,6 +53,7 @@ bench: tools ## Compare with nginx, HAProxy and Envoy (BENCH_ARGS=--quick for a 
 	@.ci/setup bench $(TARGET)
 	cargo build --release --bin attache --examples
 	@benches/peers/run.py --json $(TARGET)/bench.json $(BENCH_ARGS)
+	@benches/peers/scatter.py $(TARGET)/release
 
 static: tools ## Build the static binary that images are made of
 	@.ci/setup static $(MUSL)

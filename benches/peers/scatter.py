@@ -4,8 +4,8 @@
     cargo build --profile quick --bin attache --example paced
     benches/peers/scatter.py target/quick
 
-Each asks the same leaves at the same time and answers with an array of what they say. Leaves are nginx, which answers from memory. Rounds
-of all after each other; medians. Who is not installed is left out.
+Each asks the same leaves at the same time and answers with an array of what they say. Leaves are nginx, which answers from memory, or with
+Lua where they have to be slow. Rounds of all after each other; medians. Who is not installed is left out.
 """
 
 import json
@@ -21,6 +21,7 @@ import time
 
 ROUNDS, SECONDS, CONNECTIONS = 5, 3, 8
 CASES = [(8, 1 << 10, 500), (32, 64 << 10, 20)]
+QUICK = 'ngx.header.content_type = "application/json" ngx.header.content_length = 3 ngx.print("[1]")'
 LUA = "/usr/lib/nginx/modules/ngx_http_lua_module.so"
 
 
@@ -106,15 +107,20 @@ def nginx_config(directory, name, http):
     return ["nginx", "-e", "stderr", "-p", directory, "-c", str(config)]
 
 
+def of_attache(directory, attache, port, scatter):
+    """Starts it with what `scatter` says of the service `all`."""
+    config = pathlib.Path(directory) / f"attache-{port}.toml"
+    config.write_text(
+        f'[process]\nworkers = 1\n[admin]\noff = true\n[[listener]]\nlisten = "127.0.0.1:{port}"\nservice = "all"\n{scatter}'
+    )
+    return [attache, "run", "-c", str(config)]
+
+
 def aggregators(directory, attache, leaves):
     ports = {name: free_port() for name in ("attache", "nginx with Lua", "Node", "asyncio")}
     over = ", ".join(f'"127.0.0.1:{leaf}"' for leaf in leaves)
-    config = pathlib.Path(directory) / "attache.toml"
-    config.write_text(
-        f'[process]\nworkers = 1\n[admin]\noff = true\n[[listener]]\nlisten = "127.0.0.1:{ports["attache"]}"\nservice = "all"\n'
-        f'[service.all.scatter]\nover = [{over}]\nmerge = "concat"\n'
-    )
-    commands = {"attache": [attache, "run", "-c", str(config)]}
+    scatter = f'[service.all.scatter]\nover = [{over}]\nmerge = "concat"\n'
+    commands = {"attache": of_attache(directory, attache, ports["attache"], scatter)}
     if os.path.exists(LUA):
         upstreams = "".join(f"upstream l{n} {{ server 127.0.0.1:{leaf}; keepalive 100; }}\n" for n, leaf in enumerate(leaves))
         places = "".join(
@@ -141,53 +147,111 @@ def aggregators(directory, attache, leaves):
     return {name: (command, ports[name]) for name, command in commands.items()}
 
 
-def measure(directory, binaries, count, size, rate):
+def leaves_of(directory, contents):
+    """An nginx with a leaf for each of these."""
+    leaves = [free_port() for _ in contents]
+    servers = "".join(f"server {{ listen 127.0.0.1:{leaf}; location / {{ {content} }} }}\n" for leaf, content in zip(leaves, contents))
+    return nginx_config(directory, "leaves", "open_file_cache max=10;\n" + servers), leaves
+
+
+def measure(directory, contents, rate, asked):
+    """What `asked`, given the ports of leaves, says to start, by name; each at its port under the same load."""
     children = []
+
+    def start(command, port):
+        children.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        wait_for(port)
+        return children[-1].pid, port
+
     try:
-        leaves = [free_port() for _ in range(count)]
-        body = json.dumps([{"id": number, "text": "x" * 80} for number in range(size // 110 + 1)])[: size * 2]
-        page = pathlib.Path(directory) / "page.json"
-        page.write_text(body)
-        servers = "".join(
-            f"server {{ listen 127.0.0.1:{leaf}; location / {{ root {directory}; default_type application/json; try_files /page.json =404; }} }}\n"
-            for leaf in leaves
-        )
-        children.append(subprocess.Popen(nginx_config(directory, "leaves", "open_file_cache max=10;\n" + servers), stderr=subprocess.DEVNULL))
-        for leaf in leaves:
-            wait_for(leaf)
-        started = {}
-        for name, (command, port) in aggregators(directory, binaries / "attache", leaves).items():
-            child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            children.append(child)
-            wait_for(port)
-            started[name] = (child.pid, port)
-        seen = {name: [] for name in ["a leaf alone", *started]}
+        command, leaves = leaves_of(directory, contents)
+        started = {"a leaf alone": start(command, leaves[0])}
+        for name, (command, port) in asked(leaves).items():
+            started[name] = start(command, port)
+        seen = {name: [] for name in started}
         for _ in range(ROUNDS):
-            for name in seen:
-                pid, port = started.get(name, (children[0].pid, leaves[0]))
+            for name, (pid, port) in started.items():
                 before = cpu_seconds(pid)
-                run = [binaries / "examples" / "paced", f"127.0.0.1:{port}", "/", str(rate), str(CONNECTIONS), str(SECONDS)]
+                run = [BINARIES / "examples" / "paced", f"127.0.0.1:{port}", "/", str(rate), str(CONNECTIONS), str(SECONDS)]
                 result = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
                 result["cpu_us"] = (cpu_seconds(pid) - before) * 1e6 / max(result["requests"], 1)
                 seen[name].append(result)
-        print(f"{count} leaves of {len(body)} bytes, {rate} requests a second")
         for name, results in seen.items():
             of = lambda key: statistics.median(result[key] for result in results)
             errors = sum(result["errors"] for result in results)
             cpu = "" if name == "a leaf alone" else f"  {of('cpu_us'):7.0f} us of processor"
-            print(f"  {name:15} p50 {of('p50_us'):7.0f} us  p99 {of('p99_us'):7.0f} us{cpu}  {errors} errors")
+            print(f"  {name:18} p50 {of('p50_us'):9.0f} us  p99 {of('p99_us'):9.0f} us{cpu}  {errors} errors", flush=True)
     finally:
         for child in children:
             child.terminate()
             child.wait()
 
 
+def merging(count, size, rate):
+    """What it costs where leaves are quick."""
+    with tempfile.TemporaryDirectory() as directory:
+        body = json.dumps([{"id": number, "text": "x" * 80} for number in range(size // 110 + 1)])
+        (pathlib.Path(directory) / "page.json").write_text(body)
+        print(f"{count} leaves of {len(body)} bytes, {rate} requests a second")
+        page = f"root {directory}; default_type application/json; try_files /page.json =404;"
+        measure(directory, [page] * count, rate, lambda leaves: aggregators(directory, BINARIES / "attache", leaves))
+
+
+def sleeping(count, seconds, rate):
+    """Leaves that all take as long: whoever asks one after another takes the sum."""
+    with tempfile.TemporaryDirectory() as directory:
+        print(f"{count} leaves that sleep {seconds} s, {rate} requests a second")
+        content = f"content_by_lua_block {{ ngx.sleep({seconds}) {QUICK} }}"
+        measure(directory, [content] * count, rate, lambda leaves: aggregators(directory, BINARIES / "attache", leaves))
+
+
+def hanging(rate):
+    """One leaf of eight never answers."""
+    with tempfile.TemporaryDirectory() as directory:
+        print(f"8 leaves, one of which hangs, deadline 100 ms less 5 ms of reserve, {rate} requests a second")
+        contents = [f"content_by_lua_block {{ {QUICK} }}"] * 7 + ["content_by_lua_block { ngx.sleep(30) }"]
+
+        def asked(leaves):
+            over, port = ", ".join(f'"127.0.0.1:{leaf}"' for leaf in leaves), free_port()
+            scatter = f'[service.all.scatter]\nover = [{over}]\nmerge = "concat"\nrequire = 1\ndeadline = "100ms"\n'
+            return {"attache": (of_attache(directory, BINARIES / "attache", port, scatter), port)}
+
+        measure(directory, contents, rate, asked)
+
+
+def straggling(rate):
+    """Ten leaves of two replicas each; one answer of a hundred takes a second."""
+    with tempfile.TemporaryDirectory() as directory:
+        print(f"10 leaves of two replicas, 1 % of answers take 1 s, {rate} requests a second")
+        content = f"content_by_lua_block {{ if math.random(100) == 1 then ngx.sleep(1) else ngx.sleep(0.01) end {QUICK} }}"
+
+        def asked(leaves):
+            pools = "".join(
+                f'[service.leaf-{n}]\nendpoints = ["127.0.0.1:{leaves[2 * n]}", "127.0.0.1:{leaves[2 * n + 1]}"]\n' for n in range(10)
+            )
+            over = ", ".join(f'"leaf-{n}"' for n in range(10))
+            ways = {"attache, no hedges": "", "attache, hedges": 'hedge = { after = "p95", budget = "5%" }\n'}
+            started = {}
+            for name, hedge in ways.items():
+                port = free_port()
+                scatter = f'[service.all.scatter]\nover = [{over}]\nmerge = "concat"\ndeadline = "5s"\n{hedge}{pools}'
+                started[name] = (of_attache(directory, BINARIES / "attache", port, scatter), port)
+            return started
+
+        measure(directory, [content] * 20, rate, asked)
+
+
 def main():
-    binaries = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "target/quick").resolve()
     for count, size, rate in CASES:
-        with tempfile.TemporaryDirectory() as directory:
-            measure(directory, binaries, count, size, rate)
+        merging(count, size, rate)
+    if not os.path.exists(LUA):
+        print("no Lua in nginx: no slow leaves")
+        return
+    sleeping(100, 0.1, 10)
+    hanging(100)
+    straggling(50)
 
 
 if __name__ == "__main__":
+    BINARIES = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "target/quick").resolve()
     main()

@@ -14,6 +14,7 @@ use super::hedge::Hedge;
 use super::pump::{Pump, PumpError};
 use super::side::{Far, Side};
 use super::waits::{Early, Waits, poll_deadlines, poll_upload};
+use super::watched::Watched;
 use crate::proto::http1::{BodyFraming, Known, Limits, Progress, ResponseHead, Version, response_framing};
 use crate::refusal::Refusal;
 use crate::route::HeadLookup;
@@ -227,7 +228,7 @@ impl<S: Side> Job<'_, S> {
         let client = &mut *self.client;
         let polled = match &mut self.kept {
             None => download.poll(cx, link, &mut client.link),
-            Some(kept) => download.poll(cx, link, &mut kept.of(&mut client.link)),
+            Some(kept) => download.poll(cx, link, &mut Watched { by: &mut **kept, sink: &mut client.link }),
         };
         match polled {
             Poll::Ready(Ok(())) => return Poll::Ready(Ending::Complete),

@@ -11,9 +11,10 @@ use super::connection::Client;
 use super::exchange::{Ending, Outcome};
 use super::ghost::{End, Feed};
 use super::inner::{Inner, Whose};
+use super::keep::Keep;
 use super::side::Side;
 use super::tape::Tape;
-use super::tee::{Keep, Tee};
+use super::tee::Tee;
 use super::worker::{Scratch, Worker};
 use crate::generation::Listener;
 use crate::proto::http1::{BodyFraming, RequestFraming, RequestHead};
@@ -126,7 +127,7 @@ impl Copying {
         }
         let worker = original.worker;
         let is_answered = outcome.refusal.is_none() && outcome.ending == Ending::Complete;
-        let answer = self.keep.filter(|keep| is_answered && keep.seen.status > 0).map(|keep| Arc::new(keep.seen));
+        let answer = self.keep.map(Keep::into_seen).filter(|seen| is_answered && seen.status > 0).map(Arc::new);
         for meeting in self.meetings {
             meeting.bring(worker, Who::Primary, answer.clone());
         }
@@ -236,7 +237,7 @@ impl Copy {
         if !ended.is_answered {
             return self.unanswered();
         }
-        *answer = keep.map(|keep| keep.seen);
+        *answer = keep.map(Keep::into_seen);
         Copied::Answered
     }
 

@@ -19,6 +19,7 @@ mod ghost;
 mod h2;
 mod hedge;
 mod inner;
+mod keep;
 mod link;
 mod onward;
 mod open;
@@ -35,6 +36,7 @@ mod timer;
 mod tries;
 mod tunnel;
 mod waits;
+mod watched;
 mod worker;
 
 pub use connection::refusal_of;

@@ -11,6 +11,7 @@ use super::side::{Side, Sink};
 use super::tape::Tape;
 use super::tee::Tee;
 use super::timer::Stall;
+use super::watched::Watched;
 use crate::refusal::Refusal;
 use crate::tls::Failure;
 
@@ -80,7 +81,7 @@ fn poll_teed<S: Side>(
     upload: &mut Pump<'_>,
     mut tee: Box<Tee>,
 ) -> Poll<Result<(), PumpError>> {
-    let polled = upload.poll(cx, &mut tape.of(&mut client.link), &mut tee.of(link));
+    let polled = upload.poll(cx, &mut tape.of(&mut client.link), &mut Watched { by: &mut *tee, sink: link });
     if upload.is_taken() {
         tee.finish();
     }

@@ -14,8 +14,8 @@ use crate::proto::http1::{Limits, Progress};
 use crate::refusal::Refusal;
 use crate::serve::ghost::Feed;
 use crate::serve::inner::Inner;
+use crate::serve::keep::Keep;
 use crate::serve::tape::Permits;
-use crate::serve::tee::Keep;
 use crate::serve::worker::Worker;
 use crate::services::scatter::Scatter;
 

@@ -226,24 +226,14 @@ fn folded(one: Value, other: Value, fold: Fold) -> Result<Value, Reason> {
 
 /// Whole numbers stay whole as long as they fit.
 fn number(one: &Number, other: &Number, fold: Fold) -> Option<Number> {
-    if let (Some(one), Some(other)) = (one.as_i64(), other.as_i64()) {
+    if let (Some(one), Some(other)) = (one.as_i128(), other.as_i128()) {
         let whole = match fold {
-            Fold::Sum => one.checked_add(other),
-            Fold::Min => Some(one.min(other)),
-            Fold::Max => Some(one.max(other)),
+            Fold::Sum => one + other,
+            Fold::Min => one.min(other),
+            Fold::Max => one.max(other),
         };
-        if let Some(whole) = whole {
-            return Some(whole.into());
-        }
-    }
-    if let (Some(one), Some(other)) = (one.as_u64(), other.as_u64()) {
-        let whole = match fold {
-            Fold::Sum => one.checked_add(other),
-            Fold::Min => Some(one.min(other)),
-            Fold::Max => Some(one.max(other)),
-        };
-        if let Some(whole) = whole {
-            return Some(whole.into());
+        if let Some(whole) = Number::from_i128(whole) {
+            return Some(whole);
         }
     }
     let (one, other) = (one.as_f64()?, other.as_f64()?);
