@@ -248,7 +248,7 @@ def main():
         print("no Lua in nginx: no slow leaves")
         return
     sleeping(100, 0.1, 10)
-    hanging(100)
+    hanging(50)
     straggling(50)
 
 

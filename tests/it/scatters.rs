@@ -106,6 +106,11 @@ fn every_outcome_of_a_leaf_has_its_answer() {
         assert_eq!((answer.status, answer.header("x-attache-missing"), answer.text().as_str()), (502, Some("leaf-1"), "bad gateway\n"));
         check(&[bad, Ok], &tolerant, (200, leaves, Some("leaf-0"), "[\"leaf-1\"]"));
     }
+    for bad in [NotFound, Fails, ResetsMidBody, NotJson, TooLarge, Dead] {
+        // Nor until the deadline, after which it would be 504.
+        let answer = Search::over(&[Ok, Slow, bad], &CONCAT.replace("400ms", "9s")).ask();
+        assert_eq!((answer.status, answer.header("x-attache-missing")), (502, Some("leaf-2")), "{bad:?}");
+    }
     let late = Some("total=2, ok=1, failed=0, timeout=1");
     check(&[Ok, Slow], CONCAT, (504, late, Some("leaf-1"), "gateway timeout\n"));
     check(&[Ok, Slow], &tolerant, (200, late, Some("leaf-1"), "[\"leaf-0\"]"));
@@ -113,6 +118,35 @@ fn every_outcome_of_a_leaf_has_its_answer() {
     check(&[NotFound, Gone410], &tolerant, (502, Some("total=2, ok=0, failed=2, timeout=0"), Some("leaf-0, leaf-1"), "bad gateway\n"));
     check(&[Fails, Fails], &tolerant, (502, Some("total=2, ok=0, failed=2, timeout=0"), Some("leaf-0, leaf-1"), "bad gateway\n"));
     check(&[Slow, Fails], &tolerant, (504, Some("total=2, ok=0, failed=1, timeout=1"), Some("leaf-0, leaf-1"), "gateway timeout\n"));
+}
+
+#[test]
+fn long_answers_of_unknown_length_are_put_together_as_they_came() {
+    let item = |number: usize| format!("\"{number}{}\"", "x".repeat(97));
+    let leaf = |of: usize| {
+        let body = format!("[{}]", (0..3_000).map(|number| item(of * 10_000 + number)).collect::<Vec<_>>().join(","));
+        Origin::run(move |stream, _, _| {
+            let mut answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+            for chunk in body.as_bytes().chunks(7_001) {
+                let _ = write!(answer, "{:x}\r\n", chunk.len());
+                answer.extend_from_slice(chunk);
+                answer.extend_from_slice(b"\r\n");
+            }
+            answer.extend_from_slice(b"0\r\n\r\n");
+            if stream.write_all(&answer).is_ok() { Next::Keep } else { Next::Close }
+        })
+    };
+    let (one, other) = (leaf(1), leaf(2));
+    let rig = Rig::start(&format!(
+        "[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"search\"\n\
+         [service.search.scatter]\nover = [\"{}\", \"{}\"]\nmerge = \"concat\"\n",
+        one.address, other.address
+    ));
+    for _ in 0..2 {
+        let answer = rig.connect("web").ask("GET", "/").unwrap();
+        let items: Vec<String> = (10_000..13_000).chain(20_000..23_000).map(item).collect();
+        assert!(answer.text() == format!("[{}]", items.join(",")), "{}", answer.head);
+    }
 }
 
 #[test]
@@ -550,6 +584,7 @@ fn wrong_scatters_are_told_with_a_remedy() {
     check_wrong(&with("merge = \"concat\"\nrequire = 3"), "3 leaves are required, and there are 2");
     check_wrong(&with("merge = \"concat\"\nrequire = { leaves = [\"c\"] }"), "`c` is none of the leaves");
     check_wrong(&with("merge = \"concat\"\nfill = \"{\""), "this is no JSON");
+    check_wrong(&with("merge = \"concat\"\nfill = \"{}\""), "this does not fit what it is merged with (mismatch)");
     check_wrong(&with("merge = \"concat\"\nsoft_deadline = \"5s\""), "the soft deadline is not before the deadline");
     check_wrong("over = { pool = \"a\" }\nmerge = \"concat\"\nhedge = {}", "each endpoint of the pool is a leaf");
     check_wrong(&with("merge = \"concat\"\npath = \"/{leef}\""), "unknown variable `{leef}`");

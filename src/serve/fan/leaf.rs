@@ -3,6 +3,7 @@
 //! Judges an answer by itself; whether it goes with the others, merging says.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,8 @@ pub struct Good {
     pub status: u16,
     fields: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// What of it is merged.
+    pub part: Range<usize>,
     permits: Permits,
 }
 
@@ -142,6 +145,7 @@ impl Asking<'_> {
                 Undecodable::Unknown => "unknown_coding",
             })
         })?;
-        Ok(Good { status: seen.status, fields: seen.fields, body, permits })
+        let part = scatter.merge.part(&body).map_err(|reason| bad(reason.word()))?;
+        Ok(Good { status: seen.status, fields: seen.fields, body, part, permits })
     }
 }

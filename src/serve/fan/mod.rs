@@ -249,7 +249,7 @@ impl Fared {
 }
 
 fn said<'f>(question: &'f Question<'_>, good: &'f Good) -> Answer<'f> {
-    Answer { leaf: &question.name, status: good.status, content_type: good.content_type(), body: &good.body }
+    Answer { leaf: &question.name, status: good.status, content_type: good.content_type(), body: &good.body, part: good.part.clone() }
 }
 
 /// Whether more answers would change nothing.
@@ -315,7 +315,15 @@ fn conclude(gather: &Gather<'_>, questions: &[Question<'_>], fared: &mut [Fared]
             match (&fared.answer, &scatter.fill) {
                 (Some(good), _) => answers.push(said(question, good)),
                 (None, Some(fill)) if scatter.mode != Mode::Race => {
-                    answers.push(Answer { leaf: &question.name, status: 200, content_type: "application/json", body: fill.as_bytes() });
+                    // A filling that does not fit helps nobody.
+                    let Ok(part) = scatter.merge.part(fill.as_bytes()) else { continue };
+                    answers.push(Answer {
+                        leaf: &question.name,
+                        status: 200,
+                        content_type: "application/json",
+                        body: fill.as_bytes(),
+                        part,
+                    });
                 }
                 (None, _) => continue,
             }

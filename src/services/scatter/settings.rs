@@ -259,6 +259,15 @@ impl Settings {
                 .help("write over = [\"part-0\", …], where each part is a pool of replicas");
             return None;
         }
+        if let (Some(fill), Some(merge)) = (&self.fill, &self.merge)
+            && let Err(reason) = merge.value.fits(fill.value.0.as_bytes())
+        {
+            reader
+                .error(fill.place, format!("this does not fit what it is merged with ({})", reason.word()))
+                .related(merge.place, "the merge")
+                .help("write what a leaf would answer that has nothing to say");
+            return None;
+        }
         if let Some(soft) = self.soft_deadline.as_ref().filter(|soft| soft.value >= self.deadline) {
             reader.error(soft.place, "the soft deadline is not before the deadline").help("write a shorter one, or remove it");
             return None;

@@ -3,6 +3,7 @@
 //! What is only moved is not parsed: it is found to be JSON, and copied as it is.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
@@ -54,41 +55,54 @@ pub(super) fn array<'a>(place: &Place, items: impl Iterator<Item = &'a str>, out
     out.extend_from_slice(close.as_bytes());
 }
 
-pub(super) fn concat(answers: &[Answer<'_>], at: &Place) -> Result<Vec<u8>, Misfit> {
-    let mut out = Vec::with_capacity(answers.iter().map(|answer| answer.body.len() + 1).sum());
+/// Where `part` is in `body`, of which it is a part.
+fn range(body: &[u8], part: &str) -> Range<usize> {
+    let start = part.as_ptr().addr() - body.as_ptr().addr();
+    start..start + part.len()
+}
+
+/// What is between the brackets of the array at `place`, all of it at once.
+pub(super) fn inside(body: &[u8], place: &Place) -> Result<Range<usize>, Reason> {
+    let array = raw_at(0, body, place).map_err(|misfit| misfit.reason)?.get();
+    let inside = array.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).ok_or(Reason::Mismatch)?;
+    Ok(range(body, inside.trim()))
+}
+
+pub(super) fn document(body: &[u8]) -> Result<Range<usize>, Reason> {
+    let document = raw_at(0, body, &Place::default()).map_err(|misfit| misfit.reason)?;
+    Ok(range(body, document.get()))
+}
+
+/// Of what is [`inside`] of each.
+pub(super) fn concat(answers: &[Answer<'_>], at: &Place) -> Vec<u8> {
+    let mut out = Vec::with_capacity(answers.iter().map(|answer| answer.part.len() + 1).sum::<usize>() + 2);
     let close = open(at, &mut out);
     out.push(b'[');
     let mut is_first = true;
-    for (number, answer) in answers.iter().enumerate() {
-        // Between its brackets, all of it at once.
-        let array = raw_at(number, answer.body, at)?.get().trim();
-        let inside = array.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).ok_or(misfit(number, Reason::Mismatch))?.trim();
-        if inside.is_empty() {
-            continue;
-        }
+    for part in answers.iter().map(Answer::part).filter(|part| !part.is_empty()) {
         if !std::mem::take(&mut is_first) {
             out.push(b',');
         }
-        out.extend_from_slice(inside.as_bytes());
+        out.extend_from_slice(part);
     }
     out.push(b']');
     out.extend_from_slice(close.as_bytes());
-    Ok(out)
+    out
 }
 
-pub(super) fn keyed(answers: &[Answer<'_>]) -> Result<Vec<u8>, Misfit> {
+/// Of each [`document`].
+pub(super) fn keyed(answers: &[Answer<'_>]) -> Vec<u8> {
     let mut out = vec![b'{'];
     for (number, answer) in answers.iter().enumerate() {
-        let document = raw_at(number, answer.body, &Place::default())?;
         if number > 0 {
             out.push(b',');
         }
         out.extend_from_slice(Value::String(answer.leaf.to_owned()).to_string().as_bytes());
         out.push(b':');
-        out.extend_from_slice(document.get().as_bytes());
+        out.extend_from_slice(answer.part());
     }
     out.push(b'}');
-    Ok(out)
+    out
 }
 
 /// One document in a line, for each.

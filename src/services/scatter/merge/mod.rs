@@ -8,18 +8,28 @@ pub mod settings;
 mod texts;
 mod topk;
 
+use std::ops::Range;
+
 pub use json::line;
 pub use settings::{Merge, OnConflict};
 pub use texts::vote;
 
 /// One leaf's answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Answer<'a> {
     /// The leaf's name.
     pub leaf: &'a str,
     pub status: u16,
     pub content_type: &'a str,
     pub body: &'a [u8],
+    /// Where in it is what [`Merge::part`] found.
+    pub part: Range<usize>,
+}
+
+impl<'a> Answer<'a> {
+    fn part(&self) -> &'a [u8] {
+        self.body.get(self.part.clone()).unwrap_or_default()
+    }
 }
 
 /// All of them.
@@ -67,6 +77,30 @@ impl Merge {
         matches!(self, Self::Ndjson)
     }
 
+    /// Which part of an answer is moved as it is, where the merge only moves: looked for as soon as the answer is there, so that little is
+    /// left to do when the last one is. All of it where the merge looks closer by itself.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such part.
+    pub fn part(&self, body: &[u8]) -> Result<Range<usize>, Reason> {
+        match self {
+            Self::Concat(at) => json::inside(body, at),
+            Self::Keyed => json::document(body),
+            _ => Ok(0..body.len()),
+        }
+    }
+
+    /// Whether an answer in JSON, alone, could be merged.
+    ///
+    /// # Errors
+    ///
+    /// When it could not, in whichever company.
+    pub fn fits(&self, body: &[u8]) -> Result<(), Reason> {
+        let answer = Answer { leaf: "", status: 200, content_type: JSON, body, part: self.part(body)? };
+        self.merge(&[answer], &Ask { query: None, boundary: 0 }).map(drop).map_err(|misfit| misfit.reason)
+    }
+
     /// Makes one answer of those that there are, of which there is at least one. `fill` stands for each leaf that has none, if anything does.
     pub fn merge(&self, answers: &[Answer<'_>], ask: &Ask<'_>) -> Result<Merged, Misfit> {
         let json = |body: Vec<u8>| Merged { status: 200, content_type: JSON.to_owned(), body };
@@ -75,8 +109,8 @@ impl Merge {
                 let first = answers.first().ok_or(Misfit { answer: 0, reason: Reason::Mismatch })?;
                 Ok(Merged { status: first.status, content_type: first.content_type.to_owned(), body: first.body.to_vec() })
             }
-            Self::Concat(at) => json::concat(answers, at).map(json),
-            Self::Keyed => json::keyed(answers).map(json),
+            Self::Concat(at) => Ok(json(json::concat(answers, at))),
+            Self::Keyed => Ok(json(json::keyed(answers))),
             Self::Object(on_conflict) => json::object(answers, *on_conflict).map(json),
             Self::Fold(fold, places) => json::fold(answers, *fold, places).map(json),
             Self::Union(set) => json::union(answers, set).map(json),

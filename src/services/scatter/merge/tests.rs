@@ -14,26 +14,28 @@ fn place(text: &str) -> Place {
     Place(text.split('/').skip(1).map(str::to_owned).collect())
 }
 
-fn answers(bodies: &[String]) -> Vec<Answer<'_>> {
+fn merged(merge: &Merge, bodies: &[String]) -> Result<Merged, Misfit> {
     const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    bodies
-        .iter()
-        .zip(NAMES.iter().cycle())
-        .map(|(body, leaf)| Answer { leaf, status: 200, content_type: "application/json", body: body.as_bytes() })
-        .collect()
+    let mut answers = Vec::new();
+    for (number, (body, leaf)) in bodies.iter().zip(NAMES.iter().cycle()).enumerate() {
+        let body = body.as_bytes();
+        let part = merge.part(body).map_err(|reason| Misfit { answer: number, reason })?;
+        answers.push(Answer { leaf, status: 200, content_type: JSON, body, part });
+    }
+    merge.merge(&answers, &ASK)
 }
 
 #[track_caller]
 fn check(merge: &Merge, bodies: &[&str], expected: &str) {
     let bodies: Vec<String> = bodies.iter().map(|body| (*body).to_owned()).collect();
-    let merged = merge.merge(&answers(&bodies), &ASK).unwrap();
+    let merged = merged(merge, &bodies).unwrap();
     assert_eq!(String::from_utf8(merged.body).unwrap(), expected);
 }
 
 #[track_caller]
 fn check_misfit(merge: &Merge, bodies: &[&str], answer: usize, reason: Reason) {
     let bodies: Vec<String> = bodies.iter().map(|body| (*body).to_owned()).collect();
-    assert_eq!(merge.merge(&answers(&bodies), &ASK), Err(Misfit { answer, reason }));
+    assert_eq!(merged(merge, &bodies), Err(Misfit { answer, reason }));
 }
 
 #[test]
@@ -166,7 +168,7 @@ proptest! {
     #[test]
     fn the_best_rows_are_those_of_the_sorted_union(rows in rows(), k in 0..20_usize, offset in 0..10_usize) {
         let bodies = documents(&rows);
-        let merged = topk(Count::Fixed(k), Count::Fixed(offset)).merge(&answers(&bodies), &ASK).unwrap();
+        let merged = merged(&topk(Count::Fixed(k), Count::Fixed(offset)), &bodies).unwrap();
         let mut all: Vec<(u8, u8)> = rows.concat();
         all.sort_by_key(|(id, score)| (std::cmp::Reverse(*score), *id));
         let expected: Vec<Value> = all.iter().skip(offset).take(k).map(|(id, score)| json!({ "id": id, "score": score })).collect();
@@ -177,7 +179,7 @@ proptest! {
     fn an_intersection_is_what_all_have(rows in rows()) {
         let bodies = documents(&rows);
         let set = Set { at: Place::default(), by: Some(place("/id")) };
-        let merged = Merge::Intersect(set).merge(&answers(&bodies), &ASK).unwrap();
+        let merged = merged(&Merge::Intersect(set), &bodies).unwrap();
         let ids = |rows: &[(u8, u8)]| rows.iter().map(|(id, _)| *id).collect::<std::collections::BTreeSet<u8>>();
         let common = rows.iter().map(|rows| ids(rows)).reduce(|one, other| &one & &other).unwrap();
         let found: Vec<Value> = serde_json::from_slice(&merged.body).unwrap();
@@ -188,7 +190,7 @@ proptest! {
     #[test]
     fn a_sum_over_shards_is_that_of_the_whole(parts in prop::collection::vec(prop::collection::btree_map("[a-e]", -1000..1000_i64, 0..5), 1..8)) {
         let bodies: Vec<String> = parts.iter().map(|part| json!(part).to_string()).collect();
-        let merged = Merge::Fold(Fold::Sum, Vec::new()).merge(&answers(&bodies), &ASK).unwrap();
+        let merged = merged(&Merge::Fold(Fold::Sum, Vec::new()), &bodies).unwrap();
         let mut whole = std::collections::BTreeMap::<String, i64>::new();
         for (key, value) in parts.into_iter().flatten() {
             *whole.entry(key).or_default() += value;
@@ -199,7 +201,7 @@ proptest! {
     #[test]
     fn concatenation_is_that_of_the_arrays(rows in rows()) {
         let bodies = documents(&rows);
-        let merged = Merge::Concat(Place::default()).merge(&answers(&bodies), &ASK).unwrap();
+        let merged = merged(&Merge::Concat(Place::default()), &bodies).unwrap();
         let expected: Vec<Value> = bodies.iter().flat_map(|body| serde_json::from_str::<Vec<Value>>(body).unwrap()).collect();
         prop_assert_eq!(serde_json::from_slice::<Vec<Value>>(&merged.body).unwrap(), expected);
     }
