@@ -107,6 +107,12 @@ pub(super) fn services(handle: &Handle) -> Value {
         Service::Split(split) => split_of(split, now),
         Service::Mirror(mirror) => mirror_of(mirror, now),
         Service::Scatter(scatter) => scatter_of(scatter, now),
+        Service::Health(health) => {
+            let mut view = health.view(now);
+            view["name"] = other.name.clone().into();
+            view["kind"] = "health".into();
+            view
+        }
         service => json!({ "name": other.name, "kind": service.word() }),
     });
     Value::Array(pools.chain(others).collect())

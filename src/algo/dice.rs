@@ -3,6 +3,8 @@
 //! `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). Never
 //! for keys or tokens.
 
+use std::time::Duration;
+
 /// Advances `state` and returns 64 random bits.
 pub fn roll(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -10,6 +12,12 @@ pub fn roll(state: &mut u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// A time, give or take a tenth.
+pub fn jittered(state: &mut u64, time: Duration) -> Duration {
+    let roll = (roll(state) >> 32) as f64 / f64::from(u32::MAX);
+    time.mul_f64(0.9 + 0.2 * roll)
 }
 
 #[cfg(test)]

@@ -161,6 +161,10 @@ pub(super) fn status(args: &Args) -> ExitCode {
             let share = part["share"].as_f64().map_or_else(String::new, |share| format!("  {}%", (share * 1e6).round() / 1e4));
             out(&format!("  {}  {state}{share}\n", text(&part["name"])));
         }
+        for (name, check) in service["checks"].as_object().into_iter().flatten() {
+            let reason = check["reason"].as_str().map_or_else(String::new, |reason| format!("  ({reason})"));
+            out(&format!("  {name}  {}{reason}\n", text(&check["status"])));
+        }
         for (what, state) in [("to", "healthy"), ("copy", "copy_healthy")] {
             if let Some(name) = service[what].as_str() {
                 out(&format!("  {what} {name}  {}\n", if service[state] == true { "up" } else { "down" }));

@@ -76,19 +76,28 @@ impl File {
             | services::Settings::Mirror(_)
             | services::Settings::Scatter(_)
             | services::Settings::Respond(_)
-            | services::Settings::Redirect(_) => None,
+            | services::Settings::Redirect(_)
+            | services::Settings::Health(_) => None,
         });
-        listeners.chain(pools.flatten()).map(|path| &path.value)
+        let reports = self.every_service().filter_map(|service| match service {
+            services::Settings::Health(health) => Some(health.files()),
+            _ => None,
+        });
+        listeners.chain(pools.flatten()).chain(reports.flatten()).map(|path| &path.value)
     }
 
-    /// Whether a split has a ramp.
-    pub fn has_ramps(&self) -> bool {
+    /// Those that have a name, and those that are written in a route.
+    fn every_service(&self) -> impl Iterator<Item = &services::Settings> {
         let inline = self.listeners.iter().flat_map(|listener| &listener.route).filter_map(|route| match &route.service {
             RouteService::Inline(settings) => Some(settings),
             RouteService::Named(_) => None,
         });
-        let has_ramp = |settings: &services::Settings| matches!(settings, services::Settings::Split(split) if split.ramp.is_some());
-        self.services.values().chain(inline).any(has_ramp)
+        self.services.values().chain(inline)
+    }
+
+    /// Whether a split has a ramp.
+    pub fn has_ramps(&self) -> bool {
+        self.every_service().any(|settings| matches!(settings, services::Settings::Split(split) if split.ramp.is_some()))
     }
 
     /// Reads what can be read; everything that is wrong is in `found` by then.

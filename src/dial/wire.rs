@@ -138,6 +138,14 @@ impl Wire {
         }
     }
 
+    /// What the peer has shown of itself inside TLS, in DER.
+    pub fn peer_certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => stream.get_ref().1.peer_certificates()?.first().map(AsRef::as_ref),
+        }
+    }
+
     /// Whether TLS resumed an earlier session; `None` without TLS.
     pub fn is_resumed(&self) -> Option<bool> {
         match self {

@@ -153,6 +153,11 @@ pub enum Verdict {
         mode: &'static str,
         leaves: Vec<String>,
     },
+    /// attache says how things are.
+    Report {
+        service: String,
+        checks: Vec<String>,
+    },
     /// The key is in a body, and none was given.
     Body {
         most: u64,
@@ -397,6 +402,10 @@ fn verdict(decision: &Decision<'_>, route: Option<&Route>, head: &Head<'_>, now:
             Verdict::Redirect { status: redirect.status, to: String::from_utf8_lossy(&to).into_owned() }
         }
         Decision::Refuse(refusal) => refused(*refusal),
+        Decision::Report(health) => {
+            let checks = health.checks.iter().map(|check| check.name.clone()).collect();
+            Verdict::Report { service: health.name.clone(), checks }
+        }
         Decision::Read(most) => Verdict::Body { most: *most },
         Decision::Scatter(scatter) => {
             let leaves = scatter.leaf_names();

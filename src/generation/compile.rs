@@ -215,6 +215,7 @@ fn check_kind(protocol: Protocol, name: &str, service: &Service, place: Place, f
         (Protocol::Tcp, Service::Scatter(_)) => "a scatter",
         (Protocol::Tcp, Service::Respond(_)) => "an answer",
         (Protocol::Tcp, Service::Redirect(_)) => "a redirect",
+        (Protocol::Tcp, Service::Health(_)) => "a health report",
     };
     found
         .error(place, format!("`{name}` is {kind}, and a listener with protocol = \"tcp\" has no requests to answer"))

@@ -23,6 +23,7 @@ use crate::config::listener::{Paths, Protocol, Timeouts};
 use crate::filters::{headers, rewrite};
 use crate::proto::http1::Limits;
 use crate::route::{Network, Table};
+use crate::services::health::Health;
 use crate::services::mirror::Mirror;
 use crate::services::scatter::Scatter;
 use crate::services::shard::Shard;
@@ -158,6 +159,18 @@ impl Generation {
     pub fn mirror(&self, name: &str) -> Option<&Mirror> {
         self.others.iter().filter(|other| other.name == name).find_map(|other| match &*other.service {
             Service::Mirror(mirror) => Some(mirror),
+            _ => None,
+        })
+    }
+
+    /// The health report of this name.
+    pub fn health(&self, name: &str) -> Option<&Health> {
+        self.healths().find(|health| health.name == name)
+    }
+
+    pub fn healths(&self) -> impl Iterator<Item = &Health> {
+        self.others.iter().filter_map(|other| match &*other.service {
+            Service::Health(health) => Some(health),
             _ => None,
         })
     }

@@ -12,6 +12,7 @@ use super::compile::Inputs;
 use super::{NamedPool, NamedService};
 use crate::config::File;
 use crate::config::listener::{self, RouteService};
+use crate::services::health::{self, Check, CheckSettings, Health, Question};
 use crate::services::mirror::{self, Mirror};
 use crate::services::pool::{self, EndpointSettings};
 use crate::services::scatter::{self, Scatter};
@@ -22,7 +23,7 @@ use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::SpreadMetrics;
 use crate::tls::{self, Connector};
 use crate::upstream::{self, Discovery, Pool, Recipe, Rule, Spec, Subset};
-use crate::value::{Diagnostics, Place, ServiceRef, Spanned};
+use crate::value::{Address, Diagnostics, Place, ServiceRef, Spanned};
 
 /// What endpoints are offered inside TLS, the preferred one first.
 fn alpn(protocol: upstream::Protocol) -> &'static [tls::Protocol] {
@@ -119,6 +120,7 @@ impl<'a> Services<'a> {
             services::Settings::Scatter(settings) => Service::Scatter(self.scatter(name, settings, found)?),
             services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings)),
             services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings)),
+            services::Settings::Health(settings) => Service::Health(self.health(name, settings, found)?),
         });
         self.others.push(NamedService { name: name.to_owned(), service: Arc::clone(&service) });
         Some(service)
@@ -259,6 +261,52 @@ impl<'a> Services<'a> {
         let known = previous.and_then(|generation| generation.scatter(scatter)).and_then(|scatter| scatter.hedging(leaf));
         let known = known.filter(|known| known.is_as(settings)).map(Arc::clone);
         known.unwrap_or_else(|| Arc::new(upstream::hedge::Hedging::new(settings, workers, started)))
+    }
+
+    /// What a check has found stays, as long as it is written the same.
+    fn health(&self, name: &str, settings: &health::Settings, found: &mut Diagnostics) -> Option<Health> {
+        let known = self.inputs.previous.and_then(|generation| generation.health(name));
+        let compiled: Vec<Option<Arc<Check>>> = settings
+            .checks
+            .value
+            .0
+            .iter()
+            .map(|(check, written)| {
+                let peer = match written.question.tls_address() {
+                    Some(address) => Some(self.checked_peer(written, address, settings.checks.place, found)?),
+                    None => None,
+                };
+                let metrics = self.inputs.metrics.check(name, check);
+                let new = Check::new(name, check, settings, written, peer, metrics);
+                let same = known.and_then(|known| known.check(check)).filter(|known| known.is_as(&new));
+                Some(same.map_or_else(|| Arc::new(new), Arc::clone))
+            })
+            .collect();
+        Some(Health::new(name, compiled.into_iter().collect::<Option<_>>()?))
+    }
+
+    /// Who is asked inside TLS.
+    fn checked_peer(&self, check: &CheckSettings, address: &Address, place: Place, found: &mut Diagnostics) -> Option<tls::Peer> {
+        let Inputs { read, sessions, now, .. } = *self.inputs;
+        let default = tls::ConnectorSettings::default();
+        let (settings, place) = check.tls.as_ref().map_or((&default, place), |tls| (&tls.value, tls.place));
+        let alpn: &[tls::Protocol] = match check.question {
+            Question::Grpc { .. } => &[tls::Protocol::Http2],
+            Question::Http(_) => &[tls::Protocol::Http1],
+            _ => &[],
+        };
+        let connector = Connector::compile(settings, place, alpn, read, sessions, found, now)?;
+        let name = match &settings.server_name {
+            Some(name) => name.0.clone(),
+            None => match tls::Name::parse(&address.host()) {
+                Ok(name) => name.0,
+                Err(reason) => {
+                    found.error(place, reason).help("write tls = { server_name = \"app.internal\" }");
+                    return None;
+                }
+            },
+        };
+        Some(connector.peer(name))
     }
 
     fn member(&mut self, shard: &str, written: &shard::MemberSettings, found: &mut Diagnostics) -> Option<shard::Member> {

@@ -253,6 +253,16 @@ pub async fn run<S: Side>(
                 let body_out = if method == b"HEAD" { 0 } else { respond.body.len() as u64 };
                 local(client, listener, framing, keep, respond.status, body_out, None).await
             }
+            (Decision::Report(health), Some(route), Some(framing)) => {
+                let report = health.report(&head, Instant::now());
+                let lookup = HeadLookup { head: &head, route: &route.name };
+                let keep = keep_after_local(local_keep, framing);
+                let fields = route.response_edits.all(&report.fields, &lookup, &told.to_client);
+                let own = Own { status: report.status, fields: &fields, body: &report.body };
+                worker.with_date(|date| own.write(method, keep, date, client.link.output()));
+                let body_out = if method == b"HEAD" { 0 } else { report.body.len() as u64 };
+                local(client, listener, framing, keep, report.status, body_out, None).await
+            }
             (Decision::Scatter(scatter), Some(route), Some(framing)) => {
                 let body = peeked.as_ref().and_then(|peeked| peeked.body.as_deref()).unwrap_or_default();
                 let whose = Whose::of(client, tls.as_ref());

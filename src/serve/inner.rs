@@ -174,6 +174,14 @@ impl Inner<'_> {
                     }
                     return Ended { is_answered: true, refusal: None };
                 }
+                Decision::Report(health) => {
+                    let report = health.report(&head, Instant::now());
+                    if let Some(keep) = &mut keep {
+                        let lower = |(name, value): (&str, String)| (name.to_ascii_lowercase(), value);
+                        keep.take(report.status, report.fields.into_iter().map(lower).collect(), &report.body);
+                    }
+                    return Ended { is_answered: true, refusal: None };
+                }
                 Decision::Scatter(_) if self.depth >= DEPTH_MAX => return Ended::refused(Refusal::LeavesFailed),
                 Decision::Scatter(scatter) => {
                     let body = peeked.as_ref().and_then(|peeked| peeked.body.as_deref()).unwrap_or_default();

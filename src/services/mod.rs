@@ -2,6 +2,7 @@
 //!
 //! Services decide and never do: nothing here awaits, opens a socket or writes a byte.
 
+pub mod health;
 pub mod mirror;
 pub mod pool;
 pub mod redirect;
@@ -20,7 +21,7 @@ use crate::upstream::Aim;
 use crate::value::{Entry, Fields, Item, Reader, Value, nearest};
 
 /// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` or `discover` is the pool.
-pub const KINDS: &[&str] = &["shard", "split", "mirror", "scatter", "respond", "redirect"];
+pub const KINDS: &[&str] = &["shard", "split", "mirror", "scatter", "respond", "redirect", "health"];
 
 /// One service as it is written: exactly one kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +34,7 @@ pub enum Settings {
     Scatter(Arc<scatter::Settings>),
     Respond(respond::Settings),
     Redirect(redirect::Settings),
+    Health(Arc<health::Settings>),
 }
 
 impl Settings {
@@ -43,8 +45,12 @@ impl Settings {
             reader.error(item.place, format!("expected a service in a table, found {}", item.kind()));
             return None;
         };
-        let kinds: Vec<(&'static str, &Entry)> =
-            KINDS.iter().filter_map(|&kind| table.entries.get(kind).map(|entry| (kind, entry))).collect();
+        let kinds: Vec<(&'static str, &Entry)> = KINDS
+            .iter()
+            .filter_map(|&kind| table.entries.get(kind).map(|entry| (kind, entry)))
+            // How a pool's endpoints are asked has the same name.
+            .filter(|(kind, entry)| *kind != "health" || table.entries.len() == 1 || has_checks(&entry.item))
+            .collect();
         match kinds.as_slice() {
             [] => {
                 let misspelt = table.entries.iter().find_map(|(key, entry)| Some((key, entry, nearest(key, KINDS.iter().copied())?)));
@@ -101,6 +107,7 @@ impl Settings {
             Self::Scatter(_) => "scatter",
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
+            Self::Health(_) => "health",
         }
     }
 
@@ -111,10 +118,15 @@ impl Settings {
             "split" => split::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Split),
             "mirror" => mirror::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Mirror),
             "scatter" => scatter::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Scatter),
+            "health" => health::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Health),
             "respond" => respond::Settings::decode(item, reader)?.checked(reader).map(Self::Respond),
             _ => redirect::Settings::decode(item, reader).map(Self::Redirect),
         }
     }
+}
+
+fn has_checks(item: &Item) -> bool {
+    matches!(&item.value, Value::Table(table) if table.entries.contains_key("checks"))
 }
 
 /// A compiled service.
@@ -126,6 +138,7 @@ pub enum Service {
     Scatter(scatter::Scatter),
     Respond(respond::Respond),
     Redirect(redirect::Redirect),
+    Health(health::Health),
 }
 
 /// A service's verdict on one request.
@@ -136,6 +149,8 @@ pub enum Decision<'g> {
     /// Ask many, and make one answer of theirs.
     Scatter(&'g scatter::Scatter),
     Redirect(&'g redirect::Redirect),
+    /// Say how things are.
+    Report(&'g health::Health),
     Refuse(Refusal),
     /// It depends on the body: read no more than so many bytes of it, and ask again.
     Read(u64),
@@ -358,6 +373,7 @@ impl Service {
             Self::Scatter(scatter) => scatter.decide(asked),
             Self::Respond(respond) => Decision::Answer(respond),
             Self::Redirect(redirect) => Decision::Redirect(redirect),
+            Self::Health(health) => Decision::Report(health),
         }
     }
 
@@ -371,6 +387,7 @@ impl Service {
             Self::Scatter(_) => "scatter",
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
+            Self::Health(_) => "health",
         }
     }
 
@@ -382,7 +399,7 @@ impl Service {
             Self::Split(split) => split.may_serve(now),
             Self::Mirror(mirror) => mirror.may_serve(now),
             Self::Scatter(scatter) => scatter.may_serve(now),
-            Self::Respond(_) | Self::Redirect(_) => true,
+            Self::Respond(_) | Self::Redirect(_) | Self::Health(_) => true,
         }
     }
 }

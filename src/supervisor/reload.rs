@@ -193,6 +193,7 @@ impl Supervisor {
         generation.splits().for_each(Split::publish);
         self.upkeep.follow(Followed {
             pools: generation.pools.iter().map(|named| Arc::clone(&named.pool)).collect(),
+            checks: generation.healths().flat_map(|health| &health.checks).map(Arc::clone).collect(),
             ramped: generation.ramped().cloned().collect(),
             state: self.origin.state(&generation.file),
         });

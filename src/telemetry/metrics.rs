@@ -73,6 +73,9 @@ metrics! {
     MIRROR_COMPARISONS = Counter "mirror_comparisons_total" ["service", "outcome"] "Answers compared with those to copies: same, different, or skipped.";
     SCATTER_LEAVES = Counter "scatter_leaves_total" ["service", "leaf", "outcome"] "Leaves that were asked, by what became of it: ok, failed, timeout, or cancelled since no more was needed.";
     SCATTER_SECONDS = Histogram "scatter_leaf_duration_seconds" ["service", "leaf"] "From the question to the end of a leaf's answer.";
+    CHECK_UP = Gauge "check_up" ["service", "check"] "Whether a check of a health report is well.";
+    CHECKS = Counter "checks_total" ["service", "check", "outcome"] "Checks made for a health report, by outcome: ok or failed.";
+    CHECK_SECONDS = Gauge "check_duration_seconds" ["service", "check"] "How long the latest one took.";
     ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
     DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
@@ -582,6 +585,31 @@ struct LeafShard {
     duration: Histogram,
 }
 
+/// What one check of a health report finds.
+#[derive(Debug, Default)]
+pub struct CheckMetrics {
+    /// Somebody makes it; else it is not on the page, though whoever made it may hold this a moment longer.
+    is_made: AtomicU8,
+    is_well: AtomicU8,
+    /// That were good, and that failed.
+    made: [AtomicU64; 2],
+    nanos: AtomicU64,
+}
+
+impl CheckMetrics {
+    /// Whether somebody makes it from now on.
+    pub fn set_made(&self, is_made: bool) {
+        self.is_made.store(u8::from(is_made), Relaxed);
+    }
+
+    /// One was made; `is_well` is what all so far come to.
+    pub fn found(&self, is_good: bool, is_well: bool, took: Duration) {
+        self.is_well.store(u8::from(is_well), Relaxed);
+        self.made[usize::from(!is_good)].fetch_add(1, Relaxed);
+        self.nanos.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+}
+
 /// What one leaf of a scatter is asked.
 #[derive(Debug)]
 pub struct LeafMetrics {
@@ -670,6 +698,7 @@ pub struct Metrics {
     arms: Series<(String, String), ArmMetrics>,
     mirrors: Series<String, MirrorMetrics>,
     leaves: Series<(String, String), LeafMetrics>,
+    checks: Series<(String, String), CheckMetrics>,
     certificates: Mutex<Vec<CertificateExpiry>>,
     generation: AtomicU64,
     reloads: [AtomicU64; 2],
@@ -702,6 +731,7 @@ impl Metrics {
             arms: Mutex::default(),
             mirrors: Mutex::default(),
             leaves: Mutex::default(),
+            checks: Mutex::default(),
             spreads: Mutex::default(),
             certificates: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -757,6 +787,11 @@ impl Metrics {
         series(&self.leaves, (service.to_owned(), leaf.to_owned()), || LeafMetrics { shards: Shards::new(self.workers) })
     }
 
+    /// One check of the health report `service`.
+    pub fn check(&self, service: &str, check: &str) -> Arc<CheckMetrics> {
+        series(&self.checks, (service.to_owned(), check.to_owned()), CheckMetrics::default)
+    }
+
     pub fn mirror(&self, service: &str) -> Arc<MirrorMetrics> {
         series(&self.mirrors, service.to_owned(), MirrorMetrics::default)
     }
@@ -781,6 +816,7 @@ impl Metrics {
         retain(&self.arms);
         retain(&self.mirrors);
         retain(&self.leaves);
+        retain(&self.checks);
     }
 
     /// Replaces all that were known.
@@ -913,6 +949,13 @@ impl Metrics {
             page.add(&SPLIT_ERRORS, &[&service, &arm], metrics.shards.sum(|shard| &shard.errors) as f64);
             page.add_histogram(&SPLIT_SECONDS, &[&service, &arm], &total);
             page.add_if_any(&SPLIT_FAILED_OVER, &[&service, &arm], metrics.shards.sum(|shard| &shard.failed_over));
+        }
+        for ((service, check), metrics) in sorted(&self.checks).into_iter().filter(|(_, metrics)| metrics.is_made.load(Relaxed) == 1) {
+            page.add(&CHECK_UP, &[&service, &check], f64::from(metrics.is_well.load(Relaxed)));
+            page.add(&CHECK_SECONDS, &[&service, &check], metrics.nanos.load(Relaxed) as f64 / 1e9);
+            for (index, outcome) in ["ok", "failed"].iter().enumerate() {
+                page.add_if_any(&CHECKS, &[&service, &check, outcome], metrics.made[index].load(Relaxed));
+            }
         }
         for (service, metrics) in sorted(&self.mirrors) {
             for (index, outcome) in Copied::WORDS.iter().enumerate() {
@@ -1111,6 +1154,8 @@ mod tests {
             metrics.arm("checkout", "canary").finished(worker, 500, Duration::ZERO, true);
             metrics.mirror("app").copied(Copied::Answered);
             metrics.leaf("search", "leaf-0").finished(worker, LeafOutcome::Ok, Duration::ZERO);
+            metrics.check("db-health", "db").set_made(true);
+            metrics.check("db-health", "db").found(true, true, Duration::from_millis(2));
             metrics.mirror("app").compared(Compared::Same);
             metrics.spread("cache").spread(worker);
             metrics.spread("cache").set_hot_keys(worker, 1 + worker as u64);

@@ -28,7 +28,7 @@ use rustls::{CipherSuite, ServerConfig, SupportedProtocolVersion};
 pub use client::{ClientIdentity, client_identity};
 pub use connector::{Connector, Failure, Name, Peer, Settings as ConnectorSettings};
 pub use hello::{Greeted, Hello};
-pub use pem::Read;
+pub use pem::{Read, expiry};
 pub use sessions::Sessions;
 pub use settings::{ClientAuth, Clients, Identity, KeyPair, MinVersion, Protocol, Settings};
 pub use store::{CertStore, Certificate};

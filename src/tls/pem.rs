@@ -181,3 +181,8 @@ pub(super) fn in_days(days: i64, direction: &str, today: &str) -> String {
 fn date(second: i64) -> String {
     jiff::Timestamp::from_second(second).map_or_else(|_| "a date far away".to_owned(), |time| time.to_string())
 }
+
+/// When a certificate in DER expires, in seconds since 1970.
+pub fn expiry(der: &[u8]) -> Option<i64> {
+    x509_parser::parse_x509_certificate(der).ok().map(|(_, certificate)| certificate.validity().not_after.timestamp())
+}

@@ -1,10 +1,12 @@
-//! Keeps pools true: asks endpoints how they are, and names where their endpoints are. Has ramps go on.
+//! Keeps pools true: asks endpoints how they are, and names where their endpoints are. Makes the checks of health reports, has ramps go on.
 //!
 //! Runs on one thread of its own, so that neither ever delays a request. Decides nothing about requests: it tells pools and
 //! endpoints what it found.
 
+mod checks;
 mod discover;
 mod dns;
+mod fetch;
 pub mod kept;
 mod probe;
 mod ramps;
@@ -20,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::services::Service;
+use crate::services::health::Check;
 use crate::services::mirror::Comparison;
 use crate::services::split::ramp::{Moment, Saved};
 use crate::upstream::Pool;
@@ -35,6 +38,8 @@ pub struct Upkeep {
 #[derive(Clone, Default)]
 pub struct Followed {
     pub pools: Vec<Arc<Pool>>,
+    /// Of health reports.
+    pub checks: Vec<Arc<Check>>,
     /// Splits that have ramps.
     pub ramped: Vec<Arc<Service>>,
     /// Where it is written down how far ramps have come.
@@ -73,7 +78,7 @@ async fn run_comparisons(mut comparisons: mpsc::Receiver<Comparison>) {
     }
 }
 
-/// Work for one pool or split; given up when dropped.
+/// Work for one pool, check or split; given up when dropped.
 struct Work(Vec<AbortHandle>);
 
 impl Drop for Work {
@@ -85,15 +90,28 @@ impl Drop for Work {
 async fn follow(mut followed: watch::Receiver<Followed>) {
     let keeper = Arc::<Keeper>::default();
     let mut pools: HashMap<*const Pool, (Arc<Pool>, Work)> = HashMap::new();
+    let mut checks: HashMap<*const Check, (Arc<Check>, Work)> = HashMap::new();
     let mut ramps: HashMap<*const Service, (Arc<Service>, Work)> = HashMap::new();
     while followed.changed().await.is_ok() {
-        let Followed { pools: wanted, ramped, state } = followed.borrow_and_update().clone();
+        let Followed { pools: wanted, checks: asked, ramped, state } = followed.borrow_and_update().clone();
         pools.retain(|_, (pool, _)| wanted.iter().any(|stays| Arc::ptr_eq(stays, pool)));
         for pool in wanted {
             // The pool is kept beside its address, which no other can have meanwhile.
             pools.entry(Arc::as_ptr(&pool)).or_insert_with(|| {
                 let work = Work(probe::watch(&pool).into_iter().chain(discover::watch(&pool)).collect());
                 (pool, work)
+            });
+        }
+        checks.retain(|_, (check, _)| {
+            let stays = asked.iter().any(|stays| Arc::ptr_eq(stays, check));
+            check.set_made(stays);
+            stays
+        });
+        for check in asked {
+            checks.entry(Arc::as_ptr(&check)).or_insert_with(|| {
+                check.set_made(true);
+                let work = Work(vec![checks::watch(&check)]);
+                (check, work)
             });
         }
         ramps.retain(|_, (service, _)| ramped.iter().any(|stays| Arc::ptr_eq(stays, service)));

@@ -10,7 +10,6 @@ const LATER: &[(&str, &str)] = &[
     ("logs", "endpoints"),
     ("metrics", "rewrite"),
     ("logs", "rewrite"),
-    ("health", "rewrite"),
 ];
 
 /// Words of closed sets: a listener's protocols.

@@ -37,7 +37,7 @@ impl Login {
 }
 
 /// Resolves `%2F` and its kin. No control characters: none of the protocols could carry a NUL.
-fn decoded(text: &str) -> Result<String, String> {
+pub(super) fn decoded(text: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, behind)) = rest.split_first() {

@@ -39,6 +39,7 @@ mod programs; // real programs on both sides
 mod proxy_protocol; // clients named by PROXY headers, also before TLS
 mod ramps; // arms that grow by themselves, and are taken back
 mod reload; // reloads: all or nothing, and nobody notices
+mod reports; // health reports over real servers
 mod retries; // requests that go out again, and those that are asked twice
 mod routing; // which route takes a request, and what it does to it
 mod scatters; // one question to many leaves, whatever becomes of them

@@ -77,6 +77,23 @@ impl Edits {
         edits
     }
 
+    /// Fields that are not copied from anybody, edited, and `more`, each a line.
+    pub fn all<N: AsRef<str>>(&self, fields: &[(N, String)], lookup: &impl Lookup, more: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (name, value) in fields {
+            let name = name.as_ref().as_bytes();
+            if !self.drops(Known::of(name), name) {
+                out.extend_from_slice(name);
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(value.as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        self.write(lookup, &mut out);
+        out.extend_from_slice(more);
+        out
+    }
+
     fn drop(&mut self, name: &str) {
         self.dropped.push(name.as_bytes().into());
         self.dropped_known |= 1 << Known::of(name.as_bytes()) as u8;

@@ -27,7 +27,6 @@ use super::side::Side;
 use super::worker::Worker;
 use crate::filters::headers::Edits;
 use crate::generation::Listener;
-use crate::proto::http1::Known;
 use crate::refusal::Refusal;
 use crate::route::{Head, HeadLookup};
 use crate::services::scatter::{Answer, Ask, Merged, Mode, Scatter, vote};
@@ -72,15 +71,7 @@ pub struct Gathered {
 impl Gathered {
     /// As they are written, with what a route makes of them and `more`, each a line.
     pub fn fields(&self, edits: &Edits, lookup: &HeadLookup<'_, '_>, more: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        for (name, value) in &self.fields {
-            if !edits.drops(Known::of(name.as_bytes()), name.as_bytes()) {
-                out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
-            }
-        }
-        edits.write(lookup, &mut out);
-        out.extend_from_slice(more);
-        out
+        edits.all(&self.fields, lookup, more)
     }
 }
 

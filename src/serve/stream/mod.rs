@@ -122,7 +122,7 @@ fn walk(
     match walk.decision {
         Decision::Forward(pool, _) => Ok((Arc::clone(pool), key_of(pool, &head))),
         Decision::Refuse(refusal) => Err(refusal),
-        Decision::Answer(_) | Decision::Redirect(_) | Decision::Scatter(_) | Decision::Read(_) => {
+        Decision::Answer(_) | Decision::Redirect(_) | Decision::Report(_) | Decision::Scatter(_) | Decision::Read(_) => {
             debug_assert!(false, "a listener for streams was compiled with pools only");
             Err(Refusal::NoRoute)
         }

@@ -134,6 +134,11 @@ impl Peer {
         self.name == *name && self.identity == connector.identity
     }
 
+    /// Whether both stand for the same, known by the same.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.name == other.name && self.identity == other.identity
+    }
+
     pub fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
     }

@@ -13,7 +13,7 @@ use crate::upstream::health::Reason;
 const PATH: &str = "/grpc.health.v1.Health/Check";
 const SERVING: u64 = 1;
 
-pub(super) async fn check(line: &Line<'_>, service: &str) -> Result<(), Reason> {
+pub(in crate::upkeep) async fn check(line: &Line<'_>, service: &str) -> Result<(), Reason> {
     let wire = line.open(Some(&[b"h2"])).await?;
     if wire.is_tls() && !wire.has_chosen_http2() {
         return Err(Reason::new("it did not agree to HTTP/2 (ALPN), which gRPC takes"));

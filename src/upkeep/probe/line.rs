@@ -15,16 +15,16 @@ use crate::upstream::{Endpoint, Pool, SendProxy};
 use crate::value::Address;
 
 /// How one probe reaches its endpoint.
-pub(super) struct Line<'a> {
-    pub(super) endpoint: &'a Endpoint,
-    pub(super) address: Address,
+pub(in crate::upkeep) struct Line<'a> {
+    tls: Option<&'a Peer>,
+    pub(in crate::upkeep) address: Address,
     greeting: Vec<u8>,
     timeout: Duration,
     deadline: Instant,
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn new(pool: &Pool, endpoint: &'a Endpoint, port: Option<u16>, timeout: Duration) -> Result<Self, Reason> {
+    pub(in crate::upkeep) fn new(pool: &Pool, endpoint: &'a Endpoint, port: Option<u16>, timeout: Duration) -> Result<Self, Reason> {
         let mut greeting = Vec::new();
         // Whoever answers on another port is another program.
         if pool.policy.send_proxy == SendProxy::V2 && port.is_none() {
@@ -36,21 +36,26 @@ impl<'a> Line<'a> {
             (Address::Name(name, _), Some(port)) => Address::Name(name.clone(), port),
             (Address::Unix(_), Some(_)) => return Err(Reason::new("a unix socket has no other port")),
         };
-        Ok(Self { endpoint, address, greeting, timeout, deadline: Instant::now() + timeout })
+        Ok(Self { greeting, ..Self::to(address, endpoint.tls.as_ref(), timeout) })
+    }
+
+    /// To somebody who is no endpoint.
+    pub(in crate::upkeep) fn to(address: Address, tls: Option<&'a Peer>, timeout: Duration) -> Self {
+        Self { tls, address, greeting: Vec::new(), timeout, deadline: Instant::now() + timeout }
     }
 
     /// Without TLS, whatever the endpoint speaks.
-    pub(super) async fn connect(&self) -> Result<Wire, Reason> {
+    pub(in crate::upkeep) async fn connect(&self) -> Result<Wire, Reason> {
         self.dial(None, None).await
     }
 
     /// With TLS if the endpoint speaks it. `alpn` is offered inside it, instead of what requests offer.
-    pub(super) async fn open(&self, alpn: Option<&[&[u8]]>) -> Result<Wire, Reason> {
-        self.dial(self.endpoint.tls.as_ref(), alpn).await
+    pub(in crate::upkeep) async fn open(&self, alpn: Option<&[&[u8]]>) -> Result<Wire, Reason> {
+        self.dial(self.tls, alpn).await
     }
 
-    pub(super) async fn shake_hands(&self) -> Result<(), Reason> {
-        if self.endpoint.tls.is_none() {
+    pub(in crate::upkeep) async fn shake_hands(&self) -> Result<(), Reason> {
+        if self.tls.is_none() {
             return Err(Reason::new("it is not spoken to with TLS"));
         }
         self.open(None).await?.say_goodbye();
@@ -70,14 +75,14 @@ impl<'a> Line<'a> {
     }
 
     /// What is left to do, in what is left of the time.
-    pub(super) async fn in_time<T>(&self, talk: impl Future<Output = Result<T, Reason>>) -> Result<T, Reason> {
+    pub(in crate::upkeep) async fn in_time<T>(&self, talk: impl Future<Output = Result<T, Reason>>) -> Result<T, Reason> {
         let late = |_| Reason::new(format!("no answer within {:?}", self.timeout));
         timeout_at(self.deadline, talk).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
     }
 
     /// What goes into a Host when nothing else is written.
-    pub(super) fn host(&self) -> String {
-        let usual = if self.endpoint.tls.is_some() { 443 } else { 80 };
+    pub(in crate::upkeep) fn host(&self) -> String {
+        let usual = if self.tls.is_some() { 443 } else { 80 };
         let text = self.address.to_string();
         match &self.address {
             Address::Unix(_) => "localhost".to_owned(),
@@ -87,13 +92,13 @@ impl<'a> Line<'a> {
         }
     }
 
-    pub(super) fn scheme(&self) -> &'static str {
-        if self.endpoint.tls.is_some() { "https" } else { "http" }
+    pub(in crate::upkeep) fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 }
 
 /// A conversation in short messages.
-pub(super) struct Talk {
+pub(in crate::upkeep) struct Talk {
     wire: Wire,
     read: Vec<u8>,
 }
@@ -103,18 +108,21 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 const READ_BYTES: usize = 1024;
 
 impl Talk {
-    pub(super) fn new(wire: Wire) -> Self {
+    pub(in crate::upkeep) fn new(wire: Wire) -> Self {
         Self { wire, read: Vec::new() }
     }
 
-    pub(super) async fn say(&mut self, bytes: &[u8]) -> Result<(), Reason> {
+    pub(in crate::upkeep) async fn say(&mut self, bytes: &[u8]) -> Result<(), Reason> {
         let failed = |error| Reason::new(format!("cannot send: {error}"));
         self.wire.write_all(bytes).await.map_err(failed)?;
         self.wire.flush().await.map_err(failed)
     }
 
     /// Reads until `message` finds one at the front of what came, and says how long it is. The bytes of that one are gone then.
-    pub(super) async fn hear<T>(&mut self, mut message: impl FnMut(&[u8]) -> Result<Option<(T, usize)>, Reason>) -> Result<T, Reason> {
+    pub(in crate::upkeep) async fn hear<T>(
+        &mut self,
+        mut message: impl FnMut(&[u8]) -> Result<Option<(T, usize)>, Reason>,
+    ) -> Result<T, Reason> {
         loop {
             if let Some((heard, length)) = message(&self.read)? {
                 self.read.drain(..length);
@@ -134,7 +142,7 @@ impl Talk {
     }
 
     /// A line, without its end.
-    pub(super) async fn line(&mut self) -> Result<String, Reason> {
+    pub(in crate::upkeep) async fn line(&mut self) -> Result<String, Reason> {
         self.hear(|bytes| {
             let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(None) };
             let line = bytes[..end].strip_suffix(b"\r").unwrap_or(&bytes[..end]);
@@ -144,7 +152,7 @@ impl Talk {
     }
 
     /// Says that the end is meant, where the protocol has a way to.
-    pub(super) fn end(mut self) {
+    pub(in crate::upkeep) fn end(mut self) {
         self.wire.say_goodbye();
     }
 }

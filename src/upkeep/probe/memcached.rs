@@ -5,7 +5,7 @@
 use super::line::{Line, Talk};
 use crate::upstream::health::Reason;
 
-pub(super) async fn version(line: &Line<'_>) -> Result<(), Reason> {
+pub(in crate::upkeep) async fn version(line: &Line<'_>) -> Result<(), Reason> {
     let mut talk = Talk::new(line.open(Some(&[])).await?);
     line.in_time(async {
         talk.say(b"version\r\n").await?;

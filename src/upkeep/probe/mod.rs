@@ -2,14 +2,14 @@
 //!
 //! Judges no answer: `upstream::health` and `upstream::leader` do.
 
-mod grpc;
+pub(super) mod grpc;
 pub(super) mod http1;
 mod http2;
-mod line;
-mod memcached;
-mod mysql;
-mod postgres;
-mod redis;
+pub(super) mod line;
+pub(super) mod memcached;
+pub(super) mod mysql;
+pub(super) mod postgres;
+pub(super) mod redis;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -166,8 +166,7 @@ impl Rounds {
 
     /// The interval, give or take a tenth: endpoints that are asked at the same time by everybody suffer at the same time.
     fn jittered(&mut self) -> Duration {
-        let roll = (dice::roll(&mut self.dice) >> 32) as f64 / f64::from(u32::MAX);
-        self.interval.mul_f64(0.9 + 0.2 * roll)
+        dice::jittered(&mut self.dice, self.interval)
     }
 
     fn start_due(&mut self, now: Instant) {
@@ -218,7 +217,9 @@ async fn ask_health(pool: &Pool, endpoint: &Endpoint) -> Result<(), Reason> {
     match &settings.probe {
         Probe::Tcp => line.connect().await.map(drop),
         Probe::Tls => line.shake_hands().await,
-        Probe::Http(http) => get(&line, http).await?.map_err(|status| Reason::new(format!("answered {status}, expected {}", http.expect))),
+        Probe::Http(http) => {
+            get(&line, endpoint.protocol, http).await?.map_err(|status| Reason::new(format!("answered {status}, expected {}", http.expect)))
+        }
         Probe::Grpc(service) => grpc::check(&line, service).await,
         Probe::Redis(login) => redis::ping(&line, login.as_ref()).await,
         Probe::Memcached => memcached::version(&line).await,
@@ -234,7 +235,7 @@ async fn ask_leader(pool: &Pool, endpoint: &Endpoint) -> Said {
     let asked = async {
         let line = Line::new(pool, endpoint, settings.port, settings.timeout)?;
         match &settings.question {
-            Question::Http(http) => Ok(get(&line, http).await?.is_ok()),
+            Question::Http(http) => Ok(get(&line, endpoint.protocol, http).await?.is_ok()),
             Question::Redis(login) => redis::leads(&line, login.as_ref()).await,
             Question::Postgres(login) => postgres::leads(&line, login).await,
         }
@@ -247,9 +248,9 @@ async fn ask_leader(pool: &Pool, endpoint: &Endpoint) -> Said {
 }
 
 /// A GET in whatever HTTP the endpoint speaks. `Ok(Err(status))` for an answer that is none of those expected.
-async fn get(line: &Line<'_>, probe: &health::HttpProbe) -> Result<Result<(), u16>, Reason> {
+async fn get(line: &Line<'_>, protocol: Protocol, probe: &health::HttpProbe) -> Result<Result<(), u16>, Reason> {
     let wire = line.open(None).await?;
-    let is_http2 = match line.endpoint.protocol {
+    let is_http2 = match protocol {
         Protocol::Http1 => false,
         Protocol::Http2 => true,
         Protocol::Auto => wire.has_chosen_http2(),

@@ -3,14 +3,14 @@
 //! Who only listens to the greeting leaves without a word, and the server counts an aborted connect.
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, OptsBuilder};
+use mysql_async::{Conn, IoError, OptsBuilder};
 
 use super::line::{Line, Talk};
 use crate::upstream::health::{Login, Reason};
 use crate::value::Address;
 
 /// The server speaks first: what it is, or why it will not.
-pub(super) async fn greeting(line: &Line<'_>) -> Result<(), Reason> {
+pub(in crate::upkeep) async fn greeting(line: &Line<'_>) -> Result<(), Reason> {
     let mut talk = Talk::new(line.open(Some(&[])).await?);
     line.in_time(talk.hear(greeted)).await?
 }
@@ -41,7 +41,7 @@ fn greeted(bytes: &[u8]) -> Result<Option<(Greeted, usize)>, Reason> {
 }
 
 /// By a library, which connects by itself.
-pub(super) async fn select(line: &Line<'_>, login: &Login) -> Result<(), Reason> {
+pub(in crate::upkeep) async fn connect(line: &Line<'_>, login: &Login) -> Result<Conn, Reason> {
     let options = OptsBuilder::default()
         .user(login.user.clone())
         .pass(login.password.clone())
@@ -53,12 +53,20 @@ pub(super) async fn select(line: &Line<'_>, login: &Login) -> Result<(), Reason>
         Address::Name(name, port) => options.ip_or_hostname(name.clone()).tcp_port(*port),
         Address::Unix(path) => options.socket(Some(path.display().to_string())),
     };
-    let failed = |error| match error {
+    Conn::new(options).await.map_err(failed)
+}
+
+pub(in crate::upkeep) fn failed(error: mysql_async::Error) -> Reason {
+    match error {
         mysql_async::Error::Server(error) => Reason::new(format!("error {}: {}", error.code, error.message)),
+        mysql_async::Error::Io(IoError::Io(error)) => Reason::new(format!("no connection: {error}")),
         error => Reason::new(error.to_string()),
-    };
+    }
+}
+
+pub(in crate::upkeep) async fn select(line: &Line<'_>, login: &Login) -> Result<(), Reason> {
     line.in_time(async {
-        let mut connection = Conn::new(options).await.map_err(failed)?;
+        let mut connection = connect(line, login).await?;
         connection.query_drop("SELECT 1").await.map_err(failed)?;
         connection.disconnect().await.map_err(failed)
     })

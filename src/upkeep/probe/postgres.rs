@@ -16,7 +16,7 @@ const VERSION: u32 = 3 << 16;
 const NAME: &str = "attache";
 
 /// Says who it would be, and listens to the first answer.
-pub(super) async fn knock(line: &Line<'_>) -> Result<(), Reason> {
+pub(in crate::upkeep) async fn knock(line: &Line<'_>) -> Result<(), Reason> {
     let mut talk = Talk::new(line.open(Some(&[])).await?);
     line.in_time(async {
         talk.say(&startup()).await?;
@@ -53,20 +53,20 @@ fn answered(bytes: &[u8]) -> Result<Option<(Answered, usize)>, Reason> {
     Ok(Some((answered, length + 1)))
 }
 
-pub(super) async fn select(line: &Line<'_>, login: &Login) -> Result<(), Reason> {
-    ask(line, login, "SELECT 1").await.map(drop)
+pub(in crate::upkeep) async fn select(line: &Line<'_>, login: &Login) -> Result<(), Reason> {
+    ask(line, login, &["SELECT 1"]).await.map(drop)
 }
 
-pub(super) async fn leads(line: &Line<'_>, login: &Login) -> Result<bool, Reason> {
-    match ask(line, login, "SELECT pg_is_in_recovery()").await?.as_deref() {
+pub(in crate::upkeep) async fn leads(line: &Line<'_>, login: &Login) -> Result<bool, Reason> {
+    match ask(line, login, &["SELECT pg_is_in_recovery()"]).await?.first().and_then(Option::as_deref) {
         Some("f") => Ok(true),
         Some("t") => Ok(false),
         _ => Err(Reason::new("it does not say whether it is in recovery")),
     }
 }
 
-/// The first value of the first row.
-async fn ask(line: &Line<'_>, login: &Login, query: &str) -> Result<Option<String>, Reason> {
+/// One after the other, on one connection: of each the first value of the first row.
+pub(in crate::upkeep) async fn ask(line: &Line<'_>, login: &Login, queries: &[&str]) -> Result<Vec<Option<String>>, Reason> {
     let mut config = Config::new();
     config.application_name("attache-health");
     config.user(login.user.as_deref().unwrap_or(NAME));
@@ -81,9 +81,13 @@ async fn ask(line: &Line<'_>, login: &Login, query: &str) -> Result<Option<Strin
         let (client, connection) = config.connect_raw(wire, NoTls).await.map_err(|error| failed(&error))?;
         let mut connection = pin!(connection);
         let answer = async {
-            let rows = client.simple_query(query).await.map_err(|error| failed(&error))?;
-            let first = rows.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
-            Ok(first.and_then(|row| row.get(0)).map(str::to_owned))
+            let mut answers = Vec::with_capacity(queries.len());
+            for query in queries {
+                let rows = client.simple_query(query).await.map_err(|error| failed(&error))?;
+                let first = rows.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
+                answers.push(first.and_then(|row| row.get(0)).map(str::to_owned));
+            }
+            Ok(answers)
         };
         let answer = tokio::select! {
             biased;

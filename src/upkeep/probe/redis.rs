@@ -6,7 +6,7 @@ use super::line::{Line, Talk};
 use crate::upstream::health::{Login, Reason};
 
 /// `+PONG` is well, and so is who first wants a password. Who still loads, or lost its master, says so in other errors.
-pub(super) async fn ping(line: &Line<'_>, login: Option<&Login>) -> Result<(), Reason> {
+pub(in crate::upkeep) async fn ping(line: &Line<'_>, login: Option<&Login>) -> Result<(), Reason> {
     let mut talk = open(line).await?;
     line.in_time(async {
         enter(&mut talk, login).await?;
@@ -17,8 +17,33 @@ pub(super) async fn ping(line: &Line<'_>, login: Option<&Login>) -> Result<(), R
     .await
 }
 
+/// As [`ping`], and what it says of its replication; `None` if that is not for everybody.
+pub(in crate::upkeep) async fn well_and_info(line: &Line<'_>, login: Option<&Login>) -> Result<Option<String>, Reason> {
+    let mut talk = open(line).await?;
+    line.in_time(async {
+        enter(&mut talk, login).await?;
+        talk.say(b"*1\r\n$4\r\nPING\r\n").await?;
+        let answer = talk.line().await?;
+        if is_locked(&answer) {
+            return Ok(None);
+        }
+        if answer != "+PONG" {
+            return Err(said(&answer));
+        }
+        talk.say(b"*2\r\n$4\r\nINFO\r\n$11\r\nreplication\r\n").await?;
+        let head = talk.line().await?;
+        let Some(length) = head.strip_prefix('$').and_then(|length| length.parse::<usize>().ok()) else { return Ok(None) };
+        talk.hear(|bytes| {
+            let text = bytes.get(..length).map(|text| String::from_utf8_lossy(text).into_owned());
+            Ok(text.map(|text| (Some(text), length)))
+        })
+        .await
+    })
+    .await
+}
+
 /// Whether it is a master.
-pub(super) async fn leads(line: &Line<'_>, login: Option<&Login>) -> Result<bool, Reason> {
+pub(in crate::upkeep) async fn leads(line: &Line<'_>, login: Option<&Login>) -> Result<bool, Reason> {
     let mut talk = open(line).await?;
     line.in_time(async {
         enter(&mut talk, login).await?;

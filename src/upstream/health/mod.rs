@@ -6,7 +6,7 @@ pub(in crate::upstream) mod settings;
 
 use std::time::Instant;
 
-pub use settings::{HttpProbe, Login, Probe, Settings, Statuses};
+pub use settings::{HttpProbe, Interval, Login, Probe, Settings, Statuses, check_timeout, grpc_service};
 
 use super::{Bar, Endpoint, Pool};
 

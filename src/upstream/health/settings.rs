@@ -230,7 +230,7 @@ pub(in crate::upstream) fn only<'i>(
 }
 
 /// A probe that takes longer than `interval` would delay the next.
-pub(in crate::upstream) fn check_timeout(
+pub fn check_timeout(
     timeout: Option<&Spanned<Duration>>,
     default: Duration,
     interval: Duration,
@@ -247,7 +247,8 @@ pub(in crate::upstream) fn check_timeout(
 }
 
 /// An interval is no timeout, but nothing may be asked all the time.
-pub(in crate::upstream) struct Interval(pub(in crate::upstream) Duration);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval(pub Duration);
 
 const SHORTEST: Duration = Duration::from_millis(10);
 
@@ -320,7 +321,7 @@ impl Decode for Settings {
 }
 
 /// A name as in a `.proto`, or nothing.
-fn grpc_service(item: &Item, reader: &mut Reader<'_>) -> Option<String> {
+pub fn grpc_service(item: &Item, reader: &mut Reader<'_>) -> Option<String> {
     const BYTES_MAX: usize = 255;
     let name = String::decode(item, reader)?;
     if name.len() > BYTES_MAX || name.chars().any(char::is_control) {

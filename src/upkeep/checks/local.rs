@@ -1,0 +1,119 @@
+//! Looks at this machine: files, room on file systems, and what a program says.
+//!
+//! Asks the file system on another thread, since it may take its time; never twice at once.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::services::health::{Facts, Room};
+use crate::upstream::health::Reason;
+
+/// Whether one check still waits for a file system.
+#[derive(Default)]
+pub(super) struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    /// Whether it is there, and young enough.
+    pub(super) async fn file(&self, path: &Path, max_age: Option<Duration>, most: Duration) -> Result<Facts, Reason> {
+        let path = path.to_owned();
+        let modified = self.ask(most, move || std::fs::metadata(path)?.modified()).await?;
+        let age = SystemTime::now().duration_since(modified).unwrap_or_default();
+        if let Some(max) = max_age.filter(|max| age > *max) {
+            return Err(Reason::new(format!("was written to {} s ago, expected {} s at most", age.as_secs(), max.as_secs())));
+        }
+        Ok(Facts { detail: Some(format!("written to {} s ago", age.as_secs())), ..Facts::default() })
+    }
+
+    /// Whether there is room for whoever is not root.
+    pub(super) async fn free(&self, path: &Path, at_least: Room, most: Duration) -> Result<Facts, Reason> {
+        let path = path.to_owned();
+        let stat = self.ask(most, move || Ok(rustix::fs::statvfs(&path)?)).await?;
+        let (free, all) = (stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize));
+        let share = if all == 0 { 0.0 } else { free as f64 / all as f64 };
+        let found = format!("{:.1} % free, {} MiB", share * 100.0, free >> 20);
+        let is_enough = match at_least {
+            Room::Share(least) => share >= least.fraction(),
+            Room::Bytes(least) => free >= least,
+        };
+        if is_enough { Ok(Facts { detail: Some(found), ..Facts::default() }) } else { Err(Reason::new(found)) }
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        most: Duration,
+        question: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, Reason> {
+        if self.0.swap(true, Ordering::Relaxed) {
+            return Err(Reason::new("the file system has not answered yet"));
+        }
+        let busy = Arc::clone(&self.0);
+        let asking = tokio::task::spawn_blocking(move || {
+            let answer = question();
+            busy.store(false, Ordering::Relaxed);
+            answer
+        });
+        match timeout(most, asking).await {
+            Ok(Ok(Ok(answer))) => Ok(answer),
+            Ok(Ok(Err(error))) => Err(Reason::new(error.to_string())),
+            Ok(Err(error)) => Err(Reason::new(error.to_string())),
+            Err(_) => Err(Reason::new(format!("no answer of the file system within {most:?}"))),
+        }
+    }
+}
+
+/// Of what a program says, this much is looked at.
+const OUTPUT_BYTES_MAX: u64 = 4096;
+
+/// Runs it without a shell; with all that it has started, it ends when its time is over.
+pub(super) async fn exec(words: &[String], most: Duration) -> Result<Facts, Reason> {
+    let Some((program, arguments)) = words.split_first() else { return Err(Reason::new("there is no program")) };
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).kill_on_drop(true);
+    let child = command.spawn().map_err(|error| Reason::new(format!("cannot start it: {error}")))?;
+    let mut group = Group { leader: child.id(), child };
+    let run = async {
+        let mut said = Vec::new();
+        if let Some(output) = group.child.stdout.take() {
+            let mut output = output.take(OUTPUT_BYTES_MAX);
+            let _ = output.read_to_end(&mut said).await;
+            // The rest goes nowhere, so that nobody waits for us to read it.
+            let _ = tokio::io::copy(&mut output.into_inner(), &mut tokio::io::sink()).await;
+        }
+        (group.child.wait().await, said)
+    };
+    let (status, said) = timeout(most, run).await.map_err(|_| Reason::new(format!("did not end within {most:?}")))?;
+    let said = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().trim().to_owned();
+    let status = status.map_err(|error| Reason::new(error.to_string()))?;
+    if !status.success() {
+        let how = status.code().map_or_else(|| "was killed".to_owned(), |code| format!("ended with {code}"));
+        return Err(Reason::new(if said.is_empty() { how } else { format!("{how}: {said}") }));
+    }
+    let detail = (!said.is_empty()).then(|| Reason::new(said).as_str().to_owned());
+    Ok(Facts { detail, ..Facts::default() })
+}
+
+/// A program with all that it has started.
+struct Group {
+    leader: Option<u32>,
+    child: Child,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Once its leader has been waited for, the number may be somebody else's.
+        let is_running = self.child.id().is_some();
+        let leader = self.leader.filter(|_| is_running).and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        if let Some(leader) = leader {
+            // It may have ended by itself just now.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Asks servers of data: whether they answer, which role they have, and how far behind they are.
+//!
+//! Requires nothing of the answers: the question's own judgement does.
+
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Row, Value};
+
+use crate::services::health::{Facts, Role, ServerQuestion};
+use crate::upkeep::probe::line::Line;
+use crate::upkeep::probe::{mysql, postgres, redis};
+use crate::upstream::health::{Login, Reason};
+
+const SELECT: &str = "SELECT 1";
+
+pub(super) async fn redis(line: &Line<'_>, asked: &ServerQuestion) -> Result<Facts, Reason> {
+    let login = &asked.server.login;
+    let login = login.password.is_some().then_some(login);
+    let Some(info) = redis::well_and_info(line, login).await? else { return Ok(Facts::default()) };
+    let value = |name: &str| info.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':'));
+    let role = match value("role") {
+        Some("master") => Some(Role::Primary),
+        Some("slave") => Some(Role::Replica),
+        _ => None,
+    };
+    if role == Some(Role::Replica) && value("master_link_status") != Some("up") {
+        return Err(Reason::new("its link to the primary is down"));
+    }
+    let lag = value("master_last_io_seconds_ago").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    Ok(Facts { role, lag, detail: None })
+}
+
+pub(super) async fn mysql(line: &Line<'_>, asked: &ServerQuestion) -> Result<Facts, Reason> {
+    let login = &asked.server.login;
+    if login.user.is_none() {
+        return mysql::greeting(line).await.map(|()| Facts::default());
+    }
+    line.in_time(async {
+        let mut connection = mysql::connect(line, login).await?;
+        let facts = mysql_facts(&mut connection, asked).await?;
+        connection.disconnect().await.map_err(mysql::failed)?;
+        Ok(facts)
+    })
+    .await
+}
+
+async fn mysql_facts(connection: &mut Conn, asked: &ServerQuestion) -> Result<Facts, Reason> {
+    let query = asked.query.as_deref().unwrap_or(SELECT);
+    let row: Option<Row> = connection.query_first(query).await.map_err(mysql::failed)?;
+    asked.check(row.as_ref().and_then(|row| text(row.as_ref(0)?)).as_deref())?;
+    let read_only: Option<i64> = connection.query_first("SELECT @@global.read_only").await.map_err(mysql::failed)?;
+    let role = if read_only == Some(0) { Role::Primary } else { Role::Replica };
+    let mut lag = None;
+    if role == Role::Replica {
+        // Of MySQL 8.0.22 and MariaDB 10.5.1, and of those before. Without the privilege nobody says how far behind it is.
+        for (query, column) in [("SHOW REPLICA STATUS", "Seconds_Behind_Source"), ("SHOW SLAVE STATUS", "Seconds_Behind_Master")] {
+            let Ok(Some(row)) = connection.query_first::<Row, _>(query).await else { continue };
+            let behind = [column, "Seconds_Behind_Master"].iter().find_map(|column| text(row.get_opt_ref(column)?));
+            lag = behind.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+            break;
+        }
+    }
+    Ok(Facts { role: Some(role), lag, detail: None })
+}
+
+trait GetOptRef {
+    fn get_opt_ref(&self, column: &str) -> Option<&Value>;
+}
+
+impl GetOptRef for Row {
+    fn get_opt_ref(&self, column: &str) -> Option<&Value> {
+        let index = self.columns_ref().iter().position(|known| known.name_str() == column)?;
+        self.as_ref(index)
+    }
+}
+
+/// As the server writes it; `None` for NULL.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::NULL => None,
+        Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        value => Some(value.as_sql(true).trim_matches('\'').to_owned()),
+    }
+}
+
+/// Whether it replays a primary's log; and if it has not replayed all that it has, of when the latest of that is.
+const RECOVERY: &str = "SELECT pg_is_in_recovery()";
+const LAG: &str = "SELECT CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
+                   ELSE extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END";
+
+pub(super) async fn postgres(line: &Line<'_>, asked: &ServerQuestion) -> Result<Facts, Reason> {
+    let login: &Login = &asked.server.login;
+    if login.user.is_none() {
+        return postgres::knock(line).await.map(|()| Facts::default());
+    }
+    let query = asked.query.as_deref().unwrap_or(SELECT);
+    let answers = postgres::ask(line, login, &[query, RECOVERY, LAG]).await?;
+    let [first, recovers, lag] = answers.as_slice() else { return Err(Reason::new("it does not answer every question")) };
+    asked.check(first.as_deref())?;
+    let role = match recovers.as_deref() {
+        Some("f") => Some(Role::Primary),
+        Some("t") => Some(Role::Replica),
+        _ => None,
+    };
+    let lag = lag.as_deref().and_then(|seconds| seconds.parse().ok()).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    Ok(Facts { role, lag: lag.filter(|_| role == Some(Role::Replica)), detail: None })
+}
