@@ -107,6 +107,10 @@ pub(super) fn services(handle: &Handle) -> Value {
         Service::Split(split) => split_of(split, now),
         Service::Mirror(mirror) => mirror_of(mirror, now),
         Service::Scatter(scatter) => scatter_of(scatter, now),
+        Service::Metrics(metrics) => {
+            let sources: Vec<&str> = metrics.sources.iter().map(|source| source.name.as_str()).collect();
+            json!({ "name": other.name, "kind": "metrics", "sources": sources })
+        }
         Service::Health(health) => {
             let mut view = health.view(now);
             view["name"] = other.name.clone().into();

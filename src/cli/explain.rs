@@ -203,7 +203,7 @@ fn verdict_line(verdict: &Verdict) -> String {
         Verdict::Respond { status } => format!("{status}, by attache itself"),
         Verdict::Redirect { status, to } => format!("{status} to {to}"),
         Verdict::Refuse { status, reason, phrase } => format!("{status} {phrase} ({reason})"),
-        Verdict::Report { service, checks } => format!("of {service} itself, which looks at {}", checks.join(", ")),
+        Verdict::Report { service, of } => format!("of {service} itself, which looks at {}", of.join(", ")),
         Verdict::Scatter { service, mode, leaves } => format!("of {} in {service}, {mode}", leaves.join(", ")),
         Verdict::Body { most } => format!("depends on the first {most} bytes of its body: say what they are with --body"),
     }

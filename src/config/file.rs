@@ -77,13 +77,18 @@ impl File {
             | services::Settings::Scatter(_)
             | services::Settings::Respond(_)
             | services::Settings::Redirect(_)
-            | services::Settings::Health(_) => None,
+            | services::Settings::Health(_)
+            | services::Settings::Metrics(_) => None,
         });
         let reports = self.every_service().filter_map(|service| match service {
             services::Settings::Health(health) => Some(health.files()),
             _ => None,
         });
-        listeners.chain(pools.flatten()).chain(reports.flatten()).map(|path| &path.value)
+        let pages = self.every_service().filter_map(|service| match service {
+            services::Settings::Metrics(metrics) => Some(metrics.files()),
+            _ => None,
+        });
+        listeners.chain(pools.flatten()).chain(reports.flatten()).chain(pages.flatten()).map(|path| &path.value)
     }
 
     /// Those that have a name, and those that are written in a route.

@@ -153,10 +153,10 @@ pub enum Verdict {
         mode: &'static str,
         leaves: Vec<String>,
     },
-    /// attache says how things are.
+    /// attache says what it knows of these.
     Report {
         service: String,
-        checks: Vec<String>,
+        of: Vec<String>,
     },
     /// The key is in a body, and none was given.
     Body {
@@ -402,10 +402,7 @@ fn verdict(decision: &Decision<'_>, route: Option<&Route>, head: &Head<'_>, now:
             Verdict::Redirect { status: redirect.status, to: String::from_utf8_lossy(&to).into_owned() }
         }
         Decision::Refuse(refusal) => refused(*refusal),
-        Decision::Report(health) => {
-            let checks = health.checks.iter().map(|check| check.name.clone()).collect();
-            Verdict::Report { service: health.name.clone(), checks }
-        }
+        Decision::Report(adapter) => Verdict::Report { service: adapter.name().to_owned(), of: adapter.parts() },
         Decision::Read(most) => Verdict::Body { most: *most },
         Decision::Scatter(scatter) => {
             let leaves = scatter.leaf_names();

@@ -216,6 +216,7 @@ fn check_kind(protocol: Protocol, name: &str, service: &Service, place: Place, f
         (Protocol::Tcp, Service::Respond(_)) => "an answer",
         (Protocol::Tcp, Service::Redirect(_)) => "a redirect",
         (Protocol::Tcp, Service::Health(_)) => "a health report",
+        (Protocol::Tcp, Service::Metrics(_)) => "a page of metrics",
     };
     found
         .error(place, format!("`{name}` is {kind}, and a listener with protocol = \"tcp\" has no requests to answer"))

@@ -24,6 +24,7 @@ use crate::filters::{headers, rewrite};
 use crate::proto::http1::Limits;
 use crate::route::{Network, Table};
 use crate::services::health::Health;
+use crate::services::metrics::Metrics;
 use crate::services::mirror::Mirror;
 use crate::services::scatter::Scatter;
 use crate::services::shard::Shard;
@@ -171,6 +172,19 @@ impl Generation {
     pub fn healths(&self) -> impl Iterator<Item = &Health> {
         self.others.iter().filter_map(|other| match &*other.service {
             Service::Health(health) => Some(health),
+            _ => None,
+        })
+    }
+
+    /// The page of metrics of this name.
+    pub fn metrics(&self, name: &str) -> Option<&Metrics> {
+        self.pages().find(|metrics| metrics.name == name)
+    }
+
+    /// Pages of metrics.
+    pub fn pages(&self) -> impl Iterator<Item = &Metrics> {
+        self.others.iter().filter_map(|other| match &*other.service {
+            Service::Metrics(metrics) => Some(metrics),
             _ => None,
         })
     }

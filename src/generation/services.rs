@@ -12,7 +12,8 @@ use super::compile::Inputs;
 use super::{NamedPool, NamedService};
 use crate::config::File;
 use crate::config::listener::{self, RouteService};
-use crate::services::health::{self, Check, CheckSettings, Health, Question};
+use crate::services::health::{self, Check, Health, Question};
+use crate::services::metrics::{self, Metrics, Source};
 use crate::services::mirror::{self, Mirror};
 use crate::services::pool::{self, EndpointSettings};
 use crate::services::scatter::{self, Scatter};
@@ -120,6 +121,7 @@ impl<'a> Services<'a> {
             services::Settings::Scatter(settings) => Service::Scatter(self.scatter(name, settings, found)?),
             services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings)),
             services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings)),
+            services::Settings::Metrics(settings) => Service::Metrics(self.metrics(name, settings, found)?),
             services::Settings::Health(settings) => Service::Health(self.health(name, settings, found)?),
         });
         self.others.push(NamedService { name: name.to_owned(), service: Arc::clone(&service) });
@@ -273,7 +275,14 @@ impl<'a> Services<'a> {
             .iter()
             .map(|(check, written)| {
                 let peer = match written.question.tls_address() {
-                    Some(address) => Some(self.checked_peer(written, address, settings.checks.place, found)?),
+                    Some(address) => {
+                        let alpn: &[tls::Protocol] = match written.question {
+                            Question::Grpc { .. } => &[tls::Protocol::Http2],
+                            Question::Http(_) => &[tls::Protocol::Http1],
+                            _ => &[],
+                        };
+                        Some(self.peer(written.tls.as_ref(), address, alpn, settings.checks.place, found)?)
+                    }
                     None => None,
                 };
                 let metrics = self.inputs.metrics.check(name, check);
@@ -285,16 +294,38 @@ impl<'a> Services<'a> {
         Some(Health::new(name, compiled.into_iter().collect::<Option<_>>()?))
     }
 
+    /// What a source said last stays, as long as it is written the same.
+    fn metrics(&self, name: &str, settings: &metrics::Settings, found: &mut Diagnostics) -> Option<Metrics> {
+        let known = self.inputs.previous.and_then(|generation| generation.metrics(name));
+        let compiled: Vec<Option<Arc<Source>>> = settings
+            .from
+            .value
+            .iter()
+            .map(|written| {
+                let peer = match written.question.tls_address() {
+                    Some(address) => Some(self.peer(written.tls.as_ref(), address, &[], written.place, found)?),
+                    None => None,
+                };
+                let new = Source::new(settings, written, peer);
+                let same = known.and_then(|known| known.source(&new.name)).filter(|known| known.is_as(&new));
+                Some(same.map_or_else(|| Arc::new(new), Arc::clone))
+            })
+            .collect();
+        Some(Metrics::new(name, settings, compiled.into_iter().collect::<Option<_>>()?))
+    }
+
     /// Who is asked inside TLS.
-    fn checked_peer(&self, check: &CheckSettings, address: &Address, place: Place, found: &mut Diagnostics) -> Option<tls::Peer> {
+    fn peer(
+        &self,
+        written: Option<&Spanned<tls::ConnectorSettings>>,
+        address: &Address,
+        alpn: &[tls::Protocol],
+        place: Place,
+        found: &mut Diagnostics,
+    ) -> Option<tls::Peer> {
         let Inputs { read, sessions, now, .. } = *self.inputs;
         let default = tls::ConnectorSettings::default();
-        let (settings, place) = check.tls.as_ref().map_or((&default, place), |tls| (&tls.value, tls.place));
-        let alpn: &[tls::Protocol] = match check.question {
-            Question::Grpc { .. } => &[tls::Protocol::Http2],
-            Question::Http(_) => &[tls::Protocol::Http1],
-            _ => &[],
-        };
+        let (settings, place) = written.map_or((&default, place), |tls| (&tls.value, tls.place));
         let connector = Connector::compile(settings, place, alpn, read, sessions, found, now)?;
         let name = match &settings.server_name {
             Some(name) => name.0.clone(),

@@ -7,3 +7,4 @@ pub mod http1;
 pub mod http2;
 pub mod proxy_header;
 pub mod request_timeout;
+pub mod resp;

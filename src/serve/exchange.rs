@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::adapt;
 use super::call::{Call, deadline, is_grpc};
 use super::check::{Handshake, check};
 use super::compose::{self, Fixed, Own, Persistence};
@@ -253,8 +254,9 @@ pub async fn run<S: Side>(
                 let body_out = if method == b"HEAD" { 0 } else { respond.body.len() as u64 };
                 local(client, listener, framing, keep, respond.status, body_out, None).await
             }
-            (Decision::Report(health), Some(route), Some(framing)) => {
-                let report = health.report(&head, Instant::now());
+            (Decision::Report(adapter), Some(route), Some(framing)) => {
+                let deadline = deadline(route, &head, request.version, started);
+                let report = Box::pin(adapt::report(adapter, &head, deadline)).await;
                 let lookup = HeadLookup { head: &head, route: &route.name };
                 let keep = keep_after_local(local_keep, framing);
                 let fields = route.response_edits.all(&report.fields, &lookup, &told.to_client);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::accept::Bound;
+use super::adapt;
 use super::call::Call;
 use super::check::{Handshake, check};
 use super::compose::{self, Persistence};
@@ -174,8 +175,8 @@ impl Inner<'_> {
                     }
                     return Ended { is_answered: true, refusal: None };
                 }
-                Decision::Report(health) => {
-                    let report = health.report(&head, Instant::now());
+                Decision::Report(adapter) => {
+                    let report = Box::pin(adapt::report(adapter, &head, self.deadline)).await;
                     if let Some(keep) = &mut keep {
                         let lower = |(name, value): (&str, String)| (name.to_ascii_lowercase(), value);
                         keep.take(report.status, report.fields.into_iter().map(lower).collect(), &report.body);

@@ -4,6 +4,7 @@
 //! stop. Reads no configuration text and binds no socket.
 
 pub mod accept;
+mod adapt;
 mod answer;
 mod buffer;
 mod call;

@@ -3,6 +3,7 @@
 //! Services decide and never do: nothing here awaits, opens a socket or writes a byte.
 
 pub mod health;
+pub mod metrics;
 pub mod mirror;
 pub mod pool;
 pub mod redirect;
@@ -21,7 +22,7 @@ use crate::upstream::Aim;
 use crate::value::{Entry, Fields, Item, Reader, Value, nearest};
 
 /// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` or `discover` is the pool.
-pub const KINDS: &[&str] = &["shard", "split", "mirror", "scatter", "respond", "redirect", "health"];
+pub const KINDS: &[&str] = &["shard", "split", "mirror", "scatter", "respond", "redirect", "health", "metrics"];
 
 /// One service as it is written: exactly one kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +36,7 @@ pub enum Settings {
     Respond(respond::Settings),
     Redirect(redirect::Settings),
     Health(Arc<health::Settings>),
+    Metrics(Arc<metrics::Settings>),
 }
 
 impl Settings {
@@ -108,6 +110,7 @@ impl Settings {
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
             Self::Health(_) => "health",
+            Self::Metrics(_) => "metrics",
         }
     }
 
@@ -119,6 +122,7 @@ impl Settings {
             "mirror" => mirror::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Mirror),
             "scatter" => scatter::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Scatter),
             "health" => health::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Health),
+            "metrics" => metrics::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Metrics),
             "respond" => respond::Settings::decode(item, reader)?.checked(reader).map(Self::Respond),
             _ => redirect::Settings::decode(item, reader).map(Self::Redirect),
         }
@@ -139,6 +143,7 @@ pub enum Service {
     Respond(respond::Respond),
     Redirect(redirect::Redirect),
     Health(health::Health),
+    Metrics(metrics::Metrics),
 }
 
 /// A service's verdict on one request.
@@ -149,11 +154,51 @@ pub enum Decision<'g> {
     /// Ask many, and make one answer of theirs.
     Scatter(&'g scatter::Scatter),
     Redirect(&'g redirect::Redirect),
-    /// Say how things are.
-    Report(&'g health::Health),
+    /// Say what an adapter knows.
+    Report(Adapter<'g>),
     Refuse(Refusal),
     /// It depends on the body: read no more than so many bytes of it, and ask again.
     Read(u64),
+}
+
+/// Who tells tools about a program, in their own language.
+pub enum Adapter<'g> {
+    Health(&'g health::Health),
+    Metrics(&'g metrics::Metrics),
+}
+
+impl Adapter<'_> {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Health(health) => &health.name,
+            Self::Metrics(metrics) => &metrics.name,
+        }
+    }
+
+    /// What it looks at.
+    pub fn parts(&self) -> Vec<String> {
+        match self {
+            Self::Health(health) => health.checks.iter().map(|check| check.name.clone()).collect(),
+            Self::Metrics(metrics) => metrics.sources.iter().map(|source| source.name.clone()).collect(),
+        }
+    }
+}
+
+/// What an adapter answers.
+#[derive(Debug)]
+pub struct Report {
+    pub status: u16,
+    /// Names and values.
+    pub fields: Vec<(&'static str, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Report {
+    /// To whoever wants to change something.
+    pub fn of_method() -> Self {
+        let fields = vec![("Content-Type", "text/plain".to_owned()), ("Allow", "GET, HEAD".to_owned())];
+        Self { status: 405, fields, body: b"use GET\n".to_vec() }
+    }
 }
 
 /// What a decision depends on beside the services themselves.
@@ -373,7 +418,8 @@ impl Service {
             Self::Scatter(scatter) => scatter.decide(asked),
             Self::Respond(respond) => Decision::Answer(respond),
             Self::Redirect(redirect) => Decision::Redirect(redirect),
-            Self::Health(health) => Decision::Report(health),
+            Self::Health(health) => Decision::Report(Adapter::Health(health)),
+            Self::Metrics(metrics) => Decision::Report(Adapter::Metrics(metrics)),
         }
     }
 
@@ -388,6 +434,7 @@ impl Service {
             Self::Respond(_) => "respond",
             Self::Redirect(_) => "redirect",
             Self::Health(_) => "health",
+            Self::Metrics(_) => "metrics",
         }
     }
 
@@ -399,7 +446,7 @@ impl Service {
             Self::Split(split) => split.may_serve(now),
             Self::Mirror(mirror) => mirror.may_serve(now),
             Self::Scatter(scatter) => scatter.may_serve(now),
-            Self::Respond(_) | Self::Redirect(_) | Self::Health(_) => true,
+            Self::Respond(_) | Self::Redirect(_) | Self::Health(_) | Self::Metrics(_) => true,
         }
     }
 }

@@ -194,6 +194,7 @@ impl Supervisor {
         self.upkeep.follow(Followed {
             pools: generation.pools.iter().map(|named| Arc::clone(&named.pool)).collect(),
             checks: generation.healths().flat_map(|health| &health.checks).map(Arc::clone).collect(),
+            sources: generation.pages().flat_map(|page| &page.sources).map(Arc::clone).collect(),
             ramped: generation.ramped().cloned().collect(),
             state: self.origin.state(&generation.file),
         });

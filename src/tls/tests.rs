@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConnection};
 
 use super::*;
-use crate::value::{Decode as _, Entry, Item, Place, Reader, SourceId, Sources, Table, Text, Value};
+use crate::value::{Decode as _, Item, Reader, Sources};
 
 const DAY: u64 = 24 * 3600;
 /// 2026-01-01.
@@ -97,33 +97,12 @@ impl Files {
     }
 }
 
-/// Gives every string the place of its first appearance.
-fn item(value: &toml::Value, source: &str) -> Item {
-    let place_of = |text: &str| {
-        let start = source.find(text).unwrap_or(0);
-        Place::new(SourceId(0), start..start + text.len())
-    };
-    match value {
-        toml::Value::String(text) => {
-            Item { place: place_of(&format!("\"{text}\"")), value: Value::String(Text { written: text.clone(), value: text.clone() }) }
-        }
-        toml::Value::Array(items) => {
-            Item { place: place_of("["), value: Value::Array(items.iter().map(|one| item(one, source)).collect()) }
-        }
-        toml::Value::Table(entries) => {
-            let entries = entries.iter().map(|(key, value)| (key.clone(), Entry { key_place: place_of(key), item: item(value, source) }));
-            Item { place: place_of(source), value: Value::Table(Table { entries: entries.collect() }) }
-        }
-        _ => unreachable!("TLS has no other types"),
-    }
-}
-
 fn decode(source: &str) -> (Option<Settings>, Diagnostics) {
     let mut sources = Sources::default();
     sources.add("t.toml", source);
     let mut found = Diagnostics::default();
     let document = toml::Value::Table(source.parse().unwrap());
-    let settings = Settings::decode(&item(&document, source), &mut Reader::new(&sources, &mut found));
+    let settings = Settings::decode(&Item::of_toml(&document, source), &mut Reader::new(&sources, &mut found));
     (settings, found)
 }
 

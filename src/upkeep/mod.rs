@@ -1,9 +1,11 @@
-//! Keeps pools true: asks endpoints how they are, and names where their endpoints are. Makes the checks of health reports, has ramps go on.
+//! Keeps pools true: asks endpoints how they are, and names where their endpoints are. Makes the checks of health reports, asks
+//! programs for their metrics, has ramps go on.
 //!
 //! Runs on one thread of its own, so that neither ever delays a request. Decides nothing about requests: it tells pools and
 //! endpoints what it found.
 
 mod checks;
+mod collect;
 mod discover;
 mod dns;
 mod fetch;
@@ -23,6 +25,7 @@ use tokio::task::AbortHandle;
 
 use crate::services::Service;
 use crate::services::health::Check;
+use crate::services::metrics::Source;
 use crate::services::mirror::Comparison;
 use crate::services::split::ramp::{Moment, Saved};
 use crate::upstream::Pool;
@@ -40,6 +43,8 @@ pub struct Followed {
     pub pools: Vec<Arc<Pool>>,
     /// Of health reports.
     pub checks: Vec<Arc<Check>>,
+    /// Of pages of metrics.
+    pub sources: Vec<Arc<Source>>,
     /// Splits that have ramps.
     pub ramped: Vec<Arc<Service>>,
     /// Where it is written down how far ramps have come.
@@ -91,9 +96,10 @@ async fn follow(mut followed: watch::Receiver<Followed>) {
     let keeper = Arc::<Keeper>::default();
     let mut pools: HashMap<*const Pool, (Arc<Pool>, Work)> = HashMap::new();
     let mut checks: HashMap<*const Check, (Arc<Check>, Work)> = HashMap::new();
+    let mut sources: HashMap<*const Source, (Arc<Source>, Work)> = HashMap::new();
     let mut ramps: HashMap<*const Service, (Arc<Service>, Work)> = HashMap::new();
     while followed.changed().await.is_ok() {
-        let Followed { pools: wanted, checks: asked, ramped, state } = followed.borrow_and_update().clone();
+        let Followed { pools: wanted, checks: asked, sources: scraped, ramped, state } = followed.borrow_and_update().clone();
         pools.retain(|_, (pool, _)| wanted.iter().any(|stays| Arc::ptr_eq(stays, pool)));
         for pool in wanted {
             // The pool is kept beside its address, which no other can have meanwhile.
@@ -112,6 +118,13 @@ async fn follow(mut followed: watch::Receiver<Followed>) {
                 check.set_made(true);
                 let work = Work(vec![checks::watch(&check)]);
                 (check, work)
+            });
+        }
+        sources.retain(|_, (source, _)| scraped.iter().any(|stays| Arc::ptr_eq(stays, source)));
+        for source in scraped {
+            sources.entry(Arc::as_ptr(&source)).or_insert_with(|| {
+                let work = Work(vec![collect::watch(&source)]);
+                (source, work)
             });
         }
         ramps.retain(|_, (service, _)| ramped.iter().any(|stays| Arc::ptr_eq(stays, service)));

@@ -82,6 +82,33 @@ impl Item {
     }
 }
 
+#[cfg(test)]
+impl Item {
+    /// For tests below the reading of files. Gives every string the place of its first appearance.
+    pub fn of_toml(value: &toml::Value, source: &str) -> Self {
+        use super::{Place, SourceId};
+        let place_of = |text: &str| {
+            let start = source.find(text).unwrap_or(0);
+            Place::new(SourceId(0), start..start + text.len())
+        };
+        match value {
+            toml::Value::String(text) => {
+                Self { place: place_of(&format!("\"{text}\"")), value: Value::String(Text { written: text.clone(), value: text.clone() }) }
+            }
+            toml::Value::Array(items) => {
+                Self { place: place_of("["), value: Value::Array(items.iter().map(|one| Self::of_toml(one, source)).collect()) }
+            }
+            toml::Value::Table(entries) => {
+                let entry = |(key, value): (&String, &toml::Value)| {
+                    (key.clone(), Entry { key_place: place_of(key), item: Self::of_toml(value, source) })
+                };
+                Self { place: place_of(source), value: Value::Table(Table { entries: entries.iter().map(entry).collect() }) }
+            }
+            _ => unreachable!("no test needs other types"),
+        }
+    }
+}
+
 /// Keys whose text is nobody else's business.
 const SECRETS: [&str; 1] = ["secret"];
 

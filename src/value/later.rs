@@ -6,9 +6,7 @@
 const LATER: &[(&str, &str)] = &[
     // A pool.
     // Kinds of services, by name and in a route.
-    ("metrics", "endpoints"),
     ("logs", "endpoints"),
-    ("metrics", "rewrite"),
     ("logs", "rewrite"),
 ];
 

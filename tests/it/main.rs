@@ -12,6 +12,7 @@ mod config; // wrong configurations: every mistake, its place and its remedy
 mod discovery; // endpoints that DNS and files name, and what happens when they do not
 mod engine; // exchanges: framing, persistence, pipelining, timeouts, limits
 mod explain; // what explain says is what happens
+mod exporters; // metrics of other programs, over real servers
 mod health; // probes: who gets requests by what they find
 mod health_servers; // probes of real Redis, memcached, MariaDB, PostgreSQL and gRPC
 mod http2; // HTTP/2 from clients: translation, windows, limits, the end

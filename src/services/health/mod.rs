@@ -8,7 +8,6 @@ mod settings;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-pub use report::Report;
 pub use settings::{CheckSettings, HttpQuestion, Question, Role, Room, ServerQuestion, Settings};
 
 use crate::telemetry::metrics::CheckMetrics;

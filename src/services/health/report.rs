@@ -9,16 +9,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Check, Facts, Health, Role, Standing};
 use crate::route::Head;
+use crate::services::Report;
 use crate::value::parse_duration;
-
-/// An answer.
-#[derive(Debug)]
-pub struct Report {
-    pub status: u16,
-    /// Names and values.
-    pub fields: Vec<(&'static str, String)>,
-    pub body: Vec<u8>,
-}
 
 /// How the whole stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,12 +37,12 @@ impl Health {
     /// What is said to a request. The end of the path says what is wanted; anything else is told all.
     pub fn report(&self, head: &Head<'_>, now: Instant) -> Report {
         if !matches!(head.method, b"GET" | b"HEAD") {
-            return self.text(now, 405, "use GET\n".to_owned(), Some(("Allow", "GET, HEAD".to_owned())));
+            return Report::of_method();
         }
         let path = String::from_utf8_lossy(head.path);
         let mut segments = path.trim_end_matches('/').rsplit('/');
         match (segments.next().unwrap_or_default(), segments.next().unwrap_or_default()) {
-            ("live", _) => self.text(now, 200, "ok\n".to_owned(), None),
+            ("live", _) => self.text(now, 200, "ok\n".to_owned()),
             ("ready", _) => self.ready(now),
             ("primary", "role") => self.role(Role::Primary, head, now),
             ("replica", "role") => self.role(Role::Replica, head, now),
@@ -59,7 +51,7 @@ impl Health {
                     let status = if check.standing(now) == Standing::Ok { 200 } else { 503 };
                     self.json(now, status, &check.view(now))
                 }
-                None => self.text(now, 404, "no such check\n".to_owned(), None),
+                None => self.text(now, 404, "no such check\n".to_owned()),
             },
             _ => self.json(now, self.overall(now).status(), &self.view(now)),
         }
@@ -96,7 +88,7 @@ impl Health {
                 text.push('\n');
             }
         }
-        self.text(now, overall.status(), text, None)
+        self.text(now, overall.status(), text)
     }
 
     /// 200 if a server that is well has this role, and is near enough.
@@ -104,12 +96,12 @@ impl Health {
         let written = head.query_values(b"max_lag").next();
         let max_lag = written.map(|text| parse_duration(&String::from_utf8_lossy(text)));
         if max_lag == Some(None) {
-            return self.text(now, 400, "max_lag is a duration such as 5s\n".to_owned(), None);
+            return self.text(now, 400, "max_lag is a duration such as 5s\n".to_owned());
         }
         let max_lag = max_lag.flatten();
         let mut knows = self.checks.iter().filter(|check| check.settings.question.tells_role()).peekable();
         if knows.peek().is_none() {
-            return self.text(now, 404, "no check tells a role\n".to_owned(), None);
+            return self.text(now, 404, "no check tells a role\n".to_owned());
         }
         let has = knows.any(|check| {
             let facts = check.state().facts.clone();
@@ -117,24 +109,23 @@ impl Health {
             check.standing(now) == Standing::Ok && facts.role == Some(wanted) && is_near
         });
         let (status, word) = if has { (200, "ok") } else { (503, "no") };
-        self.text(now, status, format!("{word}\n"), None)
+        self.text(now, status, format!("{word}\n"))
     }
 
-    fn text(&self, now: Instant, status: u16, text: String, more: Option<(&'static str, String)>) -> Report {
-        self.answer(now, status, "text/plain; charset=utf-8", text.into_bytes(), more)
+    fn text(&self, now: Instant, status: u16, text: String) -> Report {
+        self.answer(now, status, "text/plain; charset=utf-8", text.into_bytes())
     }
 
     fn json(&self, now: Instant, status: u16, value: &Value) -> Report {
-        self.answer(now, status, "application/json", format!("{value}\n").into_bytes(), None)
+        self.answer(now, status, "application/json", format!("{value}\n").into_bytes())
     }
 
-    fn answer(&self, now: Instant, status: u16, kind: &str, body: Vec<u8>, more: Option<(&'static str, String)>) -> Report {
-        let mut fields = vec![
+    fn answer(&self, now: Instant, status: u16, kind: &str, body: Vec<u8>) -> Report {
+        let fields = vec![
             ("Content-Type", kind.to_owned()),
             ("Cache-Control", "no-store".to_owned()),
             ("X-Attache-Health", self.overall(now).word().to_owned()),
         ];
-        fields.extend(more);
         Report { status, fields, body }
     }
 }

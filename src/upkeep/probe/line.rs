@@ -101,6 +101,8 @@ impl<'a> Line<'a> {
 pub(in crate::upkeep) struct Talk {
     wire: Wire,
     read: Vec<u8>,
+    /// The longest message.
+    most: usize,
 }
 
 /// The longest message that a probe reads.
@@ -109,7 +111,11 @@ const READ_BYTES: usize = 1024;
 
 impl Talk {
     pub(in crate::upkeep) fn new(wire: Wire) -> Self {
-        Self { wire, read: Vec::new() }
+        Self { wire, read: Vec::new(), most: MESSAGE_BYTES_MAX }
+    }
+
+    pub(in crate::upkeep) fn hearing_up_to(self, most: usize) -> Self {
+        Self { most, ..self }
     }
 
     pub(in crate::upkeep) async fn say(&mut self, bytes: &[u8]) -> Result<(), Reason> {
@@ -128,7 +134,7 @@ impl Talk {
                 self.read.drain(..length);
                 return Ok(heard);
             }
-            if self.read.len() >= MESSAGE_BYTES_MAX {
+            if self.read.len() >= self.most {
                 return Err(Reason::new("its answer is too long"));
             }
             self.read.reserve(READ_BYTES);

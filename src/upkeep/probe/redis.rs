@@ -67,7 +67,7 @@ async fn open(line: &Line<'_>) -> Result<Talk, Reason> {
     Ok(Talk::new(line.open(Some(&[])).await?))
 }
 
-async fn enter(talk: &mut Talk, login: Option<&Login>) -> Result<(), Reason> {
+pub(in crate::upkeep) async fn enter(talk: &mut Talk, login: Option<&Login>) -> Result<(), Reason> {
     let Some(login) = login else { return Ok(()) };
     let mut words = vec!["AUTH"];
     words.extend(login.user.as_deref());
@@ -77,7 +77,7 @@ async fn enter(talk: &mut Talk, login: Option<&Login>) -> Result<(), Reason> {
     if answer == "+OK" { Ok(()) } else { Err(said(&answer)) }
 }
 
-fn command(words: &[&str]) -> Vec<u8> {
+pub(in crate::upkeep) fn command(words: &[&str]) -> Vec<u8> {
     let mut command = Vec::new();
     for line in std::iter::once(format!("*{}", words.len())).chain(words.iter().map(|word| format!("${}\r\n{word}", word.len()))) {
         command.extend_from_slice(line.as_bytes());

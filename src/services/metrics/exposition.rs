@@ -1,0 +1,109 @@
+//! Reads pages of metrics in the text format, version 0.0.4.
+//!
+//! Forgets times: what is read now is as old as now. Decides nothing about series: relabelling does.
+
+use std::collections::HashMap;
+
+use super::page::Kind;
+
+/// One series of a page.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Of the family; `suffix` is what follows in names of parts of histograms and summaries.
+    pub name: String,
+    pub suffix: &'static str,
+    pub kind: Kind,
+    pub help: String,
+    pub labels: Vec<(String, String)>,
+    pub value: f64,
+}
+
+/// Gives each series to `take`.
+///
+/// # Errors
+///
+/// The number of the first line that is none of a page.
+pub fn read(text: &str, mut take: impl FnMut(Sample)) -> Result<(), String> {
+    let mut kinds: HashMap<&str, Kind> = HashMap::new();
+    let mut helps: HashMap<&str, String> = HashMap::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            if let Some((name, word)) = rest.trim().split_once([' ', '\t']) {
+                kinds.insert(name, Kind::of(word.trim()));
+            }
+        } else if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
+            helps.insert(name, help.replace("\\n", "\n").replace("\\\\", "\\"));
+        } else if !line.is_empty() && !line.starts_with('#') {
+            let (name, labels, value) = sample(line).ok_or_else(|| format!("line {} of its page is no metric", index + 1))?;
+            let (family, suffix, kind) = family_of(name, &kinds);
+            take(Sample { name: family.to_owned(), suffix, kind, help: helps.get(family).cloned().unwrap_or_default(), labels, value });
+        }
+    }
+    Ok(())
+}
+
+type Parts<'a> = (&'a str, Vec<(String, String)>, f64);
+
+fn sample(line: &str) -> Option<Parts<'_>> {
+    let end = line.find(|char: char| char == '{' || char.is_ascii_whitespace())?;
+    let (name, rest) = line.split_at(end);
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':') {
+        return None;
+    }
+    let rest = rest.trim_start();
+    let (labels, rest) = match rest.strip_prefix('{') {
+        Some(inside) => read_labels(inside)?,
+        None => (Vec::new(), rest),
+    };
+    let value = match rest.split_ascii_whitespace().next()? {
+        "+Inf" | "Inf" => f64::INFINITY,
+        "-Inf" => f64::NEG_INFINITY,
+        "NaN" => f64::NAN,
+        number => number.parse().ok()?,
+    };
+    Some((name, labels, value))
+}
+
+/// Up to the closing brace, and what follows it.
+fn read_labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
+    let mut labels = Vec::new();
+    loop {
+        rest = rest.trim_start_matches(|char: char| char == ',' || char.is_ascii_whitespace());
+        if let Some(behind) = rest.strip_prefix('}') {
+            return Some((labels, behind));
+        }
+        let (name, behind) = rest.split_once('=')?;
+        let quoted = behind.trim_start().strip_prefix('"')?;
+        let mut value = String::new();
+        let mut chars = quoted.char_indices();
+        let end = loop {
+            match chars.next()? {
+                (at, '"') => break at,
+                (_, '\\') => value.push(match chars.next()?.1 {
+                    'n' => '\n',
+                    char => char,
+                }),
+                (_, char) => value.push(char),
+            }
+        };
+        labels.push((name.trim().to_owned(), value));
+        rest = &quoted[end + 1..];
+    }
+}
+
+/// Which family a series belongs to: parts of histograms and summaries have names of their own.
+fn family_of<'a>(name: &'a str, kinds: &HashMap<&'a str, Kind>) -> (&'a str, &'static str, Kind) {
+    if let Some(kind) = kinds.get(name) {
+        return (name, "", *kind);
+    }
+    for suffix in ["_bucket", "_sum", "_count"] {
+        if let Some(base) = name.strip_suffix(suffix)
+            && let Some(kind @ (Kind::Histogram | Kind::Summary)) = kinds.get(base)
+        {
+            return (base, suffix, *kind);
+        }
+    }
+    (name, "", Kind::Untyped)
+}

@@ -1,0 +1,180 @@
+//! Metrics of other programs, on one page.
+//!
+//! Asks nobody: `upkeep::collect` does when a scrape wants it, once for all that want it at that time.
+
+pub mod documents;
+mod exposition;
+mod page;
+pub mod redis;
+mod relabel;
+mod settings;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+
+pub use page::{About, Format, Kind, Page};
+pub use settings::{Document, Question, Settings, SourceSettings};
+
+use crate::tls::Peer;
+
+/// A compiled page.
+pub struct Metrics {
+    pub name: String,
+    pub sources: Vec<Arc<Source>>,
+    /// For how long a scrape waits.
+    pub timeout: Duration,
+}
+
+/// One source, and what it said last. Kept as long as it is written the same.
+pub struct Source {
+    pub name: String,
+    pub settings: SourceSettings,
+    pub timeout: Duration,
+    min_interval: Duration,
+    max_series: usize,
+    /// For who is asked inside TLS.
+    pub peer: Option<Peer>,
+    /// A scrape waits for news.
+    pub wanted: Notify,
+    latest: watch::Sender<Option<Arc<Collected>>>,
+    failures: AtomicU64,
+    /// It was told so, and has not answered yet.
+    is_asked: AtomicBool,
+}
+
+/// What a source said.
+pub struct Collected {
+    /// When it was asked.
+    pub began: Instant,
+    pub took: Duration,
+    pub page: Page,
+    /// Why it said nothing.
+    pub error: Option<String>,
+}
+
+/// What every page says of its sources, with a label `source`.
+pub const ABOUT_SOURCES: [About<'static>; 7] = [
+    About::gauge("attache_source_up", "Whether a source of this page answered."),
+    About::counter("attache_source_errors_total", "Times that a source had no answer."),
+    About::gauge("attache_source_duration_seconds", "How long a source took to answer."),
+    About::gauge("attache_source_age_seconds", "How old an answer is."),
+    About::gauge("attache_source_series", "Series of a source on this page."),
+    About::gauge("attache_source_series_left_out", "Series beyond max_series."),
+    About::gauge("attache_source_series_twice", "Series that a source had twice."),
+];
+
+impl Source {
+    pub fn new(page: &Settings, settings: &SourceSettings, peer: Option<Peer>) -> Self {
+        Self {
+            name: settings.label(),
+            settings: settings.clone(),
+            timeout: page.timeout,
+            min_interval: page.min_interval.0,
+            max_series: page.max_series.0 as usize,
+            peer,
+            wanted: Notify::new(),
+            latest: watch::Sender::new(None),
+            failures: AtomicU64::new(0),
+            is_asked: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether `other` would ask the same and keep it as long.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let rest = |source: &Self| (source.timeout, source.min_interval, source.max_series);
+        let written = |source: &Self| SourceSettings { place: self.settings.place, ..source.settings.clone() };
+        let are_peers_alike = match (&self.peer, &other.peer) {
+            (Some(one), Some(other)) => one.is_like(other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        written(self) == written(other) && rest(self) == rest(other) && are_peers_alike
+    }
+
+    /// An empty page for what it will say.
+    pub fn blank(&self) -> Page {
+        Page::new(self.max_series)
+    }
+
+    /// What there is, if that is young enough; else somebody is told that it is wanted, and news come by this.
+    ///
+    /// # Errors
+    ///
+    /// Where to wait.
+    pub fn ask(&self, now: Instant) -> Result<Arc<Collected>, watch::Receiver<Option<Arc<Collected>>>> {
+        let mut news = self.latest.subscribe();
+        let latest = news.borrow_and_update().clone();
+        if let Some(latest) = latest.filter(|latest| now.saturating_duration_since(latest.began) < self.min_interval) {
+            return Ok(latest);
+        }
+        // Who comes while it is asked waits for the same answer.
+        if !self.is_asked.swap(true, Ordering::AcqRel) {
+            self.wanted.notify_one();
+        }
+        Err(news)
+    }
+
+    pub fn publish(&self, collected: Collected) {
+        if collected.error.is_some() {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        // First, so that whoever comes from now on and does not see this answer has it asked again.
+        self.is_asked.store(false, Ordering::Release);
+        self.latest.send_replace(Some(Arc::new(collected)));
+    }
+}
+
+impl Metrics {
+    /// `sources` were compiled from the settings, in their order.
+    pub fn new(name: &str, settings: &Settings, sources: Vec<Arc<Source>>) -> Self {
+        Self { name: name.to_owned(), sources, timeout: settings.timeout }
+    }
+
+    pub fn source(&self, name: &str) -> Option<&Arc<Source>> {
+        self.sources.iter().find(|source| source.name == name)
+    }
+
+    /// One page of what each source said; `None` for who has not answered in time.
+    pub fn page(&self, said: &[Option<Arc<Collected>>], now: Instant) -> Page {
+        let mut page = Page::new(usize::MAX);
+        for collected in said.iter().flatten() {
+            page.append(&collected.page);
+        }
+        for (source, said) in self.sources.iter().zip(said) {
+            let own = &source.settings.labels;
+            let is_up = said.as_ref().is_some_and(|said| said.error.is_none());
+            let up = match source.settings.question {
+                Question::Redis(_) => Some(About::gauge("redis_up", "Information about the Redis instance")),
+                Question::Memcached(_) => Some(About::gauge("memcached_up", "Could the memcached server be reached.")),
+                Question::Prometheus(..) | Question::Json(..) | Question::Text(..) => None,
+            };
+            if let Some(up) = up {
+                page.add(up, own, f64::from(is_up));
+            }
+            if let (Question::Redis(_), Some(said)) = (&source.settings.question, said) {
+                redis::about_scrape(said.error.as_deref(), said.took, own, &mut page);
+            }
+            let labels = [("source", source.name.as_str())];
+            let age = said.as_ref().map(|said| now.saturating_duration_since(said.began).saturating_sub(said.took));
+            for (about, value) in ABOUT_SOURCES.iter().zip([
+                Some(f64::from(is_up)),
+                Some(source.failures.load(Ordering::Relaxed) as f64),
+                said.as_ref().map(|said| said.took.as_secs_f64()),
+                age.map(|age| age.as_secs_f64()),
+                said.as_ref().map(|said| said.page.len() as f64),
+                said.as_ref().map(|said| said.page.left_out as f64),
+                said.as_ref().map(|said| said.page.twice as f64),
+            ]) {
+                if let Some(value) = value {
+                    page.add(*about, &labels, value);
+                }
+            }
+        }
+        page
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,345 @@
+//! Metrics of other programs as they are written: whom to ask, and what to make of the answers.
+//!
+//! Knows what may be asked; how each question is asked, `upkeep` knows.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::PathAndQuery;
+use indexmap::IndexMap;
+use regex::Regex;
+
+use super::page::{Kind, plain_name};
+use super::relabel::{Rule, last_line};
+use crate::tls::ConnectorSettings;
+use crate::value::{Address, Decode, Entry, Fields, Grace, Item, Jq, Key, Reader, Server, ServerKind, Size, Spanned, Whole};
+use crate::{settings, words};
+
+settings! {
+    /// A page of metrics.
+    pub struct Settings as "metrics" {
+        /// Whom to ask; up to 64.
+        from: Spanned<Vec<SourceSettings>>,
+        /// For whoever does not answer; sooner if the scraper says so.
+        timeout: Duration = Duration::from_secs(10),
+        /// A source is not asked again sooner; who scrapes meanwhile gets what there is.
+        min_interval: Grace = Grace(Duration::ZERO),
+        /// Of each source; more are left out and counted.
+        max_series: Whole<1, 1_000_000> = Whole(10_000),
+    }
+}
+
+/// One source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceSettings {
+    pub question: Question,
+    /// What it is called in series about it. Default: its kind and its address.
+    pub name: Option<String>,
+    /// Of all its series.
+    pub labels: Vec<(String, String)>,
+    pub tls: Option<Spanned<ConnectorSettings>>,
+    /// Where it is written.
+    pub place: crate::value::Place,
+}
+
+/// Who is asked, and what for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Question {
+    Redis(Server),
+    Memcached(Server),
+    /// A page of metrics.
+    Prometheus(Document, Vec<Rule>),
+    Json(Document, Vec<Mapping>),
+    Text(Document, Vec<Match>),
+}
+
+/// Where a document is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    pub is_tls: bool,
+    pub address: Address,
+    /// As it was written.
+    pub authority: String,
+    pub path: PathAndQuery,
+    /// More is no answer.
+    pub most: usize,
+}
+
+settings! {
+    /// What becomes a series of a JSON document.
+    pub struct Mapping as "a mapping" {
+        /// Of the metric.
+        name: MetricName,
+        /// A number, or text that is one; `true` is 1.
+        value: Jq,
+        /// What `value` and `labels` look at, one after the other. Default: the document.
+        each: Option<Jq> = None,
+        labels: IndexMap<LabelName, Jq> = IndexMap::new(),
+        r#type: MetricType = MetricType::Gauge,
+        help: String = String::new(),
+    }
+}
+
+words! {
+    /// What a series counts.
+    pub enum MetricType as "a type" {
+        Gauge = "gauge",
+        Counter = "counter",
+        Untyped = "untyped",
+    }
+}
+
+impl MetricType {
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Gauge => Kind::Gauge,
+            Self::Counter => Kind::Counter,
+            Self::Untyped => Kind::Untyped,
+        }
+    }
+}
+
+settings! {
+    /// What becomes a series of a text.
+    pub struct Match as "a match" {
+        /// Of the metric.
+        name: MetricName,
+        /// Wherever it fits: the group `value` is the value, others with names are labels.
+        regex: Pattern,
+        labels: IndexMap<LabelName, String> = IndexMap::new(),
+        r#type: MetricType = MetricType::Gauge,
+        help: String = String::new(),
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Pattern(pub Regex);
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Decode for Pattern {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = String::decode(item, reader)?;
+        let help = "write one such as 'Active connections: (?<value>\\d+)'";
+        let regex =
+            reader.accept(Regex::new(&text).map_err(|error| format!("this is no regex: {}", last_line(&error))), item.place, help)?;
+        if !regex.capture_names().flatten().any(|name| name == "value") {
+            reader.error(item.place, "no group of this regex is called `value`").help(help);
+            return None;
+        }
+        Some(Self(regex))
+    }
+}
+
+/// What a metric can be called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MetricName(pub String);
+
+impl Decode for MetricName {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = String::decode(item, reader)?;
+        let plain = plain_name(&text, true);
+        if plain != text {
+            reader.error(item.place, format!("`{}` is not a name for a metric", text.escape_debug())).help(format!("write \"{plain}\""));
+            return None;
+        }
+        Some(Self(text))
+    }
+}
+
+/// What a label can be called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LabelName(pub String);
+
+impl Key for LabelName {
+    fn read(name: Spanned<String>, reader: &mut Reader<'_>) -> Option<Self> {
+        let plain = plain_name(&name.value, false);
+        if plain != name.value || plain.starts_with("__") {
+            reader.error(name.place, format!("`{}` is not a name for a label", name.value)).help("use letters, digits and `_`");
+            return None;
+        }
+        Some(Self(name.value))
+    }
+}
+
+const KINDS: [&str; 5] = ["redis", "memcached", "prometheus", "json", "text"];
+/// Of those that come later.
+const LATER: [&str; 6] = ["statsd", "mysql", "postgres", "exec", "process", "processes"];
+const BODY: Size = Size::mib(16);
+const SOURCES_MAX: usize = 64;
+
+impl Decode for SourceSettings {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let mut fields = Fields::of(item, "a source of metrics", reader)?;
+        let place = fields.place();
+        for later in LATER {
+            if let Some(entry) = fields.take(later) {
+                reader.error(entry.key_place, format!("`{later}` is not supported by this version")).help("remove it");
+                return None;
+            }
+        }
+        let kinds: Vec<(&'static str, &Entry)> = KINDS.iter().filter_map(|&kind| Some((kind, fields.take(kind)?))).collect();
+        let (relabel, map, matches) = (fields.take("relabel"), fields.take("map"), fields.take("match"));
+        let body = fields.or("body", BODY, reader);
+        let name = fields.optional::<String>("name", reader);
+        let labels = fields.or("labels", IndexMap::<LabelName, String>::new(), reader);
+        let tls = fields.optional::<Spanned<ConnectorSettings>>("tls", reader);
+        fields.finish(reader)?;
+        let (kind, entry) = match kinds.as_slice() {
+            [kind] => *kind,
+            [] => {
+                let help = format!("write one of `{}`, such as redis = \"127.0.0.1:6379\"", KINDS.join("`, `"));
+                reader.error(place, "nothing says who is asked").help(help);
+                return None;
+            }
+            [(first, earlier), (second, later), ..] => {
+                reader
+                    .error(later.key_place, format!("a source is one thing, this is `{first}` and `{second}`"))
+                    .related(earlier.key_place, "the first");
+                return None;
+            }
+        };
+        for (key, written, wanted) in [("relabel", relabel, "prometheus"), ("map", map, "json"), ("match", matches, "text")] {
+            match written {
+                Some(entry) if kind != wanted => {
+                    reader.error(entry.key_place, format!("`{key}` is for `{wanted}`, this is `{kind}`")).help("remove it");
+                    return None;
+                }
+                None if kind == wanted && kind != "prometheus" => {
+                    reader.error(place, "nothing says what becomes a metric").help(format!("write {key} = [{{ name = \"…\", … }}]"));
+                    return None;
+                }
+                _ => {}
+            }
+        }
+        let body = body?.bytes();
+        let question = match kind {
+            "redis" => server(ServerKind::REDIS, &entry.item, reader).map(Question::Redis),
+            "memcached" => server(ServerKind::MEMCACHED, &entry.item, reader).map(Question::Memcached),
+            "prometheus" => {
+                let rules = relabel.map_or(Some(Vec::new()), |entry| Vec::decode(&entry.item, reader));
+                Some(Question::Prometheus(document(&entry.item, body, reader)?, rules?))
+            }
+            "json" => Some(Question::Json(document(&entry.item, body, reader)?, Vec::decode(&map?.item, reader)?)),
+            _ => Some(Question::Text(document(&entry.item, body, reader)?, Vec::decode(&matches?.item, reader)?)),
+        }?;
+        let tls: Option<Spanned<ConnectorSettings>> = tls?;
+        if let Some(tls) = tls.as_ref().filter(|_| question.tls_address().is_none()) {
+            reader.error(tls.place, "this source is not spoken to with TLS").help("remove `tls`, or write https:// or rediss://");
+            return None;
+        }
+        let labels = labels?.into_iter().map(|(name, value)| (name.0, value)).collect();
+        Some(Self { question, name: name?, labels, tls, place })
+    }
+}
+
+fn server(kind: ServerKind, item: &Item, reader: &mut Reader<'_>) -> Option<Server> {
+    let text = String::decode(item, reader)?;
+    reader.accept(kind.parse(&text), item.place, "remove what does not belong there")
+}
+
+fn document(item: &Item, most: usize, reader: &mut Reader<'_>) -> Option<Document> {
+    let text = String::decode(item, reader)?;
+    let parsed = text.parse::<Uri>().ok().and_then(|uri| {
+        let is_tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return None,
+        };
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+        let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let address = Address::parse(&format!("{}:{port}", authority.host())).ok()?;
+        let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        Some(Document { is_tls, address, authority: authority.to_string(), path, most })
+    });
+    if parsed.is_none() {
+        reader
+            .error(item.place, format!("`{text}` is not a URL that can be asked for"))
+            .help("write \"http://127.0.0.1:9090/metrics\", or https://");
+    }
+    parsed
+}
+
+impl SourceSettings {
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| match &self.question {
+            Question::Redis(server) => format!("redis {server}"),
+            Question::Memcached(server) => format!("memcached {server}"),
+            Question::Prometheus(at, _) | Question::Json(at, _) | Question::Text(at, _) => {
+                let scheme = if at.is_tls { "https" } else { "http" };
+                format!("{} {scheme}://{}{}", self.question.word(), at.authority, at.path.path())
+            }
+        })
+    }
+}
+
+impl Question {
+    /// In a word, as it is written.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Redis(_) => "redis",
+            Self::Memcached(_) => "memcached",
+            Self::Prometheus(..) => "prometheus",
+            Self::Json(..) => "json",
+            Self::Text(..) => "text",
+        }
+    }
+
+    /// Who is asked inside TLS.
+    pub fn tls_address(&self) -> Option<&Address> {
+        match self {
+            Self::Redis(server) => server.is_tls.then_some(&server.address),
+            Self::Memcached(_) => None,
+            Self::Prometheus(at, _) | Self::Json(at, _) | Self::Text(at, _) => at.is_tls.then_some(&at.address),
+        }
+    }
+}
+
+/// What tells series of one kind of source from those of another.
+type Series<'a> = (&'static str, &'a [(String, String)]);
+
+impl Settings {
+    /// Files that are read with the configuration.
+    pub fn files(&self) -> impl Iterator<Item = &Spanned<PathBuf>> {
+        self.from.value.iter().filter_map(|source| source.tls.as_ref()).flat_map(|tls| tls.value.files())
+    }
+
+    /// What no field can tell alone.
+    pub fn checked(self, reader: &mut Reader<'_>) -> Option<Self> {
+        let sources = &self.from.value;
+        if sources.is_empty() || sources.len() > SOURCES_MAX {
+            reader
+                .error(self.from.place, format!("a page has 1 to {SOURCES_MAX} sources, this has {}", sources.len()))
+                .help("write from = [{ redis = \"127.0.0.1:6379\" }]");
+            return None;
+        }
+        let mut names: HashMap<String, &SourceSettings> = HashMap::new();
+        let mut alike: HashMap<Series<'_>, &SourceSettings> = HashMap::new();
+        for source in sources {
+            if let Some(first) = names.insert(source.label(), source) {
+                let name = source.label();
+                reader
+                    .error(source.place, format!("two sources are called `{name}`"))
+                    .related(first.place, "the first")
+                    .help("give one a `name`");
+                return None;
+            }
+            // What these say has the same names whoever says it.
+            let is_fixed = matches!(source.question, Question::Redis(_) | Question::Memcached(_));
+            if let (true, Some(first)) = (is_fixed, alike.insert((source.question.word(), &source.labels), source)) {
+                reader
+                    .error(source.place, format!("two sources of `{}` whose series nobody could tell apart", source.question.word()))
+                    .related(first.place, "the first")
+                    .help("give them different labels, such as labels = { instance = \"a\" }");
+                return None;
+            }
+        }
+        Some(self)
+    }
+}
