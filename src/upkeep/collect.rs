@@ -5,14 +5,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::task::{AbortHandle, spawn_blocking};
 
-use super::fetch;
 use super::probe::line::{Line, Talk};
-use super::probe::redis;
+use super::probe::{mysql, postgres, redis};
+use super::{fetch, program};
 use crate::proto::resp::Reply;
 use crate::services::metrics::redis::COMMANDS;
-use crate::services::metrics::{Collected, Document, Page, Question, Source, documents};
+use crate::services::metrics::{Collected, Document, Page, Printed, Query, Question, Source, documents, sql};
 use crate::upstream::health::Reason;
 use crate::value::Server;
 
@@ -44,7 +45,10 @@ async fn collect(source: &Arc<Source>) -> Result<Page, Reason> {
     match &source.settings.question {
         Question::Redis(server) => ask_redis(source, server).await,
         Question::Memcached(server) => ask_memcached(source, server).await,
+        Question::Mysql(server, queries) => ask_mysql(source, server, queries).await,
+        Question::Postgres(server, queries) => ask_postgres(source, server, queries).await,
         Question::Prometheus(at, _) | Question::Json(at, _) | Question::Text(at, _) => ask_for(source, at).await,
+        Question::Exec(words, _) => ask_program(source, words).await,
     }
 }
 
@@ -105,18 +109,89 @@ async fn ask_for(source: &Arc<Source>, at: &Document) -> Result<Page, Reason> {
     if status != 200 {
         return Err(Reason::new(format!("answered {status}, expected 200")));
     }
-    // A long document takes longer than the next probe may wait.
+    read(source, body).await
+}
+
+/// What a program may print.
+const PRINTED_BYTES_MAX: usize = 16 << 20;
+
+async fn ask_program(source: &Arc<Source>, words: &[String]) -> Result<Page, Reason> {
+    let ended = program::run(words, source.timeout, PRINTED_BYTES_MAX).await?;
+    match ended.failure {
+        Some(how) => Err(Reason::new(how)),
+        None if ended.is_cut => Err(Reason::new("it prints too much")),
+        None => read(source, ended.said.into()).await,
+    }
+}
+
+/// On another thread, since a long document takes longer than the next probe may wait.
+async fn read(source: &Arc<Source>, document: Bytes) -> Result<Page, Reason> {
     let source = Arc::clone(source);
-    let read = spawn_blocking(move || {
+    let reading = spawn_blocking(move || {
         let (ours, mut page) = (&source.settings.labels, source.blank());
-        let text = || std::str::from_utf8(&body).map_err(|_| "its answer is not UTF-8".to_owned());
+        let text = || std::str::from_utf8(&document).map_err(|_| "its answer is not UTF-8".to_owned());
         match &source.settings.question {
-            Question::Prometheus(_, rules) => documents::prometheus(text()?, rules, ours, &mut page)?,
-            Question::Json(_, mappings) => documents::json(&body, mappings, ours, &mut page)?,
-            Question::Text(_, matches) => documents::text_matches(text()?, matches, ours, &mut page)?,
-            Question::Redis(_) | Question::Memcached(_) => {}
+            Question::Prometheus(_, rules) | Question::Exec(_, Printed::Page(rules)) => {
+                documents::prometheus(text()?, rules, ours, &mut page)?;
+            }
+            Question::Json(_, mappings) | Question::Exec(_, Printed::Json(mappings)) => {
+                documents::json(&document, mappings, ours, &mut page)?;
+            }
+            Question::Text(_, matches) | Question::Exec(_, Printed::Text(matches)) => {
+                documents::text_matches(text()?, matches, ours, &mut page)?;
+            }
+            Question::Redis(_) | Question::Memcached(_) | Question::Mysql(..) | Question::Postgres(..) => {}
         }
         Ok::<Page, String>(page)
     });
-    read.await.map_err(|error| Reason::new(error.to_string()))?.map_err(Reason::new)
+    reading.await.map_err(|error| Reason::new(error.to_string()))?.map_err(Reason::new)
+}
+
+async fn ask_mysql(source: &Source, server: &Server, queries: &[Query]) -> Result<Page, Reason> {
+    let line = Line::to(server.address.clone(), None, source.timeout);
+    line.in_time(async {
+        let mut connection = mysql::connect(&line, &server.login).await?;
+        let (ours, mut page) = (&source.settings.labels, source.blank());
+        let status = mysql::rows(&mut connection, sql::MYSQL[0]).await?;
+        let variables = mysql::rows(&mut connection, sql::MYSQL[1]).await?;
+        let mut replica = Vec::new();
+        for query in sql::MYSQL_REPLICA {
+            // Of another version, or not for everybody.
+            let Ok(rows) = mysql::rows(&mut connection, query).await else { continue };
+            replica = rows;
+            break;
+        }
+        sql::mysql(&status, &variables, &replica, ours, &mut page);
+        for table in &sql::MYSQL_TABLES {
+            // Not every version has every table.
+            if let Ok(rows) = mysql::rows(&mut connection, table.sql).await {
+                table.read(&rows, ours, &mut page);
+            }
+        }
+        for query in queries {
+            let rows = mysql::rows(&mut connection, &query.sql).await;
+            sql::query(query, &rows.map_err(|reason| Reason::new(format!("`{}`: {reason}", query.name.0)))?, ours, &mut page);
+        }
+        connection.disconnect().await.map_err(mysql::failed)?;
+        Ok(page)
+    })
+    .await
+}
+
+async fn ask_postgres(source: &Source, server: &Server, queries: &[Query]) -> Result<Page, Reason> {
+    let line = Line::to(server.address.clone(), None, source.timeout);
+    let asked: Vec<&str> = sql::POSTGRES.iter().map(|table| table.sql).chain(queries.iter().map(|query| query.sql.as_str())).collect();
+    let mut answers = postgres::rows(&line, &server.login, &asked).await?.into_iter();
+    let (ours, mut page) = (&source.settings.labels, source.blank());
+    for (table, rows) in sql::POSTGRES.iter().zip(&mut answers) {
+        // Not every version has every table, and not everybody may look at it.
+        match rows {
+            Ok(rows) => table.read(&rows, ours, &mut page),
+            Err(reason) => tracing::debug!(source = source.name, table = table.name, %reason, "a table cannot be read"),
+        }
+    }
+    for (query, rows) in queries.iter().zip(answers) {
+        sql::query(query, &rows.map_err(|reason| Reason::new(format!("`{}`: {reason}", query.name.0)))?, ours, &mut page);
+    }
+    Ok(page)
 }

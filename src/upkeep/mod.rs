@@ -11,6 +11,7 @@ mod dns;
 mod fetch;
 pub mod kept;
 mod probe;
+mod program;
 mod ramps;
 
 use std::collections::{BTreeMap, HashMap};

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Answer, DataServer, Next, Origin, Read1, Rig, eventually, free_address, has};
+use crate::support::{Answer, DataServer, Next, Origin, Postgres, Read1, Rig, eventually, free_address, has};
 
 fn config(metrics: &str) -> String {
     format!("[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"m\"\n[service.m.metrics]\n{metrics}\n")
@@ -103,11 +103,7 @@ fn a_redis_has_the_series_that_its_exporter_gives_it() {
     exporter.args(["-redis.password=s3cret", "-redis-only-metrics"]).stdout(Stdio::null()).stderr(Stdio::null());
     let _exporter = Ends(exporter.spawn().unwrap());
     eventually("the exporter listens", || TcpStream::connect(address).is_ok());
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-    let mut page = String::new();
-    stream.read_to_string(&mut page).unwrap();
-    let theirs = series(page.split_once("\r\n\r\n").unwrap().1);
+    let theirs = series(&page_of(address));
     let ours = series(&scrape(&rig).text());
     let (wanted, have) = (names(&theirs), names(&ours));
     let missing: Vec<&String> = wanted.difference(&have).collect();
@@ -140,6 +136,82 @@ fn a_redis_has_the_series_that_its_exporter_gives_it() {
         compared += 1;
     }
     assert!(compared > 60, "{compared}");
+}
+
+/// A page of another program's, less what is around it.
+fn page_of(address: std::net::SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+#[test]
+fn a_mysql_has_the_series_that_its_exporter_gives_it() {
+    let statements = "CREATE USER 'probe'@'%' IDENTIFIED BY 's3cret';\nGRANT PROCESS, SLAVE MONITOR, SELECT ON *.* TO 'probe'@'%';\n";
+    let Some(server) = DataServer::mariadb(statements) else { return };
+    let sql = "SELECT 'new' AS state, 7 AS count, 1.5 AS value UNION SELECT 'old', 2, NULL";
+    let rig = Rig::start(&config(&format!(
+        "from = [{{ mysql = \"mysql://probe:s3cret@{}/\", query = [{{ name = \"app_orders\", sql = \"{sql}\", labels = [\"state\"] }}] }}]",
+        server.address
+    )));
+    let ours = series(&scrape(&rig).text());
+    assert_eq!((ours["mysql_up"], ours["app_orders_count{state=\"old\"}"], ours["app_orders{state=\"new\"}"]), (1.0, 2.0, 1.5));
+    assert!(ours["mysql_global_status_commands_total{command=\"select\"}"] >= 1.0 && ours["mysql_global_variables_max_connections"] > 1.0);
+    check_readable(&rig);
+    rig.reloaded(&config(&format!("from = [{{ mysql = \"mysql://probe:wrong@{}/\" }}]", server.address)));
+    assert_eq!(value(&rig, "mysql_up"), Some(0.0));
+    if !has("prometheus-mysqld-exporter", "--version") {
+        return;
+    }
+    let address = free_address();
+    let mut exporter = Command::new("prometheus-mysqld-exporter");
+    exporter.arg(format!("--web.listen-address={address}")).env("DATA_SOURCE_NAME", format!("probe:s3cret@({})/", server.address));
+    let _exporter = Ends(exporter.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    eventually("the exporter listens", || TcpStream::connect(address).is_ok());
+    let theirs: BTreeMap<String, f64> = series(&page_of(address)).into_iter().filter(|(name, _)| name.starts_with("mysql_")).collect();
+    let missing: Vec<&String> = theirs.keys().filter(|name| !ours.contains_key(*name)).collect();
+    let share = 1.0 - missing.len() as f64 / theirs.len() as f64;
+    println!("{} of {} series: {:.1} %, without {missing:?}", theirs.len() - missing.len(), theirs.len(), share * 100.0);
+    assert!(share >= 0.95, "{share}: {missing:?}");
+    let variables = theirs.iter().filter(|(name, _)| name.starts_with("mysql_global_variables_"));
+    let other: Vec<_> = variables.filter(|(name, value)| ours.get(*name).is_some_and(|ours| ours != *value)).collect();
+    // Those that tell of the session that asks, or of the moment.
+    assert!(other.len() <= 5, "{other:?}");
+}
+
+#[test]
+fn a_postgres_says_how_it_is() {
+    let Some(postgres) = Postgres::find() else { return };
+    let server = postgres.start(false, &[]);
+    let login = format!("postgres://probe:p%40ss%2Fword@{}/postgres", server.address);
+    let rig = Rig::start(&config(&format!(
+        "from = [{{ postgres = \"{login}\", query = [{{ name = \"answer\", sql = \"SELECT 42 AS value, 'x' AS of\", labels = [\"of\"] }}] }}]"
+    )));
+    let found = series(&scrape(&rig).text());
+    assert_eq!((found["pg_up"], found["answer{of=\"x\"}"], found["pg_replication_is_replica"]), (1.0, 42.0, 0.0));
+    assert!(found["pg_database_size_bytes{datname=\"postgres\"}"] > 1e6 && found["pg_settings_max_connections"] > 1.0, "{found:?}");
+    assert!(found.keys().any(|name| name.starts_with("pg_stat_database_xact_commit{datid=") && name.contains("datname=\"postgres\"")));
+    assert!(found.keys().any(|name| name.starts_with("pg_stat_activity_count{")) && found.contains_key("pg_stat_bgwriter_buffers_alloc"));
+    check_readable(&rig);
+    rig.reloaded(&config(&format!("from = [{{ postgres = \"{login}\", query = [{{ name = \"a\", sql = \"SELECT nope\" }}] }}]")));
+    assert_eq!(value(&rig, "pg_up"), Some(0.0));
+}
+
+#[test]
+fn what_a_program_prints_becomes_metrics() {
+    let rig = Rig::start(&config(
+        "timeout = \"300ms\"\nfrom = [\n\
+         { exec = [\"/bin/sh\", \"-c\", \"echo 'x 1'\"] },\n\
+         { exec = [\"/bin/echo\", '{\"y\":2}'], map = [{ name = \"y\", value = \".y\" }] },\n\
+         { exec = [\"/usr/bin/printf\", \"load: 3\"], name = \"p\", match = [{ name = \"z\", regex = 'load: (?<value>.)' }] },\n\
+         { exec = [\"/bin/false\"] },\n{ exec = [\"/bin/sleep\", \"1000\"] }]",
+    ));
+    let found = series(&scrape(&rig).text());
+    assert_eq!((found["x"], found["y"], found["z"]), (1.0, 2.0, 3.0));
+    let up = |name: &str| found[&format!("attache_source_up{{source=\"{name}\"}}")];
+    assert_eq!((up("exec /bin/sh"), up("p"), up("exec /bin/false"), up("exec /bin/sleep")), (1.0, 1.0, 0.0, 0.0));
 }
 
 #[test]
@@ -326,7 +398,10 @@ fn wrong_sources_are_told_with_a_remedy() {
     check_wrong(&one("json = \"http://a/\", map = [{ name = \"a\", value = \".[\" }]"), "this is no filter of jq");
     check_wrong(&one("text = \"http://a/\", match = [{ name = \"a\", regex = \"(\" }]"), "this is no regex");
     check_wrong(&one("text = \"http://a/\", match = [{ name = \"a\", regex = \"x\" }]"), "no group of this regex is called `value`");
-    check_wrong(&one("redis = \"a:1\", map = []"), "`map` is for `json`, this is `redis`");
+    check_wrong(&one("redis = \"a:1\", map = []"), "`map` is for `json` and `exec`, this is `redis`");
+    check_wrong(&one("mysql = \"a:1\""), "nobody can ask it anything without a login");
+    check_wrong(&one("redis = \"a:1\", query = []"), "`query` is for `mysql` and `postgres`, this is `redis`");
+    check_wrong(&one("exec = [\"x\"], map = [], match = []"), "a program prints one thing");
     check_wrong(&one("prometheus = \"a:1\""), "`a:1` is not a URL that can be asked for");
     check_wrong(&one("prometheus = \"http://a/\", relabel = [{ action = \"replace\" }]"), "`replace` sets a label, and nothing says which");
     check_wrong(&one("prometheus = \"http://a/\", relabel = [{ action = \"drop\", target = \"x\" }]"), "`drop` sets no label");

@@ -8,6 +8,7 @@ mod page;
 pub mod redis;
 mod relabel;
 mod settings;
+pub mod sql;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 
 pub use page::{About, Format, Kind, Page};
-pub use settings::{Document, Question, Settings, SourceSettings};
+pub use settings::{Document, Printed, Query, Question, Settings, SourceSettings};
 
 use crate::tls::Peer;
 
@@ -148,7 +149,11 @@ impl Metrics {
             let up = match source.settings.question {
                 Question::Redis(_) => Some(About::gauge("redis_up", "Information about the Redis instance")),
                 Question::Memcached(_) => Some(About::gauge("memcached_up", "Could the memcached server be reached.")),
-                Question::Prometheus(..) | Question::Json(..) | Question::Text(..) => None,
+                Question::Mysql(..) => Some(About::gauge("mysql_up", "Whether the MySQL server is up.")),
+                Question::Postgres(..) => {
+                    Some(About::gauge("pg_up", "Whether the last scrape of metrics from PostgreSQL was able to connect to the server."))
+                }
+                Question::Prometheus(..) | Question::Json(..) | Question::Text(..) | Question::Exec(..) => None,
             };
             if let Some(up) = up {
                 page.add(up, own, f64::from(is_up));

@@ -53,6 +53,18 @@ pub enum Question {
     Prometheus(Document, Vec<Rule>),
     Json(Document, Vec<Mapping>),
     Text(Document, Vec<Match>),
+    Mysql(Server, Vec<Query>),
+    Postgres(Server, Vec<Query>),
+    /// What a program prints.
+    Exec(Vec<String>, Printed),
+}
+
+/// How a program prints.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Printed {
+    Page(Vec<Rule>),
+    Json(Vec<Mapping>),
+    Text(Vec<Match>),
 }
 
 /// Where a document is.
@@ -114,6 +126,19 @@ settings! {
     }
 }
 
+settings! {
+    /// What becomes series of rows.
+    pub struct Query as "a query" {
+        /// Of the metrics: with `_` and the column behind it, unless that is called `value`.
+        name: MetricName,
+        sql: String,
+        /// Columns that are labels; the others are values, where they have numbers.
+        labels: Vec<String> = Vec::new(),
+        r#type: MetricType = MetricType::Gauge,
+        help: String = String::new(),
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Pattern(pub Regex);
 
@@ -168,9 +193,9 @@ impl Key for LabelName {
     }
 }
 
-const KINDS: [&str; 5] = ["redis", "memcached", "prometheus", "json", "text"];
+const KINDS: [&str; 8] = ["redis", "memcached", "mysql", "postgres", "prometheus", "json", "text", "exec"];
 /// Of those that come later.
-const LATER: [&str; 6] = ["statsd", "mysql", "postgres", "exec", "process", "processes"];
+const LATER: [&str; 2] = ["statsd", "process"];
 const BODY: Size = Size::mib(16);
 const SOURCES_MAX: usize = 64;
 
@@ -185,7 +210,7 @@ impl Decode for SourceSettings {
             }
         }
         let kinds: Vec<(&'static str, &Entry)> = KINDS.iter().filter_map(|&kind| Some((kind, fields.take(kind)?))).collect();
-        let (relabel, map, matches) = (fields.take("relabel"), fields.take("map"), fields.take("match"));
+        let (relabel, map, matches, query) = (fields.take("relabel"), fields.take("map"), fields.take("match"), fields.take("query"));
         let body = fields.or("body", BODY, reader);
         let name = fields.optional::<String>("name", reader);
         let labels = fields.or("labels", IndexMap::<LabelName, String>::new(), reader);
@@ -205,13 +230,21 @@ impl Decode for SourceSettings {
                 return None;
             }
         };
-        for (key, written, wanted) in [("relabel", relabel, "prometheus"), ("map", map, "json"), ("match", matches, "text")] {
+        let options: [(&str, Option<&Entry>, &[&str]); 4] = [
+            ("relabel", relabel, &["prometheus", "exec"]),
+            ("map", map, &["json", "exec"]),
+            ("match", matches, &["text", "exec"]),
+            ("query", query, &["mysql", "postgres"]),
+        ];
+        for (key, written, wanted) in options {
             match written {
-                Some(entry) if kind != wanted => {
-                    reader.error(entry.key_place, format!("`{key}` is for `{wanted}`, this is `{kind}`")).help("remove it");
+                Some(entry) if !wanted.contains(&kind) => {
+                    reader
+                        .error(entry.key_place, format!("`{key}` is for `{}`, this is `{kind}`", wanted.join("` and `")))
+                        .help("remove it");
                     return None;
                 }
-                None if kind == wanted && kind != "prometheus" => {
+                None if matches!((key, kind), ("map", "json") | ("match", "text")) => {
                     reader.error(place, "nothing says what becomes a metric").help(format!("write {key} = [{{ name = \"…\", … }}]"));
                     return None;
                 }
@@ -225,6 +258,36 @@ impl Decode for SourceSettings {
             "prometheus" => {
                 let rules = relabel.map_or(Some(Vec::new()), |entry| Vec::decode(&entry.item, reader));
                 Some(Question::Prometheus(document(&entry.item, body, reader)?, rules?))
+            }
+            "mysql" | "postgres" => {
+                let scheme = if kind == "mysql" { ServerKind::MYSQL } else { ServerKind::POSTGRES };
+                let server = server(scheme, &entry.item, reader)?;
+                if server.login.user.is_none() {
+                    reader
+                        .error(entry.item.place, "nobody can ask it anything without a login")
+                        .help(format!("write \"{kind}://user:password@host/database\""));
+                    return None;
+                }
+                let queries = query.map_or(Some(Vec::new()), |entry| Vec::decode(&entry.item, reader))?;
+                Some(if kind == "mysql" { Question::Mysql(server, queries) } else { Question::Postgres(server, queries) })
+            }
+            "exec" => {
+                let words = Vec::<String>::decode(&entry.item, reader)?;
+                if words.first().is_none_or(String::is_empty) {
+                    reader.error(entry.item.place, "this names no program").help("write exec = [\"/usr/local/bin/report\", \"argument\"]");
+                    return None;
+                }
+                let printed = match (relabel, map, matches) {
+                    (None, Some(map), None) => Printed::Json(Vec::decode(&map.item, reader)?),
+                    (None, None, Some(matches)) => Printed::Text(Vec::decode(&matches.item, reader)?),
+                    (Some(relabel), None, None) => Printed::Page(Vec::decode(&relabel.item, reader)?),
+                    (None, None, None) => Printed::Page(Vec::new()),
+                    _ => {
+                        reader.error(place, "a program prints one thing").help("keep one of `relabel`, `map` and `match`");
+                        return None;
+                    }
+                };
+                Some(Question::Exec(words, printed))
             }
             "json" => Some(Question::Json(document(&entry.item, body, reader)?, Vec::decode(&map?.item, reader)?)),
             _ => Some(Question::Text(document(&entry.item, body, reader)?, Vec::decode(&matches?.item, reader)?)),
@@ -271,6 +334,9 @@ impl SourceSettings {
         self.name.clone().unwrap_or_else(|| match &self.question {
             Question::Redis(server) => format!("redis {server}"),
             Question::Memcached(server) => format!("memcached {server}"),
+            Question::Mysql(server, _) => format!("mysql {server}"),
+            Question::Postgres(server, _) => format!("postgres {server}"),
+            Question::Exec(words, _) => format!("exec {}", words.first().map_or("", String::as_str)),
             Question::Prometheus(at, _) | Question::Json(at, _) | Question::Text(at, _) => {
                 let scheme = if at.is_tls { "https" } else { "http" };
                 format!("{} {scheme}://{}{}", self.question.word(), at.authority, at.path.path())
@@ -288,6 +354,9 @@ impl Question {
             Self::Prometheus(..) => "prometheus",
             Self::Json(..) => "json",
             Self::Text(..) => "text",
+            Self::Mysql(..) => "mysql",
+            Self::Postgres(..) => "postgres",
+            Self::Exec(..) => "exec",
         }
     }
 
@@ -295,7 +364,7 @@ impl Question {
     pub fn tls_address(&self) -> Option<&Address> {
         match self {
             Self::Redis(server) => server.is_tls.then_some(&server.address),
-            Self::Memcached(_) => None,
+            Self::Memcached(_) | Self::Mysql(..) | Self::Postgres(..) | Self::Exec(..) => None,
             Self::Prometheus(at, _) | Self::Json(at, _) | Self::Text(at, _) => at.is_tls.then_some(&at.address),
         }
     }
@@ -331,7 +400,8 @@ impl Settings {
                 return None;
             }
             // What these say has the same names whoever says it.
-            let is_fixed = matches!(source.question, Question::Redis(_) | Question::Memcached(_));
+            let is_fixed =
+                matches!(source.question, Question::Redis(_) | Question::Memcached(_) | Question::Mysql(..) | Question::Postgres(..));
             if let (true, Some(first)) = (is_fixed, alike.insert((source.question.word(), &source.labels), source)) {
                 reader
                     .error(source.place, format!("two sources of `{}` whose series nobody could tell apart", source.question.word()))

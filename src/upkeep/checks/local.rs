@@ -3,17 +3,14 @@
 //! Asks the file system on another thread, since it may take its time; never twice at once.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::services::health::{Facts, Room};
+use crate::upkeep::program;
 use crate::upstream::health::Reason;
 
 /// Whether one check still waits for a file system.
@@ -70,50 +67,15 @@ impl Busy {
 }
 
 /// Of what a program says, this much is looked at.
-const OUTPUT_BYTES_MAX: u64 = 4096;
+const OUTPUT_BYTES_MAX: usize = 4096;
 
-/// Runs it without a shell; with all that it has started, it ends when its time is over.
+/// Runs it without a shell.
 pub(super) async fn exec(words: &[String], most: Duration) -> Result<Facts, Reason> {
-    let Some((program, arguments)) = words.split_first() else { return Err(Reason::new("there is no program")) };
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0).kill_on_drop(true);
-    let child = command.spawn().map_err(|error| Reason::new(format!("cannot start it: {error}")))?;
-    let mut group = Group { leader: child.id(), child };
-    let run = async {
-        let mut said = Vec::new();
-        if let Some(output) = group.child.stdout.take() {
-            let mut output = output.take(OUTPUT_BYTES_MAX);
-            let _ = output.read_to_end(&mut said).await;
-            // The rest goes nowhere, so that nobody waits for us to read it.
-            let _ = tokio::io::copy(&mut output.into_inner(), &mut tokio::io::sink()).await;
-        }
-        (group.child.wait().await, said)
-    };
-    let (status, said) = timeout(most, run).await.map_err(|_| Reason::new(format!("did not end within {most:?}")))?;
-    let said = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().trim().to_owned();
-    let status = status.map_err(|error| Reason::new(error.to_string()))?;
-    if !status.success() {
-        let how = status.code().map_or_else(|| "was killed".to_owned(), |code| format!("ended with {code}"));
+    let ended = program::run(words, most, OUTPUT_BYTES_MAX).await?;
+    let said = String::from_utf8_lossy(&ended.said).lines().next().unwrap_or_default().trim().to_owned();
+    if let Some(how) = ended.failure {
         return Err(Reason::new(if said.is_empty() { how } else { format!("{how}: {said}") }));
     }
     let detail = (!said.is_empty()).then(|| Reason::new(said).as_str().to_owned());
     Ok(Facts { detail, ..Facts::default() })
-}
-
-/// A program with all that it has started.
-struct Group {
-    leader: Option<u32>,
-    child: Child,
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Once its leader has been waited for, the number may be somebody else's.
-        let is_running = self.child.id().is_some();
-        let leader = self.leader.filter(|_| is_running).and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        if let Some(leader) = leader {
-            // It may have ended by itself just now.
-            let _ = kill_process_group(leader, Signal::KILL);
-        }
-    }
 }

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, Row, Value};
 
 use crate::services::health::{Facts, Role, ServerQuestion};
+use crate::services::metrics::sql::MYSQL_REPLICA;
 use crate::upkeep::probe::line::Line;
 use crate::upkeep::probe::{mysql, postgres, redis};
 use crate::upstream::health::{Login, Reason};
@@ -47,41 +48,24 @@ pub(super) async fn mysql(line: &Line<'_>, asked: &ServerQuestion) -> Result<Fac
 
 async fn mysql_facts(connection: &mut Conn, asked: &ServerQuestion) -> Result<Facts, Reason> {
     let query = asked.query.as_deref().unwrap_or(SELECT);
-    let row: Option<Row> = connection.query_first(query).await.map_err(mysql::failed)?;
-    asked.check(row.as_ref().and_then(|row| text(row.as_ref(0)?)).as_deref())?;
+    let rows = mysql::rows(connection, query).await?;
+    asked.check(rows.first().and_then(|row| row.first()).and_then(|(_, value)| value.as_deref()))?;
     let read_only: Option<i64> = connection.query_first("SELECT @@global.read_only").await.map_err(mysql::failed)?;
     let role = if read_only == Some(0) { Role::Primary } else { Role::Replica };
     let mut lag = None;
     if role == Role::Replica {
         // Of MySQL 8.0.22 and MariaDB 10.5.1, and of those before. Without the privilege nobody says how far behind it is.
-        for (query, column) in [("SHOW REPLICA STATUS", "Seconds_Behind_Source"), ("SHOW SLAVE STATUS", "Seconds_Behind_Master")] {
-            let Ok(Some(row)) = connection.query_first::<Row, _>(query).await else { continue };
-            let behind = [column, "Seconds_Behind_Master"].iter().find_map(|column| text(row.get_opt_ref(column)?));
-            lag = behind.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+        for query in MYSQL_REPLICA {
+            let Ok(rows) = mysql::rows(connection, query).await else { continue };
+            let behind = |(name, value): &(String, Option<String>)| {
+                ["Seconds_Behind_Source", "Seconds_Behind_Master"].contains(&name.as_str()).then(|| value.clone()).flatten()
+            };
+            let seconds = rows.first().and_then(|row| row.iter().find_map(behind));
+            lag = seconds.and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
             break;
         }
     }
     Ok(Facts { role: Some(role), lag, detail: None })
-}
-
-trait GetOptRef {
-    fn get_opt_ref(&self, column: &str) -> Option<&Value>;
-}
-
-impl GetOptRef for Row {
-    fn get_opt_ref(&self, column: &str) -> Option<&Value> {
-        let index = self.columns_ref().iter().position(|known| known.name_str() == column)?;
-        self.as_ref(index)
-    }
-}
-
-/// As the server writes it; `None` for NULL.
-fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::NULL => None,
-        Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        value => Some(value.as_sql(true).trim_matches('\'').to_owned()),
-    }
 }
 
 /// Whether it replays a primary's log; and if it has not replayed all that it has, of when the latest of that is.

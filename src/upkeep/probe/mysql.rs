@@ -3,9 +3,10 @@
 //! Who only listens to the greeting leaves without a word, and the server counts an aborted connect.
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, IoError, OptsBuilder};
+use mysql_async::{Conn, IoError, OptsBuilder, Row, Value};
 
 use super::line::{Line, Talk};
+use crate::services::metrics::sql::Rows;
 use crate::upstream::health::{Login, Reason};
 use crate::value::Address;
 
@@ -61,6 +62,25 @@ pub(in crate::upkeep) fn failed(error: mysql_async::Error) -> Reason {
         mysql_async::Error::Server(error) => Reason::new(format!("error {}: {}", error.code, error.message)),
         mysql_async::Error::Io(IoError::Io(error)) => Reason::new(format!("no connection: {error}")),
         error => Reason::new(error.to_string()),
+    }
+}
+
+/// Of a query; `None` is NULL.
+pub(in crate::upkeep) async fn rows(connection: &mut Conn, query: &str) -> Result<Rows, Reason> {
+    let rows: Vec<Row> = connection.query(query).await.map_err(failed)?;
+    let of = |row: Row| {
+        let names: Vec<String> = row.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
+        names.into_iter().zip(row.unwrap_raw().iter().map(|value| value.as_ref().and_then(text))).collect()
+    };
+    Ok(rows.into_iter().map(of).collect())
+}
+
+/// As the server writes it; `None` for NULL.
+pub(in crate::upkeep) fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::NULL => None,
+        Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        value => Some(value.as_sql(true).trim_matches('\'').to_owned()),
     }
 }
 

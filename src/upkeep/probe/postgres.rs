@@ -4,9 +4,10 @@
 
 use std::pin::pin;
 
-use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Config, NoTls, SimpleColumn, SimpleQueryMessage};
 
 use super::line::{Line, Talk};
+use crate::services::metrics::sql::Rows;
 use crate::upstream::health::{Login, Reason};
 
 /// `cannot_connect_now`: it starts, it stops, or it recovers and takes nobody yet.
@@ -67,6 +68,13 @@ pub(in crate::upkeep) async fn leads(line: &Line<'_>, login: &Login) -> Result<b
 
 /// One after the other, on one connection: of each the first value of the first row.
 pub(in crate::upkeep) async fn ask(line: &Line<'_>, login: &Login, queries: &[&str]) -> Result<Vec<Option<String>>, Reason> {
+    let first =
+        |rows: Result<Rows, Reason>| Ok(rows?.into_iter().next().and_then(|row| row.into_iter().next()).and_then(|(_, value)| value));
+    rows(line, login, queries).await?.into_iter().map(first).collect()
+}
+
+/// One after the other, on one connection: the rows of each, or why there are none.
+pub(in crate::upkeep) async fn rows(line: &Line<'_>, login: &Login, queries: &[&str]) -> Result<Vec<Result<Rows, Reason>>, Reason> {
     let mut config = Config::new();
     config.application_name("attache-health");
     config.user(login.user.as_deref().unwrap_or(NAME));
@@ -83,9 +91,19 @@ pub(in crate::upkeep) async fn ask(line: &Line<'_>, login: &Login, queries: &[&s
         let answer = async {
             let mut answers = Vec::with_capacity(queries.len());
             for query in queries {
-                let rows = client.simple_query(query).await.map_err(|error| failed(&error))?;
-                let first = rows.iter().find_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
-                answers.push(first.and_then(|row| row.get(0)).map(str::to_owned));
+                let row = |message: SimpleQueryMessage| {
+                    let SimpleQueryMessage::Row(row) = message else { return None };
+                    let value = |(index, column): (usize, &SimpleColumn)| (column.name().to_owned(), row.get(index).map(str::to_owned));
+                    Some(row.columns().iter().enumerate().map(value).collect())
+                };
+                let answer = client.simple_query(query).await;
+                // After an error of its own, a server goes on; without one there is nobody to go on with.
+                if let Err(error) = &answer
+                    && error.as_db_error().is_none()
+                {
+                    return Err(failed(error));
+                }
+                answers.push(answer.map(|rows| rows.into_iter().filter_map(row).collect()).map_err(|error| failed(&error)));
             }
             Ok(answers)
         };
