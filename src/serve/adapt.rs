@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 
 use crate::route::Head;
-use crate::services::metrics::{Collected, Format, Metrics};
+use crate::services::metrics::{Collected, Format, Metrics, Source};
 use crate::services::{Adapter, Report};
 
 /// So much sooner than the scraper gives up, a page has to be on its way.
@@ -33,36 +34,48 @@ async fn page(metrics: &Metrics, head: &Head<'_>, deadline: Option<Instant>) -> 
     let until = deadline.map_or(now + patience, |deadline| deadline.min(now + patience));
     // All of them are asked before anybody is waited for.
     let asked: Vec<_> = metrics.sources.iter().map(|source| source.ask(now)).collect();
-    let mut said: Vec<Option<Arc<Collected>>> = Vec::with_capacity(asked.len());
-    for asked in asked {
-        said.push(match asked {
+    let mut said: Vec<(Arc<Source>, Option<Arc<Collected>>)> = Vec::with_capacity(asked.len());
+    for (source, asked) in metrics.sources.iter().zip(asked) {
+        let collected = match asked {
             Ok(collected) => Some(collected),
             Err(mut news) => match timeout_at(until.into(), news.changed()).await {
                 Ok(Ok(())) => news.borrow().clone(),
                 Ok(Err(_)) | Err(_) => None,
             },
-        });
+        };
+        said.push((Arc::clone(source), collected));
     }
     let accepts =
         |name: &'static str, what: &str| head.headers.all(name.as_bytes()).any(|value| String::from_utf8_lossy(value).contains(what));
     let format = if accepts("accept", "application/openmetrics-text") { Format::OpenMetrics } else { Format::Text };
-    let mut body = metrics.page(&said, Instant::now()).write(format).into_bytes();
+    let may_compress = accepts("accept-encoding", "gzip");
+    // A page of many thousand series takes longer than the requests that this worker has in flight may wait.
+    let written = spawn_blocking(move || {
+        let page = Metrics::page(&said, Instant::now()).write(format).into_bytes();
+        let compressed = if may_compress && page.len() >= COMPRESSED_MIN { compressed(&page) } else { None };
+        match compressed {
+            Some(compressed) => (compressed, true),
+            None => (page, false),
+        }
+    });
+    let Ok((body, is_compressed)) = written.await else {
+        return Report { status: 500, fields: Vec::new(), body: Vec::new() };
+    };
     let mut fields = vec![
         ("Content-Type", format.content_type().to_owned()),
         ("Cache-Control", "no-store".to_owned()),
         ("Vary", "Accept, Accept-Encoding".to_owned()),
     ];
-    if body.len() >= COMPRESSED_MIN && accepts("accept-encoding", "gzip") {
-        let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
-        // Into memory, which does not fail.
-        if encoder.write_all(&body).is_ok()
-            && let Ok(compressed) = encoder.finish()
-        {
-            body = compressed;
-            fields.push(("Content-Encoding", "gzip".to_owned()));
-        }
+    if is_compressed {
+        fields.push(("Content-Encoding", "gzip".to_owned()));
     }
     Report { status: 200, fields, body }
+}
+
+fn compressed(page: &[u8]) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(page.len() / 4), Compression::fast());
+    encoder.write_all(page).ok()?;
+    encoder.finish().ok()
 }
 
 /// What Prometheus says that it will wait, less a margin.

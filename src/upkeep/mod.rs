@@ -19,7 +19,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -93,11 +93,26 @@ impl Drop for Work {
     }
 }
 
+/// Work that requests of the generation before may still wait for; given up a while after it was dropped.
+struct Lingering(AbortHandle);
+
+const LINGER: Duration = Duration::from_secs(60);
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        let work = self.0.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            work.abort();
+        });
+    }
+}
+
 async fn follow(mut followed: watch::Receiver<Followed>) {
     let keeper = Arc::<Keeper>::default();
     let mut pools: HashMap<*const Pool, (Arc<Pool>, Work)> = HashMap::new();
     let mut checks: HashMap<*const Check, (Arc<Check>, Work)> = HashMap::new();
-    let mut sources: HashMap<*const Source, (Arc<Source>, Work)> = HashMap::new();
+    let mut sources: HashMap<*const Source, (Arc<Source>, Lingering)> = HashMap::new();
     let mut ramps: HashMap<*const Service, (Arc<Service>, Work)> = HashMap::new();
     while followed.changed().await.is_ok() {
         let Followed { pools: wanted, checks: asked, sources: scraped, ramped, state } = followed.borrow_and_update().clone();
@@ -124,7 +139,7 @@ async fn follow(mut followed: watch::Receiver<Followed>) {
         sources.retain(|_, (source, _)| scraped.iter().any(|stays| Arc::ptr_eq(stays, source)));
         for source in scraped {
             sources.entry(Arc::as_ptr(&source)).or_insert_with(|| {
-                let work = Work(vec![collect::watch(&source)]);
+                let work = Lingering(collect::watch(&source));
                 (source, work)
             });
         }

@@ -304,6 +304,20 @@ fn ten_who_scrape_at_once_are_one_who_asks() {
 }
 
 #[test]
+fn a_scrape_survives_a_reload() {
+    let origin = slow(Duration::from_millis(800));
+    let from = |more: &str| config(&format!("from = [{{ prometheus = \"http://{}/\"{more} }}]", origin.address));
+    let rig = Rig::start(&from(""));
+    std::thread::scope(|scope| {
+        let scraper = scope.spawn(|| value(&rig, "x"));
+        eventually("it is asked", || origin.connections() == 1);
+        rig.reloaded(&from(", labels = { a = \"b\" }"));
+        assert_eq!(scraper.join().unwrap(), Some(1.0));
+    });
+    assert_eq!(value(&rig, "x{a=\"b\"}"), Some(1.0));
+}
+
+#[test]
 fn who_scrapes_often_gets_what_there_is() {
     let origin = Origin::ok("x 1\n");
     let from = format!("from = [{{ prometheus = \"http://{}/\" }}]\nmin_interval = \"1h\"", origin.address);

@@ -276,6 +276,18 @@ fn whoever_asks_waits_for_nobody() {
     assert!(rig.open_files() < 100, "{}", rig.open_files());
 }
 
+#[test]
+fn a_filter_that_never_ends_holds_nobody_up() {
+    let origin = Origin::ok("{}");
+    let rig = Rig::start(&config(&format!(
+        "timeout = \"100ms\"\nchecks = {{ endless = {{ http = \"http://{0}/\", json = \"def f: f; f\" }}, web = {{ http = \"http://{0}/\" }} }}",
+        origin.address
+    )));
+    eventually("one is well", || ask(&rig, "/health/checks/web").status == 200);
+    eventually("one is not", || report(&rig)["checks"]["endless"]["reason"] == "the last question has not been answered yet");
+    assert_eq!(ask(&rig, "/health/checks/web").status, 200);
+}
+
 /// The sample, with a server of the test's own.
 #[test]
 fn the_sample_of_a_mysql_keeps_its_promises() {

@@ -30,6 +30,9 @@ pub fn prometheus(text: &str, rules: &[Rule], ours: &Labels, page: &mut Page) ->
     })
 }
 
+/// Of one document: a filter may go on forever.
+const ITEMS_MAX: usize = 1_000_000;
+
 /// # Errors
 ///
 /// When this is no JSON, or a filter fails.
@@ -52,7 +55,10 @@ pub fn json(document: &[u8], mappings: &[Mapping], ours: &Labels, page: &mut Pag
         match &mapping.each {
             None => add(document.clone()).map_err(named)?,
             Some(each) => {
-                for item in each.run(document.clone()) {
+                for (number, item) in each.run(document.clone()).enumerate() {
+                    if number >= ITEMS_MAX {
+                        return Err(format!("`{}`: `each` gives more than {ITEMS_MAX} values", mapping.name.0));
+                    }
                     item.and_then(&mut add).map_err(named)?;
                 }
             }

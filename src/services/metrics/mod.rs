@@ -137,13 +137,13 @@ impl Metrics {
         self.sources.iter().find(|source| source.name == name)
     }
 
-    /// One page of what each source said; `None` for who has not answered in time.
-    pub fn page(&self, said: &[Option<Arc<Collected>>], now: Instant) -> Page {
+    /// One page of what each of these sources said; `None` for who has not answered in time.
+    pub fn page(said: &[(Arc<Source>, Option<Arc<Collected>>)], now: Instant) -> Page {
         let mut page = Page::new(usize::MAX);
-        for collected in said.iter().flatten() {
+        for collected in said.iter().filter_map(|(_, said)| said.as_ref()) {
             page.append(&collected.page);
         }
-        for (source, said) in self.sources.iter().zip(said) {
+        for (source, said) in said {
             let own = &source.settings.labels;
             let is_up = said.as_ref().is_some_and(|said| said.error.is_none());
             let up = match source.settings.question {

@@ -1,6 +1,6 @@
 //! Looks at this machine: files, room on file systems, and what a program says.
 //!
-//! Asks the file system on another thread, since it may take its time; never twice at once.
+//! Asks the file system on another thread, since it may take its time; never twice at once. So does whoever runs a filter.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::services::health::{Facts, Room};
 use crate::upkeep::program;
 use crate::upstream::health::Reason;
 
-/// Whether one check still waits for a file system.
+/// Whether one check still waits for an answer from another thread: of a file system, or of a filter that does not end.
 #[derive(Default)]
 pub(super) struct Busy(Arc<AtomicBool>);
 
@@ -43,13 +43,14 @@ impl Busy {
         if is_enough { Ok(Facts { detail: Some(found), ..Facts::default() }) } else { Err(Reason::new(found)) }
     }
 
-    async fn ask<T: Send + 'static>(
+    /// On another thread; if it takes longer, nothing more is asked until it has ended.
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         most: Duration,
         question: impl FnOnce() -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, Reason> {
         if self.0.swap(true, Ordering::Relaxed) {
-            return Err(Reason::new("the file system has not answered yet"));
+            return Err(Reason::new("the last question has not been answered yet"));
         }
         let busy = Arc::clone(&self.0);
         let asking = tokio::task::spawn_blocking(move || {
@@ -61,7 +62,7 @@ impl Busy {
             Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Ok(Err(error))) => Err(Reason::new(error.to_string())),
             Ok(Err(error)) => Err(Reason::new(error.to_string())),
-            Err(_) => Err(Reason::new(format!("no answer of the file system within {most:?}"))),
+            Err(_) => Err(Reason::new(format!("no answer within {most:?}"))),
         }
     }
 }

@@ -6,7 +6,7 @@ mod local;
 mod servers;
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
@@ -45,7 +45,7 @@ async fn ask(check: &Check, busy: &Busy) -> Result<Facts, Reason> {
     match &check.settings.question {
         Question::Tcp(address) => line(address).connect().await.map(|_| Facts::default()),
         Question::Certificate { address, days } => certificate(&line(address), *days).await,
-        Question::Http(asked) => http(&line(&asked.address), asked).await,
+        Question::Http(asked) => http(&line(&asked.address), asked, busy, check.timeout).await,
         Question::Grpc { endpoint, service } => grpc::check(&line(&endpoint.address), service).await.map(nothing_more),
         Question::Redis(asked) => asked.judge(servers::redis(&line(&asked.server.address), asked).await?),
         Question::Memcached(address) => memcached::version(&line(address)).await.map(nothing_more),
@@ -57,7 +57,7 @@ async fn ask(check: &Check, busy: &Busy) -> Result<Facts, Reason> {
     }
 }
 
-async fn http(line: &Line<'_>, asked: &HttpQuestion) -> Result<Facts, Reason> {
+async fn http(line: &Line<'_>, asked: &HttpQuestion, busy: &Busy, time: Duration) -> Result<Facts, Reason> {
     let wire = line.open(Some(&[b"http/1.1"])).await?;
     // A body is read only where something is to hold of it.
     let most = if asked.json.is_some() { fetch::BODY_BYTES_MAX } else { 0 };
@@ -66,7 +66,8 @@ async fn http(line: &Line<'_>, asked: &HttpQuestion) -> Result<Facts, Reason> {
         return Err(Reason::new(format!("answered {status}, expected {}", asked.expect)));
     }
     if let Some(filter) = &asked.json {
-        match filter.holds(&body) {
+        let running = filter.clone();
+        match busy.ask(time, move || Ok(running.holds(&body))).await? {
             Ok(true) => {}
             Ok(false) => return Err(Reason::new(format!("`{filter}` does not hold of its answer"))),
             Err(problem) => return Err(Reason::new(problem)),
