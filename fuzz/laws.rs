@@ -2,11 +2,13 @@
 //!
 //! Each law panics where it is broken, and says whether the bytes were accepted.
 
+use super::proto::exposition;
 use super::proto::http1::{
     ChunkError, ChunkStep, ChunkedDecoder, Field, HeadError, Limits, Progress, RequestHead, ResponseHead, TrailerLimits, Version,
     check_host, compare_form, is_field_value, is_token, request_framing, response_framing, split_target, trailer_fields,
 };
 use super::proto::proxy_header::{self, Parsed, ProxyError};
+use super::proto::resp::Reply;
 
 pub const LIMITS: Limits = Limits { header_bytes: 1024, headers: 12, uri_bytes: 200 };
 const TRAILER_LIMITS: TrailerLimits = TrailerLimits { bytes: 100, fields: 4 };
@@ -216,4 +218,40 @@ pub fn proxy_header(bytes: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// What is whole stays so whatever follows, and no beginning of it is whole.
+pub fn resp(bytes: &[u8]) -> bool {
+    let Ok(Some((reply, len))) = Reply::parse(bytes) else { return false };
+    assert_eq!(Reply::parse(&bytes[..len]), Ok(Some((reply, len))));
+    for end in (0..len).step_by((len / 16).max(1)) {
+        assert_eq!(Reply::parse(&bytes[..end]), Ok(None), "{end} of {len}");
+    }
+    true
+}
+
+/// A page that is written again reads the same, but for the spelling of its numbers.
+pub fn exposition(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let read = |text: &str| {
+        let mut samples = Vec::new();
+        exposition::read(text, |sample| samples.push(sample)).map(|()| samples)
+    };
+    let Ok(first) = read(text) else { return false };
+    for sample in &first {
+        // Names of labels that nobody can have are written as others.
+        if sample.labels.iter().any(|(name, _)| exposition::plain_name(name, false) != *name) {
+            continue;
+        }
+        let mut line = format!("{}{}", sample.name, sample.suffix);
+        exposition::write_labels(&sample.labels, &mut line);
+        line.push(' ');
+        exposition::write_value(sample.value, &mut line);
+        let again = read(&line).expect("what we write can be read");
+        let [again] = again.as_slice() else { panic!("{line:?} is {again:?}") };
+        assert_eq!(format!("{}{}", again.name, again.suffix), format!("{}{}", sample.name, sample.suffix), "{line:?}");
+        assert_eq!(again.labels, sample.labels, "{line:?}");
+        assert!(again.value == sample.value || (again.value.is_nan() && sample.value.is_nan()), "{line:?}");
+    }
+    !first.is_empty()
 }

@@ -2,6 +2,7 @@
 //!
 //! Reads nothing from a socket and waits for nothing: the caller brings bytes and says when to go on.
 
+pub mod exposition;
 pub mod grpc;
 pub mod http1;
 pub mod http2;

@@ -55,6 +55,47 @@ fn proxy_headers_read_alike_however_they_arrive() {
 }
 
 #[test]
+fn answers_of_redis_read_alike_however_they_arrive() {
+    check(mutated(reply()), 25..98, laws::resp);
+}
+
+#[test]
+fn pages_of_metrics_read_alike_when_they_are_written_again() {
+    check(mutated(page()), 25..98, laws::exposition);
+}
+
+/// Nested a little.
+fn reply() -> impl Strategy<Value = Vec<u8>> {
+    let bulk = prop::collection::vec(any::<u8>(), 0..9).prop_map(|bytes| {
+        let mut out = format!("${}\r\n", bytes.len()).into_bytes();
+        out.extend_from_slice(&bytes);
+        out.extend_from_slice(b"\r\n");
+        out
+    });
+    let number = any::<i32>().prop_map(|number| format!(":{number}\r\n").into_bytes());
+    let line = select(vec!["+OK\r\n", "-ERR no\r\n", "$-1\r\n", "*0\r\n"]).prop_map(|line| line.as_bytes().to_vec());
+    prop_oneof![bulk, number, line].prop_recursive(3, 12, 4, |inner| {
+        prop::collection::vec(inner, 0..4).prop_map(|items| {
+            let mut out = format!("*{}\r\n", items.len()).into_bytes();
+            out.extend(items.concat());
+            out
+        })
+    })
+}
+
+fn page() -> impl Strategy<Value = Vec<u8>> {
+    let line = (
+        select(vec!["a_total", "h_bucket", "h_sum", "x:y", "_"]),
+        select(vec!["", "{}", "{a=\"b\"}", "{le=\"+Inf\",a=\"\\\"\\\\\\n}\"}", "{a=\"\",}"]),
+        select(vec!["1", "-2.5e3", "NaN", "+Inf", "0 1700000000"]),
+    )
+        .prop_map(|(name, labels, value)| format!("{name}{labels} {value}\n"));
+    let comment = select(vec!["# TYPE h histogram\n", "# TYPE a_total counter\n", "# HELP a_total x\\ny\n", "# note\n", "\n"]);
+    let lines = prop::collection::vec(prop_oneof![3 => line, 1 => comment.prop_map(str::to_owned)], 1..6);
+    lines.prop_map(|lines| lines.concat().into_bytes())
+}
+
+#[test]
 fn pingora_reads_what_we_accept_as_we_do() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     check(mutated(request_with_body()), 15..90, |bytes| runtime.block_on(pingora_agrees(bytes)));

@@ -4,10 +4,10 @@
 
 use jaq_json::{Num, Val};
 
-use super::exposition::{self, Sample};
-use super::page::{About, Kind, Page};
+use super::page::{About, Page};
 use super::relabel::{Rule, relabel};
 use super::settings::{Mapping, Match};
+use crate::proto::exposition::{self, Kind, Sample};
 use crate::value::jq;
 
 type Labels = [(String, String)];

@@ -3,7 +3,6 @@
 //! Asks nobody: `upkeep::collect` does when a scrape wants it, once for all that want it at that time.
 
 pub mod documents;
-mod exposition;
 mod page;
 pub mod redis;
 mod relabel;
@@ -16,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-pub use page::{About, Format, Kind, Page};
+pub use crate::proto::exposition::Kind;
+pub use page::{About, Format, Page};
 pub use settings::{Document, Printed, Query, Question, Settings, SourceSettings};
 
 use crate::tls::Peer;

@@ -6,38 +6,7 @@ use std::fmt::Write as _;
 
 use indexmap::IndexMap;
 
-/// What a series counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-    Summary,
-    #[default]
-    Untyped,
-}
-
-impl Kind {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-            Self::Summary => "summary",
-            Self::Untyped => "untyped",
-        }
-    }
-
-    pub fn of(word: &str) -> Self {
-        match word {
-            "counter" => Self::Counter,
-            "gauge" => Self::Gauge,
-            "histogram" => Self::Histogram,
-            "summary" => Self::Summary,
-            _ => Self::Untyped,
-        }
-    }
-}
+use crate::proto::exposition::{Kind, plain_name, write_labels, write_value};
 
 /// How a page is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,48 +173,5 @@ fn declared(name: &str, kind: Kind, format: Format) -> (&str, &'static str) {
         (Format::OpenMetrics, Kind::Counter, Some(base)) => (base, "counter"),
         (Format::OpenMetrics, Kind::Counter | Kind::Untyped, _) => (name, "unknown"),
         (_, kind, _) => (name, kind.word()),
-    }
-}
-
-/// A name that a metric (with `:`) or a label may have.
-pub fn plain_name(written: &str, is_metric: bool) -> String {
-    let is_fit = |(index, char): (usize, char)| {
-        char == '_' || char.is_ascii_alphabetic() || (char == ':' && is_metric) || (index > 0 && char.is_ascii_digit())
-    };
-    let mut name: String = written.char_indices().map(|(index, char)| if is_fit((index, char)) { char } else { '_' }).collect();
-    if name.is_empty() {
-        name.push('_');
-    }
-    name
-}
-
-fn write_labels<L: AsRef<str>, V: AsRef<str>>(labels: &[(L, V)], out: &mut String) {
-    if labels.is_empty() {
-        return;
-    }
-    for (index, (name, value)) in labels.iter().enumerate() {
-        out.push(if index == 0 { '{' } else { ',' });
-        out.push_str(&plain_name(name.as_ref(), false));
-        out.push_str("=\"");
-        for char in value.as_ref().chars() {
-            match char {
-                '\\' => out.push_str("\\\\"),
-                '"' => out.push_str("\\\""),
-                '\n' => out.push_str("\\n"),
-                char => out.push(char),
-            }
-        }
-        out.push('"');
-    }
-    out.push('}');
-}
-
-fn write_value(value: f64, out: &mut String) {
-    if value.is_nan() {
-        out.push_str("NaN");
-    } else if value.is_infinite() {
-        out.push_str(if value > 0.0 { "+Inf" } else { "-Inf" });
-    } else {
-        let _ = write!(out, "{value}");
     }
 }

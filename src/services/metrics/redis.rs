@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use super::page::{About, Kind, Page};
+use super::page::{About, Page};
+use crate::proto::exposition::Kind;
 use crate::proto::resp::Reply;
 
 /// What is asked, all at once.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use regex::Regex;
 
-use super::exposition::Sample;
+use crate::proto::exposition::Sample;
 use crate::value::{Decode, Fields, Item, Reader, Spanned};
 use crate::{settings, words};
 

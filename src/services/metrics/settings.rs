@@ -11,8 +11,8 @@ use http::uri::PathAndQuery;
 use indexmap::IndexMap;
 use regex::Regex;
 
-use super::page::{Kind, plain_name};
 use super::relabel::{Rule, last_line};
+use crate::proto::exposition::{Kind, plain_name};
 use crate::tls::ConnectorSettings;
 use crate::value::{Address, Decode, Entry, Fields, Grace, Item, Jq, Key, Reader, Server, ServerKind, Size, Spanned, Whole};
 use crate::{settings, words};

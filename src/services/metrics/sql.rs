@@ -2,8 +2,9 @@
 //!
 //! `MySQL` and `MariaDB` under the names of `mysqld_exporter`, `PostgreSQL` under those of `postgres_exporter`. Asks nothing.
 
-use super::page::{About, Kind, Page};
+use super::page::{About, Page};
 use super::settings::Query;
+use crate::proto::exposition::Kind;
 
 type Labels = [(String, String)];
 

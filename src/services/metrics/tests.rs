@@ -2,10 +2,10 @@
 //!
 //! Real servers are asked in `tests/it/exporters.rs`.
 
-use super::exposition::Sample;
 use super::relabel::{Rule, relabel};
 use super::settings::{Mapping, Match};
 use super::*;
+use crate::proto::exposition::{self, Sample};
 use crate::proto::resp::Reply;
 use crate::value::{Decode, Diagnostics, Item, Reader, Sources};
 

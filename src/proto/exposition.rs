@@ -1,10 +1,42 @@
-//! Reads pages of metrics in the text format, version 0.0.4.
+//! Pages of metrics in the text format, version 0.0.4: reads them, and spells names, labels and values.
 //!
-//! Forgets times: what is read now is as old as now. Decides nothing about series: relabelling does.
+//! Forgets times: what is read now is as old as now. Decides nothing about series.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 
-use super::page::Kind;
+/// What a series counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+    Summary,
+    #[default]
+    Untyped,
+}
+
+impl Kind {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Summary => "summary",
+            Self::Untyped => "untyped",
+        }
+    }
+
+    pub fn of(word: &str) -> Self {
+        match word {
+            "counter" => Self::Counter,
+            "gauge" => Self::Gauge,
+            "histogram" => Self::Histogram,
+            "summary" => Self::Summary,
+            _ => Self::Untyped,
+        }
+    }
+}
 
 /// One series of a page.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,4 +138,48 @@ fn family_of<'a>(name: &'a str, kinds: &HashMap<&'a str, Kind>) -> (&'a str, &'s
         }
     }
     (name, "", Kind::Untyped)
+}
+
+/// A name that a metric (with `:`) or a label may have.
+pub fn plain_name(written: &str, is_metric: bool) -> String {
+    let is_fit = |(index, char): (usize, char)| {
+        char == '_' || char.is_ascii_alphabetic() || (char == ':' && is_metric) || (index > 0 && char.is_ascii_digit())
+    };
+    let mut name: String = written.char_indices().map(|(index, char)| if is_fit((index, char)) { char } else { '_' }).collect();
+    if name.is_empty() {
+        name.push('_');
+    }
+    name
+}
+
+/// In braces, if there are any.
+pub fn write_labels<L: AsRef<str>, V: AsRef<str>>(labels: &[(L, V)], out: &mut String) {
+    if labels.is_empty() {
+        return;
+    }
+    for (index, (name, value)) in labels.iter().enumerate() {
+        out.push(if index == 0 { '{' } else { ',' });
+        out.push_str(&plain_name(name.as_ref(), false));
+        out.push_str("=\"");
+        for char in value.as_ref().chars() {
+            match char {
+                '\\' => out.push_str("\\\\"),
+                '"' => out.push_str("\\\""),
+                '\n' => out.push_str("\\n"),
+                char => out.push(char),
+            }
+        }
+        out.push('"');
+    }
+    out.push('}');
+}
+
+pub fn write_value(value: f64, out: &mut String) {
+    if value.is_nan() {
+        out.push_str("NaN");
+    } else if value.is_infinite() {
+        out.push_str(if value > 0.0 { "+Inf" } else { "-Inf" });
+    } else {
+        let _ = write!(out, "{value}");
+    }
 }
