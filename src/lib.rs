@@ -24,9 +24,10 @@
 //! explain           the same walk without a client: why a request would go there; what a change would move
 //!
 //! upkeep            probes endpoints, looks for them by DNS, finds out who leads; bars and finds in `upstream`; has ramps go on
+//! upkeep/checks     what health reports look at; upkeep/collect, what pages of metrics want of other programs. serve/adapt answers
 //! ```
 //!
-//! A process is one supervisor thread, one admin thread, one upkeep thread (probes, discovery), and workers: a thread each, with a
+//! A process is one supervisor thread, one admin thread, one upkeep thread (probes, discovery, adapters), and workers: a thread each, with a
 //! current-thread runtime, listening sockets of its own (`SO_REUSEPORT`) and its own idle connections
 //! to endpoints. Workers share nothing that is written per request but what is known of an endpoint: how many requests it has, and,
 //! where its pool asks for that, how they went.

@@ -6,6 +6,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -210,13 +211,29 @@ const ONE_WORKER: &str = "[process]\nworkers = 1\n";
 
 #[test]
 fn an_idle_process_is_small() {
-    let (command, is_optimised) = measured();
     let text = format!("{ONE_WORKER}[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"{}\"\n", origin());
-    let rig = Rig::start_with(command, TempDir::new().unwrap(), &text);
-    let fresh = rig.resident();
-    rig.connect("web").ask("GET", "/sized/10").unwrap();
-    println!("idle: {} KiB resident, {} KiB after a request", fresh >> 10, rig.resident() >> 10);
-    let most = if is_optimised { 12_000_000 } else { 60_000_000 };
+    let (mut is_optimised, mut ships) = (false, false);
+    // The kernel maps code in windows of 64 KiB, and where these begin in the program differs from start to start, by a twentieth of all.
+    let mut starts: Vec<(u64, u64)> = (0..5)
+        .map(|_| {
+            let command;
+            (command, is_optimised) = measured();
+            ships = Path::new(command.get_program()).parent().is_some_and(|directory| directory.ends_with("release"));
+            let rig = Rig::start_with(command, TempDir::new().unwrap(), &text);
+            let fresh = rig.resident();
+            rig.connect("web").ask("GET", "/sized/10").unwrap();
+            (fresh, rig.resident())
+        })
+        .collect();
+    starts.sort_unstable();
+    let (fresh, used) = starts[2];
+    println!("idle: {} KiB resident, {} KiB after a request; {} to {} KiB", fresh >> 10, used >> 10, starts[0].0 >> 10, starts[4].0 >> 10);
+    // What is linked for measuring while one works lies less densely than what ships.
+    let most = match (ships, is_optimised) {
+        (true, _) => 11_000_000,
+        (false, true) => 13_000_000,
+        (false, false) => 60_000_000,
+    };
     assert!(fresh <= most, "{fresh} bytes");
 }
 
