@@ -189,9 +189,9 @@ impl<'a> Services<'a> {
             return Some(Arc::clone(same));
         }
         let peer = match &settings.notify {
-            Some(hook) if hook.value.is_tls => {
+            Some(hook) if hook.value.0.is_tls => {
                 let connector = Connector::compile(&tls::ConnectorSettings::default(), hook.place, &[], read, sessions, found, now)?;
-                let host = hook.value.address.host();
+                let host = hook.value.0.address.host();
                 match tls::Name::parse(&host) {
                     Ok(name) => Some(connector.peer(name.0)),
                     Err(reason) => {

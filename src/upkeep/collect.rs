@@ -103,9 +103,9 @@ async fn ask_memcached(source: &Source, server: &Server) -> Result<Page, Reason>
 }
 
 async fn ask_for(source: &Arc<Source>, at: &Document) -> Result<Page, Reason> {
-    let line = Line::to(at.address.clone(), source.peer.as_ref(), source.timeout);
+    let line = Line::to(at.url.address.clone(), source.peer.as_ref(), source.timeout);
     let wire = line.open(Some(&[b"http/1.1"])).await?;
-    let (status, body) = line.in_time(fetch::get(wire, &at.authority, &at.path, at.most)).await?;
+    let (status, body) = line.in_time(fetch::get(wire, &at.url, at.most)).await?;
     if status != 200 {
         return Err(Reason::new(format!("answered {status}, expected 200")));
     }

@@ -7,13 +7,13 @@ use std::pin::pin;
 use bytes::Bytes;
 use http::Request;
 use http::header::{ACCEPT, HOST, USER_AGENT};
-use http::uri::PathAndQuery;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use crate::dial::Wire;
 use crate::upstream::health::Reason;
+use crate::value::Url;
 
 /// The longest document that a check reads.
 pub(super) const BODY_BYTES_MAX: usize = 1 << 20;
@@ -22,9 +22,9 @@ const HEADERS_MAX: usize = 200;
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// The status and the body, which may have `most` bytes; with 0, none of it is read.
-pub(super) async fn get(wire: Wire, authority: &str, path: &PathAndQuery, most: usize) -> Result<(u16, Bytes), Reason> {
-    let request = Request::get(path.as_str())
-        .header(HOST, authority)
+pub(super) async fn get(wire: Wire, url: &Url, most: usize) -> Result<(u16, Bytes), Reason> {
+    let request = Request::get(url.path.as_str())
+        .header(HOST, &url.authority)
         .header(USER_AGENT, "attache-health")
         .header(ACCEPT, "*/*")
         .body(Empty::<Bytes>::new())

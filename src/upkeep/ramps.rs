@@ -110,6 +110,7 @@ async fn tell(service: &str, ramp: &Ramp, body: &str) {
 
 async fn post(ramp: &Ramp, body: &str) -> Result<u16, String> {
     let Some(hook) = &ramp.settings.notify else { return Err("there is nobody to tell".to_owned()) };
+    let hook = &hook.value.0;
     let opening = Opening { greeting: &[], alpn: None, timeout: TELL_MAX, seat: None };
     let mut wire = dial::dial(&hook.address, ramp.peer.as_ref(), opening).await.map_err(|error| format!("cannot connect: {error:?}"))?;
     let head = format!(

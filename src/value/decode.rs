@@ -244,6 +244,44 @@ impl<T: Decode> Decode for Vec<T> {
     }
 }
 
+/// Keys of which a table has one, which says what it is.
+pub struct Choice<'c> {
+    pub kinds: &'c [&'static str],
+    /// Of a table with two: "a check asks one thing, this has".
+    pub rule: &'c str,
+    /// Of a table with none.
+    pub missing: &'c str,
+    /// One that is written.
+    pub example: &'c str,
+}
+
+impl Choice<'_> {
+    /// Those that are written.
+    pub fn take<'i>(&self, fields: &mut Fields<'i>) -> Vec<(&'static str, &'i Entry)> {
+        self.kinds.iter().filter_map(|&kind| Some((kind, fields.take(kind)?))).collect()
+    }
+
+    /// The one that is.
+    pub fn only<'i>(
+        &self,
+        written: &[(&'static str, &'i Entry)],
+        place: Place,
+        reader: &mut Reader<'_>,
+    ) -> Option<(&'static str, &'i Entry)> {
+        match written {
+            [kind] => return Some(*kind),
+            [] => {
+                let help = format!("write one of `{}`, such as {}", self.kinds.join("`, `"), self.example);
+                reader.error(place, self.missing).help(help);
+            }
+            [(first, earlier), (second, later), ..] => {
+                reader.error(later.key_place, format!("{} `{first}` and `{second}`", self.rule)).related(earlier.key_place, "the first");
+            }
+        }
+        None
+    }
+}
+
 /// A key that is the operator's own name for something.
 pub trait Key: Sized + Eq + Hash {
     /// `None` means the reason is already in `found`.

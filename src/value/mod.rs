@@ -20,9 +20,10 @@ mod share;
 mod size;
 mod template;
 mod toggle;
+mod url;
 
 pub use address::{Address, EndpointAddress, Scheme, ServiceRef};
-pub use decode::{Decode, Fields, Key, Reader, Whole, nearest, plain};
+pub use decode::{Choice, Decode, Fields, Key, Reader, Whole, nearest, plain};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use document::{Entry, Item, Table, Text, Value};
 pub use duration::{DURATION_MAX, parse_duration};
@@ -38,3 +39,4 @@ pub use share::Share;
 pub use size::Size;
 pub use template::{LeafTemplate, Lookup, Template, Variable};
 pub use toggle::BodyLimit;
+pub use url::Url;

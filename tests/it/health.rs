@@ -163,7 +163,9 @@ fn with_everybody_sick_requests_are_refused() {
     until_state(&rig, "b", "sick");
     let answer = rig.connect("web").ask("GET", "/").unwrap();
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
-    assert_eq!(rig.metric("attache_refusals_total{listener=\"web\",reason=\"no_endpoint\"}"), 1.0);
+    // The answer is there before it is counted.
+    let series = "attache_refusals_total{listener=\"web\",reason=\"no_endpoint\"}";
+    eventually("it is counted", || rig.metrics(series) == 1.0);
     assert_eq!((a.requests(), b.requests()), (0, 0));
 }
 

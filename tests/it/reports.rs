@@ -2,12 +2,12 @@
 //!
 //! How findings are judged is tested beside the code.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Answer, Authority, DataServer, Origin, Postgres, Rig, TlsOrigin, eventually, free_address};
+use crate::support::{Answer, Authority, DataServer, Origin, Postgres, Rig, TlsOrigin, eventually, free_address, refused};
 
 fn config(checks: &str) -> String {
     format!(
@@ -230,13 +230,7 @@ fn reports_are_read_and_nothing_else() {
 
 #[track_caller]
 fn check_wrong(written: &str, expected: &str) {
-    let directory = tempfile::tempdir().unwrap();
-    let text = format!("[[listener]]\nlisten = \"127.0.0.1:0\"\nservice = \"h\"\n[service.h.health]\n{written}\n");
-    std::fs::write(directory.path().join("a.toml"), text).unwrap();
-    let mut command = crate::support::binary();
-    let output = command.current_dir(directory.path()).args(["check", "a.toml"]).stdin(Stdio::null()).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let said = refused(&format!("[[listener]]\nlisten = \"127.0.0.1:0\"\nservice = \"h\"\n[service.h.health]\n{written}\n"));
     assert!(said.contains(expected), "{said}");
 }
 

@@ -5,15 +5,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Uri;
-use http::uri::PathAndQuery;
 use indexmap::IndexMap;
 
 use crate::settings;
 use crate::tls::ConnectorSettings;
 use crate::upstream::health::{Interval, Statuses, check_timeout, grpc_service};
 use crate::value::{
-    Address, Decode, EndpointAddress, Entry, Fields, Item, Jq, Key, Reader, Scheme, Server, ServerKind, Share, Size, Spanned, Value, Whole,
+    Address, Choice, Decode, EndpointAddress, Entry, Fields, Item, Jq, Key, Reader, Scheme, Server, ServerKind, Share, Size, Spanned, Url,
+    Value, Whole,
 };
 use crate::words;
 
@@ -88,11 +87,7 @@ pub enum Question {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpQuestion {
-    pub is_tls: bool,
-    pub address: Address,
-    /// As it was written.
-    pub authority: String,
-    pub path: PathAndQuery,
+    pub url: Url,
     pub expect: Statuses,
     /// What must hold of the answer, which is JSON then.
     pub json: Option<Jq>,
@@ -160,7 +155,12 @@ impl Key for Name {
     }
 }
 
-const KINDS: [&str; 11] = ["tcp", "certificate", "http", "grpc", "redis", "memcached", "mysql", "postgres", "file", "free", "exec"];
+const KINDS: Choice<'_> = Choice {
+    kinds: &["tcp", "certificate", "http", "grpc", "redis", "memcached", "mysql", "postgres", "file", "free", "exec"],
+    rule: "a check asks one thing, this has",
+    missing: "nothing says what is checked",
+    example: "http = \"http://127.0.0.1:8080/ready\"",
+};
 
 /// Keys beside the kind, and the kinds that they are for.
 const OPTIONS: [(&str, &[&str]); 10] = [
@@ -180,7 +180,7 @@ impl Decode for CheckSettings {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let mut fields = Fields::of(item, "a check", reader)?;
         let place = fields.place();
-        let kinds: Vec<(&'static str, &Entry)> = KINDS.iter().filter_map(|&kind| Some((kind, fields.take(kind)?))).collect();
+        let kinds = KINDS.take(&mut fields);
         let options = Options(OPTIONS.iter().filter_map(|&(key, _)| Some((key, fields.take(key)?))).collect());
         let critical = fields.or("critical", true, reader);
         let interval = fields.optional::<Interval>("interval", reader);
@@ -188,20 +188,7 @@ impl Decode for CheckSettings {
         let rise = fields.optional::<Whole<1, 1000>>("rise", reader);
         let fall = fields.optional::<Whole<1, 1000>>("fall", reader);
         fields.finish(reader)?;
-        let (kind, entry) = match kinds.as_slice() {
-            [kind] => *kind,
-            [] => {
-                let help = format!("write one of `{}`, such as http = \"http://127.0.0.1:8080/ready\"", KINDS.join("`, `"));
-                reader.error(place, "nothing says what is checked").help(help);
-                return None;
-            }
-            [(first, earlier), (second, later), ..] => {
-                reader
-                    .error(later.key_place, format!("a check asks one thing, this has `{first}` and `{second}`"))
-                    .related(earlier.key_place, "the first");
-                return None;
-            }
-        };
+        let (kind, entry) = KINDS.only(&kinds, place, reader)?;
         options.fit(kind, reader)?;
         Some(Self {
             question: question(kind, &entry.item, &options, reader)?,
@@ -281,20 +268,7 @@ fn address(item: &Item, reader: &mut Reader<'_>) -> Option<Address> {
 fn http(item: &Item, options: &Options<'_>, reader: &mut Reader<'_>) -> Option<HttpQuestion> {
     let text = String::decode(item, reader)?;
     let (expect, json) = (options.get::<Statuses>("expect", reader)?, options.get::<Jq>("json", reader)?);
-    let parsed = text.parse::<Uri>().ok().and_then(|uri| {
-        let is_tls = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return None,
-        };
-        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-        let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let address = Address::parse(&format!("{}:{port}", authority.host())).ok()?;
-        let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        // What holds of JSON holds of an answer that is meant, whatever its status.
-        let expect = expect.clone().unwrap_or_default();
-        Some(HttpQuestion { is_tls, address, authority: authority.to_string(), path, expect, json: json.clone() })
-    });
+    let parsed = Url::parse(&text).map(|url| HttpQuestion { url, expect: expect.unwrap_or_default(), json });
     if parsed.is_none() {
         reader
             .error(item.place, format!("`{text}` is not a URL that can be asked for"))
@@ -420,7 +394,7 @@ impl Question {
     pub fn tls_address(&self) -> Option<&Address> {
         match self {
             Self::Certificate { address, .. } => Some(address),
-            Self::Http(http) => http.is_tls.then_some(&http.address),
+            Self::Http(http) => http.url.tls_address(),
             Self::Grpc { endpoint, .. } => (endpoint.scheme == Scheme::Https).then_some(&endpoint.address),
             Self::Redis(asked) => asked.server.is_tls.then_some(&asked.server.address),
             _ => None,

@@ -6,15 +6,13 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Uri;
-use http::uri::PathAndQuery;
 use indexmap::IndexMap;
 use regex::Regex;
 
 use super::relabel::{Rule, last_line};
 use crate::proto::exposition::{Kind, plain_name};
 use crate::tls::ConnectorSettings;
-use crate::value::{Address, Decode, Entry, Fields, Grace, Item, Jq, Key, Reader, Server, ServerKind, Size, Spanned, Whole};
+use crate::value::{Address, Choice, Decode, Entry, Fields, Grace, Item, Jq, Key, Reader, Server, ServerKind, Size, Spanned, Url, Whole};
 use crate::{settings, words};
 
 settings! {
@@ -70,11 +68,7 @@ pub enum Printed {
 /// Where a document is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    pub is_tls: bool,
-    pub address: Address,
-    /// As it was written.
-    pub authority: String,
-    pub path: PathAndQuery,
+    pub url: Url,
     /// More is no answer.
     pub most: usize,
 }
@@ -193,7 +187,12 @@ impl Key for LabelName {
     }
 }
 
-const KINDS: [&str; 8] = ["redis", "memcached", "mysql", "postgres", "prometheus", "json", "text", "exec"];
+const KINDS: Choice<'_> = Choice {
+    kinds: &["redis", "memcached", "mysql", "postgres", "prometheus", "json", "text", "exec"],
+    rule: "a source is one thing, this is",
+    missing: "nothing says who is asked",
+    example: "redis = \"127.0.0.1:6379\"",
+};
 /// Of those that come later.
 const LATER: [&str; 2] = ["statsd", "process"];
 const BODY: Size = Size::mib(16);
@@ -209,27 +208,14 @@ impl Decode for SourceSettings {
                 return None;
             }
         }
-        let kinds: Vec<(&'static str, &Entry)> = KINDS.iter().filter_map(|&kind| Some((kind, fields.take(kind)?))).collect();
+        let kinds = KINDS.take(&mut fields);
         let (relabel, map, matches, query) = (fields.take("relabel"), fields.take("map"), fields.take("match"), fields.take("query"));
         let body = fields.or("body", BODY, reader);
         let name = fields.optional::<String>("name", reader);
         let labels = fields.or("labels", IndexMap::<LabelName, String>::new(), reader);
         let tls = fields.optional::<Spanned<ConnectorSettings>>("tls", reader);
         fields.finish(reader)?;
-        let (kind, entry) = match kinds.as_slice() {
-            [kind] => *kind,
-            [] => {
-                let help = format!("write one of `{}`, such as redis = \"127.0.0.1:6379\"", KINDS.join("`, `"));
-                reader.error(place, "nothing says who is asked").help(help);
-                return None;
-            }
-            [(first, earlier), (second, later), ..] => {
-                reader
-                    .error(later.key_place, format!("a source is one thing, this is `{first}` and `{second}`"))
-                    .related(earlier.key_place, "the first");
-                return None;
-            }
-        };
+        let (kind, entry) = KINDS.only(&kinds, place, reader)?;
         let options: [(&str, Option<&Entry>, &[&str]); 4] = [
             ("relabel", relabel, &["prometheus", "exec"]),
             ("map", map, &["json", "exec"]),
@@ -309,18 +295,7 @@ fn server(kind: ServerKind, item: &Item, reader: &mut Reader<'_>) -> Option<Serv
 
 fn document(item: &Item, most: usize, reader: &mut Reader<'_>) -> Option<Document> {
     let text = String::decode(item, reader)?;
-    let parsed = text.parse::<Uri>().ok().and_then(|uri| {
-        let is_tls = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            _ => return None,
-        };
-        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-        let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let address = Address::parse(&format!("{}:{port}", authority.host())).ok()?;
-        let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Some(Document { is_tls, address, authority: authority.to_string(), path, most })
-    });
+    let parsed = Url::parse(&text).map(|url| Document { url, most });
     if parsed.is_none() {
         reader
             .error(item.place, format!("`{text}` is not a URL that can be asked for"))
@@ -338,8 +313,8 @@ impl SourceSettings {
             Question::Postgres(server, _) => format!("postgres {server}"),
             Question::Exec(words, _) => format!("exec {}", words.first().map_or("", String::as_str)),
             Question::Prometheus(at, _) | Question::Json(at, _) | Question::Text(at, _) => {
-                let scheme = if at.is_tls { "https" } else { "http" };
-                format!("{} {scheme}://{}{}", self.question.word(), at.authority, at.path.path())
+                let scheme = if at.url.is_tls { "https" } else { "http" };
+                format!("{} {scheme}://{}{}", self.question.word(), at.url.authority, at.url.path.path())
             }
         })
     }
@@ -365,7 +340,7 @@ impl Question {
         match self {
             Self::Redis(server) => server.is_tls.then_some(&server.address),
             Self::Memcached(_) | Self::Mysql(..) | Self::Postgres(..) | Self::Exec(..) => None,
-            Self::Prometheus(at, _) | Self::Json(at, _) | Self::Text(at, _) => at.is_tls.then_some(&at.address),
+            Self::Prometheus(at, _) | Self::Json(at, _) | Self::Text(at, _) => at.url.tls_address(),
         }
     }
 }

@@ -45,7 +45,7 @@ async fn ask(check: &Check, busy: &Busy) -> Result<Facts, Reason> {
     match &check.settings.question {
         Question::Tcp(address) => line(address).connect().await.map(|_| Facts::default()),
         Question::Certificate { address, days } => certificate(&line(address), *days).await,
-        Question::Http(asked) => http(&line(&asked.address), asked, busy, check.timeout).await,
+        Question::Http(asked) => http(&line(&asked.url.address), asked, busy, check.timeout).await,
         Question::Grpc { endpoint, service } => grpc::check(&line(&endpoint.address), service).await.map(nothing_more),
         Question::Redis(asked) => asked.judge(servers::redis(&line(&asked.server.address), asked).await?),
         Question::Memcached(address) => memcached::version(&line(address)).await.map(nothing_more),
@@ -61,7 +61,7 @@ async fn http(line: &Line<'_>, asked: &HttpQuestion, busy: &Busy, time: Duration
     let wire = line.open(Some(&[b"http/1.1"])).await?;
     // A body is read only where something is to hold of it.
     let most = if asked.json.is_some() { fetch::BODY_BYTES_MAX } else { 0 };
-    let (status, body) = line.in_time(fetch::get(wire, &asked.authority, &asked.path, most)).await?;
+    let (status, body) = line.in_time(fetch::get(wire, &asked.url, most)).await?;
     if !asked.expect.have(status) {
         return Err(Reason::new(format!("answered {status}, expected {}", asked.expect)));
     }

@@ -27,7 +27,7 @@ pub use machine::{Lateness, alone, has, raise_open_files};
 pub use optimised::{measured, optimised};
 pub use origin::{Next, Origin, Request, read_head};
 pub use place::free_address;
-pub use rig::{Rig, binary};
+pub use rig::{Rig, binary, refused};
 pub use servers::{DataServer, Postgres};
 pub use tls_origin::{Talk, TlsOrigin};
 pub use trusting::{handshake, trusting_config};

@@ -241,3 +241,14 @@ fn collect(pipe: impl std::io::Read + Send + 'static) -> Arc<Mutex<String>> {
     });
     text
 }
+
+/// What `attache check` says against a configuration; it must refuse it.
+#[track_caller]
+pub fn refused(config: &str) -> String {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("a.toml"), config).unwrap();
+    let output = binary().current_dir(directory.path()).args(["check", "a.toml"]).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}

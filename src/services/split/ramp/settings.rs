@@ -4,10 +4,8 @@
 
 use std::time::Duration;
 
-use http::Uri;
-
 use crate::services::shard::migrate::Moment;
-use crate::value::{Address, Decode, Item, LabelText, Reader, Share, Spanned, Whole};
+use crate::value::{Decode, Item, LabelText, Reader, Share, Spanned, Url, Whole};
 use crate::{settings, words};
 
 settings! {
@@ -132,35 +130,17 @@ impl Decode for Slower {
 
 /// Whom a ramp tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hook {
-    pub is_tls: bool,
-    pub address: Address,
-    /// As it was written.
-    pub authority: String,
-    /// With its query.
-    pub path: String,
-}
+pub struct Hook(pub Url);
 
 impl Decode for Hook {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
-        let hook = text.parse::<Uri>().ok().and_then(|uri| {
-            let is_tls = match uri.scheme_str() {
-                Some("http") => false,
-                Some("https") => true,
-                _ => return None,
-            };
-            let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-            let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-            let address = Address::parse(&format!("{}:{port}", authority.host())).ok()?;
-            let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-            Some(Self { is_tls, address, authority: authority.to_string(), path })
-        });
-        if hook.is_none() {
+        let url = Url::parse(&text);
+        if url.is_none() {
             reader
                 .error(item.place, format!("`{text}` is not a URL that can be posted to"))
                 .help("write \"http://hooks.example/ramps\", or https://");
         }
-        hook
+        url.map(Self)
     }
 }
