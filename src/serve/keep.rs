@@ -172,19 +172,32 @@ impl Keep {
         self.seen.body = whole;
     }
 
-    /// Has whole lines go on, and keeps nothing of them.
-    fn hand_on(&mut self, data: &[u8]) {
-        let Some(end) = data.iter().rposition(|&byte| byte == b'\n').map(|end| end + 1) else { return self.keep(data) };
-        self.keep(&data[..end]);
-        if self.is_longer {
-            return;
+    /// Has whole lines go on, and keeps what is left: the beginning of one, however much came at once.
+    fn hand_on(&mut self, mut data: &[u8]) {
+        if self.kept > 0 {
+            let Some(end) = memchr::memchr(b'\n', data).map(|end| end + 1) else { return self.keep(data) };
+            self.keep(&data[..end]);
+            if self.is_longer {
+                return;
+            }
+            self.put_together();
+            let line = std::mem::take(&mut self.seen.body);
+            self.add(&line);
+            drop(line);
+            self.forget();
+            data = &data[end..];
         }
-        self.put_together();
-        let is_json = self.lines.as_ref().is_none_or(|lines| lines.add(&self.seen.body).is_ok());
-        self.forget();
-        if is_json {
+        let end = memchr::memrchr(b'\n', data).map_or(0, |end| end + 1);
+        self.add(&data[..end]);
+        if self.gave_up.is_none() {
             self.keep(&data[end..]);
-        } else {
+        }
+    }
+
+    fn add(&mut self, lines: &[u8]) {
+        if let Some(pieces) = &self.lines
+            && pieces.add(lines).is_err()
+        {
             self.gave_up = Some("not_json");
         }
     }

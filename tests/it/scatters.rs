@@ -396,7 +396,7 @@ fn lines_are_passed_on_and_not_held() {
     let leaves = [many(), many()];
     let rig = Rig::start(&format!(
         "[process]\nworkers = 1\nmax_memory_bodies = \"1MiB\"\n[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"s\"\n\
-         [service.s.scatter]\nover = [\"{}\", \"{}\"]\nmerge = \"ndjson\"\ndeadline = \"5m\"\n",
+         [service.s.scatter]\nover = [\"{}\", \"{}\"]\nmerge = \"ndjson\"\ndeadline = \"5m\"\nleaf_body = \"2KiB\"\n",
         leaves[0].address, leaves[1].address
     ));
     let mut client = rig.connect("web");
