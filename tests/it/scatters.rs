@@ -569,6 +569,8 @@ fn wrong_scatters_are_told_with_a_remedy() {
     check_wrong("over = { pool = \"b\" }\nmerge = \"concat\"", "`b` is no pool");
     check_wrong(&with(""), "nothing says how the answers become one");
     check_wrong(&with("merge = \"conkat\""), "did you mean \"concat\"?");
+    check_wrong(&with("merge = \"avg\""), "`avg` needs to know of what");
+    check_wrong(&with("merge = { avg = { at = \"/n\", by = \"n\" } }"), "`n` does not begin with a slash");
     check_wrong(&with("merge = \"topk\""), "`topk` needs an order");
     check_wrong(&with("merge = { topk = { sort = \"/score down\" } }"), "`down` is neither `asc` nor `desc`");
     check_wrong(&with("merge = { keyed = \"/a\" }"), "`keyed` takes no options");

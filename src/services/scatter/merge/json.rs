@@ -8,7 +8,7 @@ use std::ops::Range;
 use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value};
 
-use super::settings::{Fold, OnConflict, Place, Set};
+use super::settings::{Fold, Mean, OnConflict, Place, Set};
 use super::{Answer, Misfit, Reason};
 
 fn misfit(answer: usize, reason: Reason) -> Misfit {
@@ -205,17 +205,54 @@ fn only(mut document: Value, places: &[Place]) -> Option<Value> {
         if !found.is_number() {
             return None;
         }
-        let found = found.take();
-        let mut target = &mut all;
-        for key in &place.0 {
-            if !target.is_object() {
-                *target = Value::Object(Map::new());
-            }
-            target = target.as_object_mut()?.entry(key.clone()).or_insert(Value::Null);
-        }
-        *target = found;
+        put(&mut all, place, found.take());
     }
     Some(all)
+}
+
+/// Makes objects on the way of whatever is there.
+fn put(document: &mut Value, place: &Place, value: Value) {
+    let mut target = document;
+    for key in &place.0 {
+        if !target.is_object() {
+            *target = Value::Object(Map::new());
+        }
+        let Value::Object(fields) = target else { return };
+        target = fields.entry(key.clone()).or_insert(Value::Null);
+    }
+    *target = value;
+}
+
+/// Each leaf's numbers count as much as it says. Without anything that counts there is no mean: `null`.
+pub(super) fn mean(answers: &[Answer<'_>], mean: &Mean) -> Result<Vec<u8>, Misfit> {
+    let mut sums = vec![0.0; mean.at.len()];
+    let mut weights = 0.0;
+    for (number, answer) in answers.iter().enumerate() {
+        let document = parsed(number, answer)?;
+        let at = |place: &Place| {
+            let found = place.0.iter().try_fold(&document, |value, key| value.get(key.as_str()));
+            found.and_then(Value::as_f64).ok_or(misfit(number, Reason::Mismatch))
+        };
+        let weight = mean.by.as_ref().map_or(Ok(1.0), at)?;
+        if weight < 0.0 {
+            return Err(misfit(number, Reason::Mismatch));
+        }
+        for (sum, place) in sums.iter_mut().zip(&mean.at) {
+            *sum += at(place)? * weight;
+        }
+        weights += weight;
+    }
+    let mut all = Value::Null;
+    for (sum, place) in sums.into_iter().zip(&mean.at) {
+        let mean = if weights > 0.0 { Number::from_f64(sum / weights) } else { None };
+        put(&mut all, place, mean.map_or(Value::Null, Value::Number));
+    }
+    if let Some(by) = &mean.by {
+        // Whole counts are written as such.
+        let whole = (weights.fract() == 0.0 && weights < 9e15).then(|| Number::from(weights as u64));
+        put(&mut all, by, whole.or_else(|| Number::from_f64(weights)).map_or(Value::Null, Value::Number));
+    }
+    Ok(all.to_string().into_bytes())
 }
 
 fn folded(one: Value, other: Value, fold: Fold) -> Result<Value, Reason> {

@@ -113,6 +113,7 @@ impl Merge {
             Self::Keyed => Ok(json(json::keyed(answers))),
             Self::Object(on_conflict) => json::object(answers, *on_conflict).map(json),
             Self::Fold(fold, places) => json::fold(answers, *fold, places).map(json),
+            Self::Mean(mean) => json::mean(answers, mean).map(json),
             Self::Union(set) => json::union(answers, set).map(json),
             Self::Intersect(set) => json::intersect(answers, set).map(json),
             Self::Topk(topk) => topk::merge(answers, topk, ask).map(json),

@@ -19,6 +19,8 @@ pub enum Merge {
     Keyed,
     /// Numbers of all, made one: everywhere in objects, or in these places only.
     Fold(Fold, Vec<Place>),
+    /// Means of numbers.
+    Mean(Mean),
     Union(Set),
     Intersect(Set),
     Topk(Topk),
@@ -72,6 +74,16 @@ settings! {
         /// Where the arrays are.
         at: Place = Place::default(),
         /// What members are the same by; by default, all of them.
+        by: Option<Place> = None,
+    }
+}
+
+settings! {
+    /// Means of what leaves have.
+    pub struct Mean as "a mean" {
+        /// Where the numbers are.
+        at: Vec<Place>,
+        /// How much a leaf's numbers count: of how many they are the mean already. Default: those of all leaves as much.
         by: Option<Place> = None,
     }
 }
@@ -163,13 +175,14 @@ settings! {
     }
 }
 
-const WORDS: [&str; 14] = [
+const WORDS: [&str; 15] = [
     "concat",
     "object",
     "keyed",
     "sum",
     "min",
     "max",
+    "avg",
     "union",
     "intersect",
     "topk",
@@ -224,6 +237,16 @@ impl Decode for Merge {
             "sum" => fold(Fold::Sum, reader),
             "min" => fold(Fold::Min, reader),
             "max" => fold(Fold::Max, reader),
+            "avg" => match options {
+                None => {
+                    reader
+                        .error(place, "`avg` needs to know of what")
+                        .help("write merge = { avg = \"/mean\" }, or { avg = { at = \"/mean\", by = \"/count\" } }");
+                    None
+                }
+                Some(item @ Item { value: Value::Table(_), .. }) => Mean::decode(item, reader).map(Self::Mean),
+                Some(item) => Vec::<Place>::decode(item, reader).map(|at| Self::Mean(Mean { at, by: None })),
+            },
             "union" => set(reader).map(Self::Union),
             "intersect" => set(reader).map(Self::Intersect),
             "topk" => {

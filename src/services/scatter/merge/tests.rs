@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::settings::{By, Count, Fold, Order, Place, Set, Topk};
+use super::settings::{By, Count, Fold, Mean, Order, Place, Set, Topk};
 use super::*;
 
 const ASK: Ask<'static> = Ask { query: Some(b"size=2&from=1&q=a"), boundary: 0xabc };
@@ -52,6 +52,18 @@ fn arrays_are_put_one_behind_the_other_as_they_are() {
     check_misfit(&whole, &["[1]", "[1,]"], 1, Reason::NotJson);
     check_misfit(&whole, &["{}", "[1]"], 0, Reason::Mismatch);
     check_misfit(&Merge::Concat(place("/hits")), &[r#"{"hits":[]}"#, r#"{"hit":[]}"#], 1, Reason::Mismatch);
+}
+
+#[test]
+fn means_count_as_much_as_what_they_are_of() {
+    let mean = |at: &[&str], by: Option<&str>| Merge::Mean(Mean { at: at.iter().map(|at| place(at)).collect(), by: by.map(place) });
+    check(&mean(&["/n", "/a/b"], None), &[r#"{"n":1,"a":{"b":2}}"#, r#"{"n":4,"a":{"b":2},"x":1}"#], r#"{"a":{"b":2.0},"n":2.5}"#);
+    let weighted = mean(&["/mean"], Some("/count"));
+    check(&weighted, &[r#"{"mean":10,"count":1}"#, r#"{"mean":2,"count":3}"#], r#"{"count":4,"mean":4.0}"#);
+    check(&weighted, &[r#"{"mean":0,"count":0}"#], r#"{"count":0,"mean":null}"#);
+    check_misfit(&weighted, &[r#"{"mean":10,"count":1}"#, r#"{"mean":2}"#], 1, Reason::Mismatch);
+    check_misfit(&weighted, &[r#"{"mean":10,"count":-1}"#], 0, Reason::Mismatch);
+    check_misfit(&mean(&["/n"], None), &[r#"{"n":"1"}"#], 0, Reason::Mismatch);
 }
 
 #[test]
