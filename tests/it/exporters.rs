@@ -202,7 +202,7 @@ fn a_postgres_says_how_it_is() {
 #[test]
 fn what_a_program_prints_becomes_metrics() {
     let rig = Rig::start(&config(
-        "timeout = \"300ms\"\nfrom = [\n\
+        "timeout = \"3s\"\nfrom = [\n\
          { exec = [\"/bin/sh\", \"-c\", \"echo 'x 1'\"] },\n\
          { exec = [\"/bin/echo\", '{\"y\":2}'], map = [{ name = \"y\", value = \".y\" }] },\n\
          { exec = [\"/usr/bin/printf\", \"load: 3\"], name = \"p\", match = [{ name = \"z\", regex = 'load: (?<value>.)' }] },\n\
@@ -292,7 +292,7 @@ fn slow(time: Duration) -> Origin {
 
 #[test]
 fn ten_who_scrape_at_once_are_one_who_asks() {
-    let origin = slow(Duration::from_millis(700));
+    let origin = slow(Duration::from_secs(2));
     let rig = Rig::start(&config(&format!("from = [{{ prometheus = \"http://{}/\" }}]", origin.address)));
     std::thread::scope(|scope| {
         let scrapers: Vec<_> = (0..10).map(|_| scope.spawn(|| value(&rig, "x"))).collect();
@@ -341,7 +341,7 @@ fn the_scraper_says_how_long_it_waits() {
     )));
     let began = Instant::now();
     let mut client = rig.connect("web");
-    client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Prometheus-Scrape-Timeout-Seconds: 0.5\r\nConnection: close\r\n\r\n").unwrap();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Prometheus-Scrape-Timeout-Seconds: 3\r\nConnection: close\r\n\r\n").unwrap();
     let found = series(&whole(client.read("GET").unwrap()).text());
     assert!(began.elapsed() < Duration::from_secs(60));
     assert_eq!((found["x"], found["attache_source_up{source=\"quick\"}"], found["attache_source_up{source=\"hung\"}"]), (1.0, 1.0, 0.0));
