@@ -13,7 +13,7 @@ use super::probe::{mysql, postgres, redis};
 use super::{fetch, program};
 use crate::proto::resp::Reply;
 use crate::services::metrics::redis::COMMANDS;
-use crate::services::metrics::{Collected, Document, Page, Printed, Query, Question, Source, documents, sql};
+use crate::services::metrics::{Collected, Document, Page, Printed, Program, Query, Question, Source, documents, sql};
 use crate::upstream::health::Reason;
 use crate::value::Server;
 
@@ -48,7 +48,7 @@ async fn collect(source: &Arc<Source>) -> Result<Page, Reason> {
         Question::Mysql(server, queries) => ask_mysql(source, server, queries).await,
         Question::Postgres(server, queries) => ask_postgres(source, server, queries).await,
         Question::Prometheus(at, _) | Question::Json(at, _) | Question::Text(at, _) => ask_for(source, at).await,
-        Question::Exec(words, _) => ask_program(source, words).await,
+        Question::Exec(program) => ask_program(source, program).await,
     }
 }
 
@@ -112,11 +112,8 @@ async fn ask_for(source: &Arc<Source>, at: &Document) -> Result<Page, Reason> {
     read(source, body).await
 }
 
-/// What a program may print.
-const PRINTED_BYTES_MAX: usize = 16 << 20;
-
-async fn ask_program(source: &Arc<Source>, words: &[String]) -> Result<Page, Reason> {
-    let ended = program::run(words, source.timeout, PRINTED_BYTES_MAX).await?;
+async fn ask_program(source: &Arc<Source>, program: &Program) -> Result<Page, Reason> {
+    let ended = program::run(&program.words, source.timeout, program.most).await?;
     match ended.failure {
         Some(how) => Err(Reason::new(how)),
         None if ended.is_cut => Err(Reason::new("it prints too much")),
@@ -131,13 +128,13 @@ async fn read(source: &Arc<Source>, document: Bytes) -> Result<Page, Reason> {
         let (ours, mut page) = (&source.settings.labels, source.blank());
         let text = || std::str::from_utf8(&document).map_err(|_| "its answer is not UTF-8".to_owned());
         match &source.settings.question {
-            Question::Prometheus(_, rules) | Question::Exec(_, Printed::Page(rules)) => {
+            Question::Prometheus(_, rules) | Question::Exec(Program { printed: Printed::Page(rules), .. }) => {
                 documents::prometheus(text()?, rules, ours, &mut page)?;
             }
-            Question::Json(_, mappings) | Question::Exec(_, Printed::Json(mappings)) => {
+            Question::Json(_, mappings) | Question::Exec(Program { printed: Printed::Json(mappings), .. }) => {
                 documents::json(&document, mappings, ours, &mut page)?;
             }
-            Question::Text(_, matches) | Question::Exec(_, Printed::Text(matches)) => {
+            Question::Text(_, matches) | Question::Exec(Program { printed: Printed::Text(matches), .. }) => {
                 documents::text_matches(text()?, matches, ours, &mut page)?;
             }
             Question::Redis(_) | Question::Memcached(_) | Question::Mysql(..) | Question::Postgres(..) => {}

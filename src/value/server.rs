@@ -55,6 +55,9 @@ impl ServerKind {
         let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
         let (who, host) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = who.split_once(':').map_or((who, None), |(user, password)| (user, Some(password)));
+        if self.scheme == "memcached" && !(who.is_empty() && database.is_empty()) {
+            return Err("memcached is asked without a login; remove what is around the host and the port".to_owned());
+        }
         let some = |text: &str| if text.is_empty() { Ok(None) } else { decoded(text).map(Some) };
         let login = Login { user: some(user)?, password: password.map(decoded).transpose()?, database: some(database)? };
         let address = if let Some(path) = host.strip_prefix("unix:") {
@@ -104,6 +107,13 @@ mod tests {
         check(ServerKind::MYSQL, "mysql://u@[::1]", "[::1]:3306", (Some("u"), None, None), false);
         check(ServerKind::MYSQL, "mysql://u:@unix:%2Frun%2Fdb.sock/x", "unix:/run/db.sock", (Some("u"), Some(""), Some("x")), false);
         check(ServerKind::POSTGRES, "postgresql://u@db", "db:5432", (Some("u"), None, None), false);
+    }
+
+    #[test]
+    fn what_nobody_would_use_is_refused() {
+        assert!(ServerKind::MEMCACHED.parse("memcached://cache:11211").is_ok());
+        let message = ServerKind::MEMCACHED.parse("memcached://u:secret@cache").unwrap_err();
+        assert!(message.starts_with("memcached is asked without a login") && !message.contains("secret"), "{message}");
     }
 
     #[test]

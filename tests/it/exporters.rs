@@ -206,11 +206,13 @@ fn what_a_program_prints_becomes_metrics() {
          { exec = [\"/bin/sh\", \"-c\", \"echo 'x 1'\"] },\n\
          { exec = [\"/bin/echo\", '{\"y\":2}'], map = [{ name = \"y\", value = \".y\" }] },\n\
          { exec = [\"/usr/bin/printf\", \"load: 3\"], name = \"p\", match = [{ name = \"z\", regex = 'load: (?<value>.)' }] },\n\
+         { exec = [\"/bin/echo\", \"long 1\"], name = \"long\", body = \"3B\" },\n\
          { exec = [\"/bin/false\"] },\n{ exec = [\"/bin/sleep\", \"1000\"] }]",
     ));
     let found = series(&scrape(&rig).text());
     assert_eq!((found["x"], found["y"], found["z"]), (1.0, 2.0, 3.0));
     let up = |name: &str| found[&format!("attache_source_up{{source=\"{name}\"}}")];
+    assert_eq!(up("long"), 0.0);
     assert_eq!((up("exec /bin/sh"), up("p"), up("exec /bin/false"), up("exec /bin/sleep")), (1.0, 1.0, 0.0, 0.0));
 }
 
@@ -408,6 +410,7 @@ fn wrong_sources_are_told_with_a_remedy() {
     check_wrong(&one("text = \"http://a/\", match = [{ name = \"a\", regex = \"(\" }]"), "this is no regex");
     check_wrong(&one("text = \"http://a/\", match = [{ name = \"a\", regex = \"x\" }]"), "no group of this regex is called `value`");
     check_wrong(&one("redis = \"a:1\", map = []"), "`map` is for `json` and `exec`, this is `redis`");
+    check_wrong(&one("redis = \"a:1\", body = \"1MiB\""), "`body` is for documents, this is `redis`");
     check_wrong(&one("mysql = \"a:1\""), "nobody can ask it anything without a login");
     check_wrong(&one("redis = \"a:1\", query = []"), "`query` is for `mysql` and `postgres`, this is `redis`");
     check_wrong(&one("exec = [\"x\"], map = [], match = []"), "a program prints one thing");

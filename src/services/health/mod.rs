@@ -118,11 +118,7 @@ impl Check {
     /// Whether `other` would ask the same, as often, and judge alike.
     pub fn is_as(&self, other: &Self) -> bool {
         let rest = |check: &Self| (check.interval, check.timeout, check.rise, check.fall);
-        let are_peers_alike = match (&self.peer, &other.peer) {
-            (Some(one), Some(other)) => one.is_like(other),
-            (one, other) => one.is_none() && other.is_none(),
-        };
-        self.settings == other.settings && rest(self) == rest(other) && are_peers_alike
+        self.settings == other.settings && rest(self) == rest(other) && Peer::are_alike(self.peer.as_ref(), other.peer.as_ref())
     }
 
     /// Takes in what was found.

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 
 pub use crate::proto::exposition::Kind;
 pub use page::{About, Format, Page};
-pub use settings::{Document, Printed, Query, Question, Settings, SourceSettings};
+pub use settings::{Document, Printed, Program, Query, Question, Settings, SourceSettings};
 
 use crate::tls::Peer;
 
@@ -87,11 +87,7 @@ impl Source {
     pub fn is_as(&self, other: &Self) -> bool {
         let rest = |source: &Self| (source.timeout, source.min_interval, source.max_series);
         let written = |source: &Self| SourceSettings { place: self.settings.place, ..source.settings.clone() };
-        let are_peers_alike = match (&self.peer, &other.peer) {
-            (Some(one), Some(other)) => one.is_like(other),
-            (one, other) => one.is_none() && other.is_none(),
-        };
-        written(self) == written(other) && rest(self) == rest(other) && are_peers_alike
+        written(self) == written(other) && rest(self) == rest(other) && Peer::are_alike(self.peer.as_ref(), other.peer.as_ref())
     }
 
     /// An empty page for what it will say.

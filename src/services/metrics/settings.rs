@@ -53,8 +53,16 @@ pub enum Question {
     Text(Document, Vec<Match>),
     Mysql(Server, Vec<Query>),
     Postgres(Server, Vec<Query>),
-    /// What a program prints.
-    Exec(Vec<String>, Printed),
+    Exec(Program),
+}
+
+/// What is run, and what it may print.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    pub words: Vec<String>,
+    pub printed: Printed,
+    /// More is no answer.
+    pub most: usize,
 }
 
 /// How a program prints.
@@ -210,7 +218,7 @@ impl Decode for SourceSettings {
         }
         let kinds = KINDS.take(&mut fields);
         let (relabel, map, matches, query) = (fields.take("relabel"), fields.take("map"), fields.take("match"), fields.take("query"));
-        let body = fields.or("body", BODY, reader);
+        let body = fields.optional::<Spanned<Size>>("body", reader);
         let name = fields.optional::<String>("name", reader);
         let labels = fields.or("labels", IndexMap::<LabelName, String>::new(), reader);
         let tls = fields.optional::<Spanned<ConnectorSettings>>("tls", reader);
@@ -237,7 +245,13 @@ impl Decode for SourceSettings {
                 _ => {}
             }
         }
-        let body = body?.bytes();
+        let body = body?;
+        let reads_document = matches!(kind, "prometheus" | "json" | "text" | "exec");
+        if let Some(body) = body.as_ref().filter(|_| !reads_document) {
+            reader.error(body.place, format!("`body` is for documents, this is `{kind}`")).help("remove it");
+            return None;
+        }
+        let body = body.map_or(BODY, |body| body.value).bytes();
         let question = match kind {
             "redis" => server(ServerKind::REDIS, &entry.item, reader).map(Question::Redis),
             "memcached" => server(ServerKind::MEMCACHED, &entry.item, reader).map(Question::Memcached),
@@ -273,7 +287,7 @@ impl Decode for SourceSettings {
                         return None;
                     }
                 };
-                Some(Question::Exec(words, printed))
+                Some(Question::Exec(Program { words, printed, most: body }))
             }
             "json" => Some(Question::Json(document(&entry.item, body, reader)?, Vec::decode(&map?.item, reader)?)),
             _ => Some(Question::Text(document(&entry.item, body, reader)?, Vec::decode(&matches?.item, reader)?)),
@@ -311,7 +325,7 @@ impl SourceSettings {
             Question::Memcached(server) => format!("memcached {server}"),
             Question::Mysql(server, _) => format!("mysql {server}"),
             Question::Postgres(server, _) => format!("postgres {server}"),
-            Question::Exec(words, _) => format!("exec {}", words.first().map_or("", String::as_str)),
+            Question::Exec(program) => format!("exec {}", program.words.first().map_or("", String::as_str)),
             Question::Prometheus(at, _) | Question::Json(at, _) | Question::Text(at, _) => {
                 let scheme = if at.url.is_tls { "https" } else { "http" };
                 format!("{} {scheme}://{}{}", self.question.word(), at.url.authority, at.url.path.path())

@@ -134,9 +134,12 @@ impl Peer {
         self.name == *name && self.identity == connector.identity
     }
 
-    /// Whether both stand for the same, known by the same.
-    pub fn is_like(&self, other: &Self) -> bool {
-        self.name == other.name && self.identity == other.identity
+    /// Whether both stand for the same, known by the same; or neither is anybody.
+    pub fn are_alike(one: Option<&Self>, other: Option<&Self>) -> bool {
+        match (one, other) {
+            (Some(one), Some(other)) => one.name == other.name && one.identity == other.identity,
+            (one, other) => one.is_none() && other.is_none(),
+        }
     }
 
     pub fn config(&self) -> Arc<ClientConfig> {
