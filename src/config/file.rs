@@ -14,7 +14,8 @@ use crate::services;
 use crate::settings;
 use crate::telemetry;
 use crate::value::{
-    Decode, Diagnostics, Fields, Grace, Item, LabelText, Place, Reader, Size, SourceId, Sources, Spanned, Table, Value, Whole, nearest,
+    Decode, Diagnostics, EarKey, Fields, Grace, Item, LabelText, Place, Reader, Size, SourceId, Sources, Spanned, Table, Value, Whole,
+    nearest,
 };
 
 /// A configuration that reads well. Whether its parts fit together, compiling will say.
@@ -98,6 +99,11 @@ impl File {
             RouteService::Named(_) => None,
         });
         self.services.values().chain(inline)
+    }
+
+    /// Where adapters hear, beside listeners.
+    pub fn ears(&self) -> impl Iterator<Item = &Spanned<EarKey>> {
+        self.every_service().flat_map(services::Settings::ears)
     }
 
     /// Whether a split has a ramp.

@@ -19,7 +19,7 @@ use crate::services::Service;
 use crate::services::split::ramp::Saved;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Acceptor, Sessions};
-use crate::value::{Address, Diagnostics, Place, Size, Sources, Spanned};
+use crate::value::{Address, Diagnostics, EarKey, Place, Size, Sources, Spanned};
 
 /// What a compilation starts from beside the file.
 pub struct Inputs<'a> {
@@ -93,11 +93,13 @@ fn check_purpose(file: &File, found: &mut Diagnostics) {
 
 /// Two listeners cannot share an address or a name; neither may take the admin's address.
 fn check_addresses(file: &File, found: &mut Diagnostics) {
+    let heard: Vec<(&Spanned<EarKey>, Address)> = file.ears().map(|ear| (ear, ear.value.address())).collect();
     let mut addresses: HashMap<&Address, Place> = HashMap::new();
     let mut names: HashMap<&str, Place> = HashMap::new();
     if let Some(admin) = file.admin.listen() {
         addresses.insert(&admin.value, admin.place);
     }
+    let mut datagrams: HashMap<&EarKey, Place> = HashMap::new();
     for listener in &file.listeners {
         if listener.listen.value.is_empty() {
             found.error(listener.listen.place, "a listener needs an address").help("write listen = \"127.0.0.1:8080\"");
@@ -108,12 +110,7 @@ fn check_addresses(file: &File, found: &mut Diagnostics) {
                 continue;
             }
             if let Some(first) = addresses.insert(&listen.0.value, listen.0.place) {
-                let note = found.error(listen.0.place, format!("{} is listened on twice", listen.0.value));
-                if first.end > 0 {
-                    note.related(first, "the first time");
-                } else {
-                    note.help("it is the admin API's address; set [admin] listen to another");
-                }
+                report_twice(listen.0.place, first, &listen.0.value, found);
             }
         }
         if let Some(name) = &listener.name
@@ -121,6 +118,25 @@ fn check_addresses(file: &File, found: &mut Diagnostics) {
         {
             found.error(name.place, format!("two listeners are named `{}`", name.value.0)).related(first, "the first one");
         }
+    }
+    for (ear, address) in &heard {
+        // Only streams meet there; a path is one file, whatever comes by it.
+        let first = match ear.value {
+            EarKey::Udp(_) => datagrams.insert(&ear.value, ear.place),
+            EarKey::Tcp(_) | EarKey::UnixDatagram(_) | EarKey::UnixStream(_) => addresses.insert(address, ear.place),
+        };
+        if let Some(first) = first {
+            report_twice(ear.place, first, &ear.value, found);
+        }
+    }
+}
+
+fn report_twice(place: Place, first: Place, what: &impl std::fmt::Display, found: &mut Diagnostics) {
+    let note = found.error(place, format!("{what} is listened on twice"));
+    if first.end > 0 {
+        note.related(first, "the first time");
+    } else {
+        note.help("it is the admin API's address; set [admin] listen to another");
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::refusal::Refusal;
 use crate::route::Head;
 use crate::upstream::Aim;
-use crate::value::{Entry, Fields, Item, Reader, Value, nearest};
+use crate::value::{EarKey, Entry, Fields, Item, Reader, Spanned, Value, nearest};
 
 /// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` or `discover` is the pool.
 pub const KINDS: &[&str] = &["shard", "split", "mirror", "scatter", "respond", "redirect", "health", "metrics"];
@@ -96,6 +96,21 @@ impl Settings {
         match found {
             Some((kind, entry)) => Self::kind(kind, &entry.item, reader).map(Some),
             None => Some(None),
+        }
+    }
+
+    /// Sockets that it hears by, which the supervisor binds and `upkeep` is given.
+    pub fn ears(&self) -> Vec<&Spanned<EarKey>> {
+        match self {
+            Self::Pool(_)
+            | Self::Shard(_)
+            | Self::Split(_)
+            | Self::Mirror(_)
+            | Self::Scatter(_)
+            | Self::Respond(_)
+            | Self::Redirect(_)
+            | Self::Health(_)
+            | Self::Metrics(_) => Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod assemble;
 mod companion;
 mod crew;
+mod ears;
 mod reload;
 mod sockets;
 pub mod watch;

@@ -139,6 +139,7 @@ impl Supervisor {
             watch.follow(&watched);
         }
         self.note_generation(&generation);
+        self.sockets.ears.closed(tokio::time::Instant::now() + CLOSING_MAX).await;
         Reloaded::Done { generation: generation.number, changes, warnings }
     }
 
@@ -195,6 +196,7 @@ impl Supervisor {
             pools: generation.pools.iter().map(|named| Arc::clone(&named.pool)).collect(),
             checks: generation.healths().flat_map(|health| &health.checks).map(Arc::clone).collect(),
             sources: generation.pages().flat_map(|page| &page.sources).map(Arc::clone).collect(),
+            ears: self.sockets.ears.all(),
             ramped: generation.ramped().cloned().collect(),
             state: self.origin.state(&generation.file),
         });

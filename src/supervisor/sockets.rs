@@ -4,6 +4,7 @@
 //! whoever waits in its queue.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -13,11 +14,12 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::sync::mpsc;
 
+use super::ears::{self, Ears};
 use crate::generation::{Generation, SocketKey};
 use crate::value::{Address, Diagnostics, Place};
 
 /// Connections the kernel queues for us while a worker is busy; it caps this at `somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 #[derive(Default)]
 pub struct Sockets {
@@ -25,6 +27,7 @@ pub struct Sockets {
     admin: Option<(Address, Option<Inode>)>,
     /// Sockets that our workers are about to close; each channel ends when all have.
     closing: Vec<(SocketKey, mpsc::Receiver<()>)>,
+    pub(super) ears: Ears,
 }
 
 struct Open {
@@ -34,7 +37,7 @@ struct Open {
 }
 
 /// Identity of a socket's file, so that nobody else's is removed.
-type Inode = (u64, u64);
+pub(super) type Inode = (u64, u64);
 
 /// Sockets bound for a generation that does not serve yet. Dropping it closes them, and their files go.
 #[derive(Default)]
@@ -45,6 +48,7 @@ pub struct Staged {
     admin_address: Option<(Address, Option<Inode>)>,
     /// Unix sockets that stay and get other permissions.
     modes: Vec<(PathBuf, u32)>,
+    ears: ears::Staged,
 }
 
 impl Drop for Staged {
@@ -105,6 +109,7 @@ impl Sockets {
         }
         staged.gone = self.open.keys().filter(|key| generation.listener_at(key).is_none()).cloned().collect();
         self.stage_admin(generation, &mut staged, found);
+        staged.ears = self.ears.stage(generation.file.ears(), |address| self.is_listened_on(address), found);
         if found.errors() > before {
             return None;
         }
@@ -114,6 +119,9 @@ impl Sockets {
             if let Err(error) = fresh.sockets.iter().try_for_each(|socket| SockRef::from(socket).listen(BACKLOG)) {
                 report(found, Some(place), &fresh.key.address, &error);
             }
+        }
+        if let Err((key, error)) = staged.ears.listen() {
+            report(found, None, key, &error);
         }
         (found.errors() == before).then_some(staged)
     }
@@ -136,6 +144,11 @@ impl Sockets {
 
     /// Whether one of our own sockets already has this port, perhaps on another address.
     fn shares_port(&self, address: SocketAddr) -> bool {
+        self.is_listened_on(address) || self.ears.has_port(address)
+    }
+
+    /// By a listener or the admin API.
+    fn is_listened_on(&self, address: SocketAddr) -> bool {
         let listeners = self.open.keys().chain(self.closing.iter().map(|(key, _)| key)).map(|key| &key.address);
         let mut ours = listeners.chain(self.admin.iter().map(|(address, _)| address));
         address.port() != 0 && ours.any(|ours| matches!(ours, Address::Tcp(ours) if ours.port() == address.port()))
@@ -196,6 +209,7 @@ impl Sockets {
                 tracing::warn!(path = %path.display(), %error, "cannot change the socket's permissions");
             }
         }
+        self.ears.commit(std::mem::take(&mut staged.ears));
         if !matches!(admin, AdminChange::Kept)
             && let Some((address, inode)) = std::mem::replace(&mut self.admin, staged.admin_address.take())
         {
@@ -228,7 +242,7 @@ impl Drop for Sockets {
     }
 }
 
-fn report(found: &mut Diagnostics, place: Option<Place>, address: &Address, error: &io::Error) {
+pub(super) fn report(found: &mut Diagnostics, place: Option<Place>, address: &impl fmt::Display, error: &io::Error) {
     let note = found.error(place, format!("cannot listen on {address}: {error}"));
     match error.kind() {
         io::ErrorKind::AddrInUse if place.is_none() => note
@@ -268,7 +282,7 @@ fn tcp_socket(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
 }
 
 fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<Socket> {
-    remove_stale(path)?;
+    remove_stale(path, Type::STREAM)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     socket.set_nonblocking(true)?;
@@ -280,14 +294,14 @@ fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<Socket> {
 }
 
 /// A socket file that nobody answers behind is left over from a process that is gone.
-fn remove_stale(path: &Path) -> io::Result<()> {
+pub(super) fn remove_stale(path: &Path, kind: Type) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there"))
         }
-        Ok(_) => match knock(path) {
+        Ok(_) => match knock(path, kind) {
             Ok(()) => Err(io::ErrorKind::AddrInUse.into()),
             // Somebody listens and has a full queue.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::AddrInUse.into()),
@@ -298,17 +312,17 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 /// Connects without waiting: whoever listens may take nobody in, and signals and reloads wait for us.
-fn knock(path: &Path) -> io::Result<()> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+fn knock(path: &Path, kind: Type) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, kind, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?)
 }
 
-fn inode(path: &Path) -> Option<Inode> {
+pub(super) fn inode(path: &Path) -> Option<Inode> {
     std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-fn remove_socket_files<'a>(sockets: impl IntoIterator<Item = (&'a Address, Option<Inode>)>) {
+pub(super) fn remove_socket_files<'a>(sockets: impl IntoIterator<Item = (&'a Address, Option<Inode>)>) {
     for (address, ours) in sockets {
         if let (Address::Unix(path), Some(ours)) = (address, ours)
             && inode(path) == Some(ours)

@@ -8,6 +8,7 @@ mod checks;
 mod collect;
 mod discover;
 mod dns;
+mod ear;
 mod fetch;
 pub mod kept;
 mod probe;
@@ -30,6 +31,8 @@ use crate::services::metrics::Source;
 use crate::services::mirror::Comparison;
 use crate::services::split::ramp::{Moment, Saved};
 use crate::upstream::Pool;
+use crate::value::EarKey;
+pub use ear::Ear;
 use kept::Keeper;
 
 /// The thread, for as long as this lives.
@@ -46,6 +49,8 @@ pub struct Followed {
     pub checks: Vec<Arc<Check>>,
     /// Of pages of metrics.
     pub sources: Vec<Arc<Source>>,
+    /// Sockets that adapters hear by, by what their services call them. Those that are here no more are to be let go of.
+    pub ears: Vec<(EarKey, Arc<Ear>)>,
     /// Splits that have ramps.
     pub ramped: Vec<Arc<Service>>,
     /// Where it is written down how far ramps have come.
@@ -115,7 +120,7 @@ async fn follow(mut followed: watch::Receiver<Followed>) {
     let mut sources: HashMap<*const Source, (Arc<Source>, Lingering)> = HashMap::new();
     let mut ramps: HashMap<*const Service, (Arc<Service>, Work)> = HashMap::new();
     while followed.changed().await.is_ok() {
-        let Followed { pools: wanted, checks: asked, sources: scraped, ramped, state } = followed.borrow_and_update().clone();
+        let Followed { pools: wanted, checks: asked, sources: scraped, ears: _, ramped, state } = followed.borrow_and_update().clone();
         pools.retain(|_, (pool, _)| wanted.iter().any(|stays| Arc::ptr_eq(stays, pool)));
         for pool in wanted {
             // The pool is kept beside its address, which no other can have meanwhile.
