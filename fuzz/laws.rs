@@ -9,6 +9,7 @@ use super::proto::http1::{
 };
 use super::proto::proxy_header::{self, Parsed, ProxyError};
 use super::proto::resp::Reply;
+use super::proto::statsd::{self, Line, Metric};
 
 pub const LIMITS: Limits = Limits { header_bytes: 1024, headers: 12, uri_bytes: 200 };
 const TRAILER_LIMITS: TrailerLimits = TrailerLimits { bytes: 100, fields: 4 };
@@ -254,4 +255,26 @@ pub fn exposition(bytes: &[u8]) -> bool {
         assert!(again.value == sample.value || (again.value.is_nan() && sample.value.is_nan()), "{line:?}");
     }
     !first.is_empty()
+}
+
+/// Lines of a datagram: what is read of one is in it, and what is around its values says what they are, whatever they are.
+pub fn statsd(bytes: &[u8]) -> bool {
+    let mut is_any = false;
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let Ok(Line::Metric(metric)) = statsd::read(line) else { continue };
+        is_any = true;
+        let Metric { name, values, rate, tags, name_tags, .. } = metric;
+        assert!(!name.is_empty() && rate > 0.0 && rate <= 1.0 && values.iter().count() > 0);
+        assert!(statsd::pairs(tags, b':').chain(statsd::pairs(name_tags, b'=')).all(|(name, value)| !name.is_empty() && !value.is_empty()));
+        assert!(values.iter().all(|value| statsd::number(value).is_none_or(f64::is_finite)));
+        let (start, end) = statsd::values_at(line).expect("a metric has values");
+        assert_eq!(&line[start..end], values.0);
+        let other = [&line[..start], b"7", &line[end..]].concat();
+        if other.len() > statsd::LINE_BYTES_MAX {
+            continue;
+        }
+        let Ok(Line::Metric(other)) = statsd::read(&other) else { panic!("{}", line.escape_ascii()) };
+        assert_eq!(Metric { values, ..other }, metric);
+    }
+    is_any
 }

@@ -13,7 +13,8 @@ use super::{NamedPool, NamedService};
 use crate::config::File;
 use crate::config::listener::{self, RouteService};
 use crate::services::health::{self, Check, Health, Question};
-use crate::services::metrics::{self, Metrics, Source};
+use crate::services::metrics::probe::Module;
+use crate::services::metrics::{self, Metrics, Probes, Source};
 use crate::services::mirror::{self, Mirror};
 use crate::services::pool::{self, EndpointSettings};
 use crate::services::scatter::{self, Scatter};
@@ -311,7 +312,29 @@ impl<'a> Services<'a> {
                 Some(same.map_or_else(|| Arc::new(new), Arc::clone))
             })
             .collect();
-        Some(Metrics::new(name, settings, compiled.into_iter().collect::<Option<_>>()?))
+        let probes = if settings.probe.is_empty() { None } else { Some(self.probes(settings, known, found)?) };
+        Some(Metrics::new(name, settings, compiled.into_iter().collect::<Option<_>>()?, probes))
+    }
+
+    fn probes(&self, settings: &metrics::Settings, known: Option<&Metrics>, found: &mut Diagnostics) -> Option<Arc<Probes>> {
+        let Inputs { read, sessions, now, .. } = *self.inputs;
+        let default = tls::ConnectorSettings::default();
+        let modules: Vec<Option<Module>> = settings
+            .probe
+            .iter()
+            .map(|(name, written)| {
+                let connector = if written.source.question.tls_address().is_some() {
+                    let (tls, place) = written.source.tls.as_ref().map_or((&default, name.place), |tls| (&tls.value, tls.place));
+                    Some(Connector::compile(tls, place, &[], read, sessions, found, now)?)
+                } else {
+                    None
+                };
+                Some(Module { name: name.value.clone(), settings: written.clone(), connector })
+            })
+            .collect();
+        let new = Probes::new(settings, modules.into_iter().collect::<Option<_>>()?);
+        let same = known.and_then(|known| known.probes.as_ref()).filter(|known| known.is_as(&new));
+        Some(same.map_or_else(|| Arc::new(new), Arc::clone))
     }
 
     /// Who is asked inside TLS.

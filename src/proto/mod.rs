@@ -9,3 +9,4 @@ pub mod http2;
 pub mod proxy_header;
 pub mod request_timeout;
 pub mod resp;
+pub mod statsd;

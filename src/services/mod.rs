@@ -109,8 +109,8 @@ impl Settings {
             | Self::Scatter(_)
             | Self::Respond(_)
             | Self::Redirect(_)
-            | Self::Health(_)
-            | Self::Metrics(_) => Vec::new(),
+            | Self::Health(_) => Vec::new(),
+            Self::Metrics(metrics) => metrics.ears().collect(),
         }
     }
 
@@ -137,7 +137,7 @@ impl Settings {
             "mirror" => mirror::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Mirror),
             "scatter" => scatter::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Scatter),
             "health" => health::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Health),
-            "metrics" => metrics::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Metrics),
+            "metrics" => metrics::Settings::decode(item, reader)?.checked(item.place, reader).map(Arc::new).map(Self::Metrics),
             "respond" => respond::Settings::decode(item, reader)?.checked(reader).map(Self::Respond),
             _ => redirect::Settings::decode(item, reader).map(Self::Redirect),
         }

@@ -196,6 +196,7 @@ impl Supervisor {
             pools: generation.pools.iter().map(|named| Arc::clone(&named.pool)).collect(),
             checks: generation.healths().flat_map(|health| &health.checks).map(Arc::clone).collect(),
             sources: generation.pages().flat_map(|page| &page.sources).map(Arc::clone).collect(),
+            probes: generation.pages().filter_map(|page| page.probes.clone()).collect(),
             ears: self.sockets.ears.all(),
             ramped: generation.ramped().cloned().collect(),
             state: self.origin.state(&generation.file),

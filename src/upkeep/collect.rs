@@ -10,10 +10,11 @@ use tokio::task::{AbortHandle, spawn_blocking};
 
 use super::probe::line::{Line, Talk};
 use super::probe::{mysql, postgres, redis};
-use super::{fetch, program};
+use super::{Lingering, fetch, processes, program, statsd};
 use crate::proto::resp::Reply;
+use crate::services::metrics::process::{self, Table};
 use crate::services::metrics::redis::COMMANDS;
-use crate::services::metrics::{Collected, Document, Page, Printed, Program, Query, Question, Source, documents, sql};
+use crate::services::metrics::{Collected, Document, Page, Printed, Probes, Program, Query, Question, Source, documents, sql};
 use crate::upstream::health::Reason;
 use crate::value::Server;
 
@@ -29,27 +30,87 @@ async fn run(source: Arc<Source>) {
         // By itself, so that a bug of ours is its error and not the end of all answers.
         let collecting = Arc::clone(&source);
         let said = tokio::spawn(async move { collect(&collecting).await }).await;
-        let (page, error) = match said {
-            Ok(Ok(page)) => (page, None),
-            Ok(Err(reason)) => (source.blank(), Some(reason.to_string())),
-            Err(error) => (source.blank(), Some(error.to_string())),
+        let (page, table, error) = match said {
+            Ok(Ok((page, table))) => (page, table, None),
+            Ok(Err(reason)) => (source.blank(), None, Some(reason.to_string())),
+            Err(error) => (source.blank(), None, Some(error.to_string())),
         };
         if let Some(error) = &error {
             tracing::debug!(source = source.name, error, "no metrics");
         }
-        source.publish(Collected { began, took: began.elapsed(), page, error });
+        source.publish(Collected { began, took: began.elapsed(), page, table, error });
     }
 }
 
-async fn collect(source: &Arc<Source>) -> Result<Page, Reason> {
-    match &source.settings.question {
+/// Starts it for those that whoever scrapes names.
+pub(super) fn watch_named(probes: &Arc<Probes>) -> AbortHandle {
+    let probes = Arc::clone(probes);
+    tokio::spawn(async move {
+        let mut works: Vec<(Arc<Source>, Lingering)> = Vec::new();
+        loop {
+            let sources = probes.sources();
+            works.retain(|(known, _)| sources.iter().any(|stays| Arc::ptr_eq(stays, known)));
+            for source in sources {
+                if works.iter().all(|(known, _)| !Arc::ptr_eq(known, &source)) {
+                    let work = Lingering(watch(&source));
+                    works.push((source, work));
+                }
+            }
+            probes.changed.notified().await;
+        }
+    })
+    .abort_handle()
+}
+
+async fn collect(source: &Arc<Source>) -> Result<(Page, Option<Table>), Reason> {
+    let said = match &source.settings.question {
         Question::Redis(server) => ask_redis(source, server).await,
         Question::Memcached(server) => ask_memcached(source, server).await,
         Question::Mysql(server, queries) => ask_mysql(source, server, queries).await,
         Question::Postgres(server, queries) => ask_postgres(source, server, queries).await,
         Question::Prometheus(at, _) | Question::Json(at, _) | Question::Text(at, _) => ask_for(source, at).await,
         Question::Exec(program) => ask_program(source, program).await,
+        Question::Statsd(_) => ask_heard(source).await,
+        Question::Process(settings) => return look_at_processes(source, settings).await,
+    };
+    said.map(|page| (page, None))
+}
+
+/// Nobody is asked: it was said before. On another thread, since there may be much of it.
+async fn ask_heard(source: &Arc<Source>) -> Result<Page, Reason> {
+    let source = Arc::clone(source);
+    let written = spawn_blocking(move || {
+        let mut page = source.blank();
+        if let Some(heard) = &source.heard {
+            heard.lost(statsd::lost(&heard.sockets()));
+            heard.write(&source.settings.labels, &mut page, Instant::now());
+        }
+        page
+    });
+    written.await.map_err(|error| Reason::new(error.to_string()))
+}
+
+async fn look_at_processes(source: &Arc<Source>, settings: &process::Settings) -> Result<(Page, Option<Table>), Reason> {
+    match source.known.age(Instant::now()) {
+        Some(age) if age <= process::LONGEST => tokio::time::sleep(process::SHORTEST.saturating_sub(age)).await,
+        // There is nothing to compare with yet.
+        _ => {
+            look(source, settings).await?;
+            tokio::time::sleep(process::SHORTEST).await;
+        }
     }
+    let (page, table) = look(source, settings).await?;
+    Ok((page, Some(table)))
+}
+
+async fn look(source: &Arc<Source>, settings: &process::Settings) -> Result<(Page, Table), Reason> {
+    let (source, settings) = (Arc::clone(source), settings.clone());
+    let looking = spawn_blocking(move || {
+        let mut page = source.blank();
+        let table = source.known.take(processes::read(&settings)?, &source.settings.labels, &mut page);
+        Ok((page, table))
+    });
+    looking.await.map_err(|error| Reason::new(error.to_string()))?.map_err(|error: String| Reason::new(error))
 }
 
 /// The longest answer to one command.
@@ -137,7 +198,12 @@ async fn read(source: &Arc<Source>, document: Bytes) -> Result<Page, Reason> {
             Question::Text(_, matches) | Question::Exec(Program { printed: Printed::Text(matches), .. }) => {
                 documents::text_matches(text()?, matches, ours, &mut page)?;
             }
-            Question::Redis(_) | Question::Memcached(_) | Question::Mysql(..) | Question::Postgres(..) => {}
+            Question::Redis(_)
+            | Question::Memcached(_)
+            | Question::Mysql(..)
+            | Question::Postgres(..)
+            | Question::Process(_)
+            | Question::Statsd(_) => {}
         }
         Ok::<Page, String>(page)
     });

@@ -12,8 +12,10 @@ mod ear;
 mod fetch;
 pub mod kept;
 mod probe;
+mod processes;
 mod program;
 mod ramps;
+mod statsd;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -27,7 +29,7 @@ use tokio::task::AbortHandle;
 
 use crate::services::Service;
 use crate::services::health::Check;
-use crate::services::metrics::Source;
+use crate::services::metrics::{Probes, Source};
 use crate::services::mirror::Comparison;
 use crate::services::split::ramp::{Moment, Saved};
 use crate::upstream::Pool;
@@ -49,6 +51,8 @@ pub struct Followed {
     pub checks: Vec<Arc<Check>>,
     /// Of pages of metrics.
     pub sources: Vec<Arc<Source>>,
+    /// Sources that turn up when somebody names them.
+    pub probes: Vec<Arc<Probes>>,
     /// Sockets that adapters hear by, by what their services call them. Those that are here no more are to be let go of.
     pub ears: Vec<(EarKey, Arc<Ear>)>,
     /// Splits that have ramps.
@@ -118,9 +122,12 @@ async fn follow(mut followed: watch::Receiver<Followed>) {
     let mut pools: HashMap<*const Pool, (Arc<Pool>, Work)> = HashMap::new();
     let mut checks: HashMap<*const Check, (Arc<Check>, Work)> = HashMap::new();
     let mut sources: HashMap<*const Source, (Arc<Source>, Lingering)> = HashMap::new();
+    let mut probes: HashMap<*const Probes, (Arc<Probes>, Lingering)> = HashMap::new();
+    let mut hearing = statsd::Hearing::default();
     let mut ramps: HashMap<*const Service, (Arc<Service>, Work)> = HashMap::new();
     while followed.changed().await.is_ok() {
-        let Followed { pools: wanted, checks: asked, sources: scraped, ears: _, ramped, state } = followed.borrow_and_update().clone();
+        let Followed { pools: wanted, checks: asked, sources: scraped, probes: named, ears, ramped, state } =
+            followed.borrow_and_update().clone();
         pools.retain(|_, (pool, _)| wanted.iter().any(|stays| Arc::ptr_eq(stays, pool)));
         for pool in wanted {
             // The pool is kept beside its address, which no other can have meanwhile.
@@ -141,11 +148,20 @@ async fn follow(mut followed: watch::Receiver<Followed>) {
                 (check, work)
             });
         }
+        hearing.follow(&scraped, &ears);
+        drop(ears);
         sources.retain(|_, (source, _)| scraped.iter().any(|stays| Arc::ptr_eq(stays, source)));
         for source in scraped {
             sources.entry(Arc::as_ptr(&source)).or_insert_with(|| {
                 let work = Lingering(collect::watch(&source));
                 (source, work)
+            });
+        }
+        probes.retain(|_, (known, _)| named.iter().any(|stays| Arc::ptr_eq(stays, known)));
+        for named in named {
+            probes.entry(Arc::as_ptr(&named)).or_insert_with(|| {
+                let work = Lingering(collect::watch_named(&named));
+                (named, work)
             });
         }
         ramps.retain(|_, (service, _)| ramped.iter().any(|stays| Arc::ptr_eq(stays, service)));

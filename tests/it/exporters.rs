@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Answer, DataServer, Next, Origin, Postgres, Read1, Rig, eventually, free_address, has, refused};
 
-fn config(metrics: &str) -> String {
+pub fn config(metrics: &str) -> String {
     format!("[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"m\"\n[service.m.metrics]\n{metrics}\n")
 }
 
@@ -28,7 +28,7 @@ fn whole(read: Read1) -> Answer {
 }
 
 /// Series with their values.
-fn series(page: &str) -> BTreeMap<String, f64> {
+pub fn series(page: &str) -> BTreeMap<String, f64> {
     let of = |line: &str| line.rsplit_once(' ').map(|(name, value)| (name.to_owned(), value.parse().unwrap_or(f64::NAN)));
     page.lines().filter(|line| !line.starts_with('#')).filter_map(of).collect()
 }
@@ -37,13 +37,13 @@ fn names(series: &BTreeMap<String, f64>) -> BTreeSet<String> {
     series.keys().map(|name| name.split('{').next().unwrap_or_default().to_owned()).collect()
 }
 
-fn value(rig: &Rig, name: &str) -> Option<f64> {
+pub fn value(rig: &Rig, name: &str) -> Option<f64> {
     series(&scrape(rig).text()).get(name).copied()
 }
 
 /// Whether Prometheus's own client library for Python reads a page, in both formats.
 #[track_caller]
-fn check_readable(rig: &Rig) {
+pub fn check_readable(rig: &Rig) {
     let python = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("peers-venv").join("bin/python");
     if !python.exists() {
         eprintln!("skipped: the Python peers are not installed");
@@ -403,7 +403,6 @@ fn wrong_sources_are_told_with_a_remedy() {
     check_wrong("from = []", "a page has 1 to 64 sources, this has 0");
     check_wrong(&one(""), "nothing says who is asked");
     check_wrong(&one("redis = \"a:1\", memcached = \"a:1\""), "a source is one thing, this is `redis` and `memcached`");
-    check_wrong(&one("statsd = \"a:1\""), "`statsd` is not supported by this version");
     check_wrong(&one("json = \"http://a/\""), "nothing says what becomes a metric");
     check_wrong(&one("json = \"http://a/\", map = [{ name = \"a b\", value = \".\" }]"), "`a b` is not a name for a metric");
     check_wrong(&one("json = \"http://a/\", map = [{ name = \"a\", value = \".[\" }]"), "this is no filter of jq");

@@ -36,6 +36,8 @@ mod placement_peers; // nginx, twemproxy and Envoy: the same keys at the same pl
 mod plan; // what another configuration would change, and that nothing does
 mod pod; // the pod of deploy/, run for real
 mod pools; // limits, ejection, zones, clients that stay with their endpoint
+mod probes; // targets that whoever scrapes names, and who may not be
+mod processes; // who runs on this machine, and what that takes
 mod programs; // real programs on both sides
 mod proxy_protocol; // clients named by PROXY headers, also before TLS
 mod ramps; // arms that grow by themselves, and are taken back
@@ -49,6 +51,7 @@ mod serving; // the smallest path through real bytes
 mod shards; // whose key goes where, whatever happens to its member
 mod slow; // slow clients, scarce resources
 mod splits; // who is in which arm, and what becomes of those whose arm has nobody
+mod statsd; // metrics that programs send, over real sockets
 mod storm; // reloads and the end under load: nobody notices
 mod strictness; // every clause of CONFIG "HTTP strictness", by raw bytes
 mod support; // the rig: real binary, scripted origins, raw clients

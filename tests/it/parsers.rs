@@ -64,6 +64,22 @@ fn pages_of_metrics_read_alike_when_they_are_written_again() {
     check(mutated(page()), 25..98, laws::exposition);
 }
 
+#[test]
+fn lines_of_statsd_mean_the_same_whatever_their_values() {
+    check(mutated(datagram()), 40..99, laws::statsd);
+}
+
+fn datagram() -> impl Strategy<Value = Vec<u8>> {
+    let line = (
+        select(vec!["a", "a.b-c", "a,k=v,l=w", "_e{1,1}", ""]),
+        select(vec!["1", "-2.5", "+1e3", "a:b", "1:2:3", ""]),
+        select(vec!["c", "g", "ms", "h", "d", "s", "x"]),
+        select(vec!["", "|@0.5", "|#k:v,bare,l:w", "|@1|#k:v|T1|c:x", "|@2"]),
+    );
+    let line = line.prop_map(|(name, values, kind, rest)| format!("{name}:{values}|{kind}{rest}\n").into_bytes());
+    prop::collection::vec(line, 1..4).prop_map(|lines| lines.concat())
+}
+
 /// Nested a little.
 fn reply() -> impl Strategy<Value = Vec<u8>> {
     let bulk = prop::collection::vec(any::<u8>(), 0..9).prop_map(|bytes| {

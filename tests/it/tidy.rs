@@ -391,7 +391,8 @@ fn every_metric_is_in_the_manual_and_the_manual_has_no_other() {
     let readme = read("README.md");
     let documented: BTreeSet<String> = words(&readme).filter_map(|word| word.strip_prefix("attache_")).map(str::to_owned).collect();
     let declared: BTreeSet<String> = DESCRIPTIONS.iter().map(|description| description.name.to_owned()).collect();
-    let of_sources = attache::services::metrics::ABOUT_SOURCES.iter().filter_map(|about| about.name.strip_prefix("attache_"));
+    let of_sources = attache::services::metrics::ABOUT_SOURCES.iter().chain(&attache::services::metrics::statsd::ABOUT);
+    let of_sources = of_sources.filter_map(|about| about.name.strip_prefix("attache_"));
     let declared: BTreeSet<String> = declared.into_iter().chain(of_sources.map(str::to_owned)).collect();
     none("metrics that README.md does not list", &declared.difference(&documented).cloned().collect::<Vec<_>>());
     none("metrics in README.md that do not exist", &documented.difference(&declared).cloned().collect::<Vec<_>>());

@@ -4,10 +4,13 @@
 
 pub mod documents;
 mod page;
+pub mod probe;
+pub mod process;
 pub mod redis;
 mod relabel;
 mod settings;
 pub mod sql;
+pub mod statsd;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +20,9 @@ use tokio::sync::{Notify, watch};
 
 pub use crate::proto::exposition::Kind;
 pub use page::{About, Format, Page};
+pub use probe::Probes;
 pub use settings::{Document, Printed, Program, Query, Question, Settings, SourceSettings};
+pub use statsd::Heard;
 
 use crate::tls::Peer;
 
@@ -25,6 +30,8 @@ use crate::tls::Peer;
 pub struct Metrics {
     pub name: String,
     pub sources: Vec<Arc<Source>>,
+    /// Those that whoever scrapes may name.
+    pub probes: Option<Arc<Probes>>,
     /// For how long a scrape waits.
     pub timeout: Duration,
 }
@@ -38,6 +45,10 @@ pub struct Source {
     max_series: usize,
     /// For who is asked inside TLS.
     pub peer: Option<Peer>,
+    /// What was sent, for a source that is not asked.
+    pub heard: Option<Arc<Heard>>,
+    /// What is known of processes since the last time.
+    pub known: process::Known,
     /// A scrape waits for news.
     pub wanted: Notify,
     latest: watch::Sender<Option<Arc<Collected>>>,
@@ -52,6 +63,8 @@ pub struct Collected {
     pub began: Instant,
     pub took: Duration,
     pub page: Page,
+    /// Of processes.
+    pub table: Option<process::Table>,
     /// Why it said nothing.
     pub error: Option<String>,
 }
@@ -71,6 +84,11 @@ impl Source {
     pub fn new(page: &Settings, settings: &SourceSettings, peer: Option<Peer>) -> Self {
         Self {
             name: settings.label(),
+            heard: match &settings.question {
+                Question::Statsd(statsd) => Some(Arc::new(Heard::new(statsd, page.max_series.0 as usize))),
+                _ => None,
+            },
+            known: process::Known::default(),
             settings: settings.clone(),
             timeout: page.timeout,
             min_interval: page.min_interval.0,
@@ -90,9 +108,9 @@ impl Source {
         written(self) == written(other) && rest(self) == rest(other) && Peer::are_alike(self.peer.as_ref(), other.peer.as_ref())
     }
 
-    /// An empty page for what it will say.
+    /// An empty page for what it will say. What is heard is bounded where it is heard.
     pub fn blank(&self) -> Page {
-        Page::new(self.max_series)
+        Page::new(if self.heard.is_some() { usize::MAX } else { self.max_series })
     }
 
     /// What there is, if that is young enough; else somebody is told that it is wanted, and news come by this.
@@ -125,12 +143,30 @@ impl Source {
 
 impl Metrics {
     /// `sources` were compiled from the settings, in their order.
-    pub fn new(name: &str, settings: &Settings, sources: Vec<Arc<Source>>) -> Self {
-        Self { name: name.to_owned(), sources, timeout: settings.timeout }
+    pub fn new(name: &str, settings: &Settings, sources: Vec<Arc<Source>>, probes: Option<Arc<Probes>>) -> Self {
+        Self { name: name.to_owned(), sources, probes, timeout: settings.timeout }
+    }
+
+    /// The one that looks at processes.
+    pub fn processes(&self) -> Option<(&Arc<Source>, &process::Settings)> {
+        self.sources.iter().find_map(|source| match &source.settings.question {
+            Question::Process(settings) => Some((source, settings)),
+            _ => None,
+        })
     }
 
     pub fn source(&self, name: &str) -> Option<&Arc<Source>> {
         self.sources.iter().find(|source| source.name == name)
+    }
+
+    /// What a source that was named said, and whether it did.
+    pub fn page_of_probe(source: &Arc<Source>, said: Option<Arc<Collected>>, took: Duration, now: Instant) -> Page {
+        let is_up = said.as_ref().is_some_and(|said| said.error.is_none());
+        let mut page = Self::page(&[(Arc::clone(source), said)], now);
+        let none: [(&str, &str); 0] = [];
+        page.add(About::gauge("probe_success", "Whether the target answered."), &none, f64::from(is_up));
+        page.add(About::gauge("probe_duration_seconds", "How long this took."), &none, took.as_secs_f64());
+        page
     }
 
     /// One page of what each of these sources said; `None` for who has not answered in time.
@@ -149,7 +185,12 @@ impl Metrics {
                 Question::Postgres(..) => {
                     Some(About::gauge("pg_up", "Whether the last scrape of metrics from PostgreSQL was able to connect to the server."))
                 }
-                Question::Prometheus(..) | Question::Json(..) | Question::Text(..) | Question::Exec(..) => None,
+                Question::Prometheus(..)
+                | Question::Json(..)
+                | Question::Text(..)
+                | Question::Exec(..)
+                | Question::Process(_)
+                | Question::Statsd(_) => None,
             };
             if let Some(up) = up {
                 page.add(up, own, f64::from(is_up));
@@ -158,6 +199,9 @@ impl Metrics {
                 redis::about_scrape(said.error.as_deref(), said.took, own, &mut page);
             }
             let labels = [("source", source.name.as_str())];
+            if let Some(heard) = &source.heard {
+                heard.counts().write(&source.name, &mut page);
+            }
             let age = said.as_ref().map(|said| now.saturating_duration_since(said.began).saturating_sub(said.took));
             for (about, value) in ABOUT_SOURCES.iter().zip([
                 Some(f64::from(is_up)),

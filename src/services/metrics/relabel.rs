@@ -123,7 +123,7 @@ pub fn relabel(rules: &[Rule], mut sample: Sample) -> Option<Sample> {
 }
 
 /// `$1_x` is the first group and `_x`, as where these rules come from; not a group of the name `1_x`.
-fn braced(replacement: &str) -> Cow<'_, str> {
+pub(super) fn braced(replacement: &str) -> Cow<'_, str> {
     let mut out = String::new();
     let mut rest = replacement;
     while let Some((before, behind)) = rest.split_once('$') {

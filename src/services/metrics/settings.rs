@@ -10,16 +10,22 @@ use indexmap::IndexMap;
 use regex::Regex;
 
 use super::relabel::{Rule, last_line};
+use super::{probe, process, statsd};
 use crate::proto::exposition::{Kind, plain_name};
 use crate::tls::ConnectorSettings;
-use crate::value::{Address, Choice, Decode, Entry, Fields, Grace, Item, Jq, Key, Reader, Server, ServerKind, Size, Spanned, Url, Whole};
+use crate::value::{
+    Address, Choice, Decode, EarKey, EarKeys, Entry, Fields, Grace, Item, Jq, Key, Place, Reader, Server, ServerKind, Size, SourceId,
+    Spanned, Url, Whole,
+};
 use crate::{settings, words};
 
 settings! {
     /// A page of metrics.
     pub struct Settings as "metrics" {
         /// Whom to ask; up to 64.
-        from: Spanned<Vec<SourceSettings>>,
+        from: Spanned<Vec<SourceSettings>> = Spanned::new(Vec::new(), Place::new(SourceId(0), 0..0)),
+        /// Sources whose address whoever scrapes may say.
+        probe: probe::Modules = IndexMap::new(),
         /// For whoever does not answer; sooner if the scraper says so.
         timeout: Duration = Duration::from_secs(10),
         /// A source is not asked again sooner; who scrapes meanwhile gets what there is.
@@ -39,7 +45,7 @@ pub struct SourceSettings {
     pub labels: Vec<(String, String)>,
     pub tls: Option<Spanned<ConnectorSettings>>,
     /// Where it is written.
-    pub place: crate::value::Place,
+    pub place: Place,
 }
 
 /// Who is asked, and what for.
@@ -54,6 +60,10 @@ pub enum Question {
     Mysql(Server, Vec<Query>),
     Postgres(Server, Vec<Query>),
     Exec(Program),
+    /// Who runs on this machine.
+    Process(process::Settings),
+    /// What is sent here.
+    Statsd(statsd::Settings),
 }
 
 /// What is run, and what it may print.
@@ -196,13 +206,11 @@ impl Key for LabelName {
 }
 
 const KINDS: Choice<'_> = Choice {
-    kinds: &["redis", "memcached", "mysql", "postgres", "prometheus", "json", "text", "exec"],
+    kinds: &["redis", "memcached", "mysql", "postgres", "prometheus", "json", "text", "exec", "process", "statsd"],
     rule: "a source is one thing, this is",
     missing: "nothing says who is asked",
     example: "redis = \"127.0.0.1:6379\"",
 };
-/// Of those that come later.
-const LATER: [&str; 2] = ["statsd", "process"];
 const BODY: Size = Size::mib(16);
 const SOURCES_MAX: usize = 64;
 
@@ -210,25 +218,23 @@ impl Decode for SourceSettings {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let mut fields = Fields::of(item, "a source of metrics", reader)?;
         let place = fields.place();
-        for later in LATER {
-            if let Some(entry) = fields.take(later) {
-                reader.error(entry.key_place, format!("`{later}` is not supported by this version")).help("remove it");
-                return None;
-            }
-        }
         let kinds = KINDS.take(&mut fields);
         let (relabel, map, matches, query) = (fields.take("relabel"), fields.take("map"), fields.take("match"), fields.take("query"));
+        let (mapping, buckets, ttl) = (fields.take("mapping"), fields.take("buckets"), fields.take("ttl"));
         let body = fields.optional::<Spanned<Size>>("body", reader);
         let name = fields.optional::<String>("name", reader);
         let labels = fields.or("labels", IndexMap::<LabelName, String>::new(), reader);
         let tls = fields.optional::<Spanned<ConnectorSettings>>("tls", reader);
         fields.finish(reader)?;
         let (kind, entry) = KINDS.only(&kinds, place, reader)?;
-        let options: [(&str, Option<&Entry>, &[&str]); 4] = [
+        let options: [(&str, Option<&Entry>, &[&str]); 7] = [
             ("relabel", relabel, &["prometheus", "exec"]),
             ("map", map, &["json", "exec"]),
             ("match", matches, &["text", "exec"]),
             ("query", query, &["mysql", "postgres"]),
+            ("mapping", mapping, &["statsd"]),
+            ("buckets", buckets, &["statsd"]),
+            ("ttl", ttl, &["statsd"]),
         ];
         for (key, written, wanted) in options {
             match written {
@@ -289,6 +295,14 @@ impl Decode for SourceSettings {
                 };
                 Some(Question::Exec(Program { words, printed, most: body }))
             }
+            "process" => process::Settings::of(&entry.item, reader).map(Question::Process),
+            "statsd" => {
+                let ears = EarKeys::decode(&entry.item, reader)?;
+                let mapping = mapping.map_or(Some(Vec::new()), |entry| Vec::decode(&entry.item, reader))?;
+                let buckets = buckets.map_or(Some(None), |entry| Option::decode(&entry.item, reader))?;
+                let ttl = ttl.map_or(Some(None), |entry| Option::decode(&entry.item, reader))?;
+                statsd::Settings::of(ears, mapping, buckets, ttl, reader).map(Question::Statsd)
+            }
             "json" => Some(Question::Json(document(&entry.item, body, reader)?, Vec::decode(&map?.item, reader)?)),
             _ => Some(Question::Text(document(&entry.item, body, reader)?, Vec::decode(&matches?.item, reader)?)),
         }?;
@@ -326,6 +340,8 @@ impl SourceSettings {
             Question::Mysql(server, _) => format!("mysql {server}"),
             Question::Postgres(server, _) => format!("postgres {server}"),
             Question::Exec(program) => format!("exec {}", program.words.first().map_or("", String::as_str)),
+            Question::Process(_) => "process".to_owned(),
+            Question::Statsd(statsd) => format!("statsd {}", statsd.ears),
             Question::Prometheus(at, _) | Question::Json(at, _) | Question::Text(at, _) => {
                 let scheme = if at.url.is_tls { "https" } else { "http" };
                 format!("{} {scheme}://{}{}", self.question.word(), at.url.authority, at.url.path.path())
@@ -346,6 +362,8 @@ impl Question {
             Self::Mysql(..) => "mysql",
             Self::Postgres(..) => "postgres",
             Self::Exec(..) => "exec",
+            Self::Process(_) => "process",
+            Self::Statsd(_) => "statsd",
         }
     }
 
@@ -353,7 +371,7 @@ impl Question {
     pub fn tls_address(&self) -> Option<&Address> {
         match self {
             Self::Redis(server) => server.is_tls.then_some(&server.address),
-            Self::Memcached(_) | Self::Mysql(..) | Self::Postgres(..) | Self::Exec(..) => None,
+            Self::Memcached(_) | Self::Mysql(..) | Self::Postgres(..) | Self::Exec(..) | Self::Process(_) | Self::Statsd(_) => None,
             Self::Prometheus(at, _) | Self::Json(at, _) | Self::Text(at, _) => at.url.tls_address(),
         }
     }
@@ -365,13 +383,26 @@ type Series<'a> = (&'static str, &'a [(String, String)]);
 impl Settings {
     /// Files that are read with the configuration.
     pub fn files(&self) -> impl Iterator<Item = &Spanned<PathBuf>> {
-        self.from.value.iter().filter_map(|source| source.tls.as_ref()).flat_map(|tls| tls.value.files())
+        let sources = self.from.value.iter().chain(self.probe.values().map(|module| &module.source));
+        sources.filter_map(|source| source.tls.as_ref()).flat_map(|tls| tls.value.files())
+    }
+
+    /// Sockets that it hears by.
+    pub fn ears(&self) -> impl Iterator<Item = &Spanned<EarKey>> {
+        self.from.value.iter().flat_map(|source| match &source.question {
+            Question::Statsd(statsd) => statsd.ears.0.as_slice(),
+            _ => &[],
+        })
     }
 
     /// What no field can tell alone.
-    pub fn checked(self, reader: &mut Reader<'_>) -> Option<Self> {
+    pub fn checked(self, place: Place, reader: &mut Reader<'_>) -> Option<Self> {
         let sources = &self.from.value;
-        if sources.is_empty() || sources.len() > SOURCES_MAX {
+        if self.from.place.end == 0 && self.probe.is_empty() {
+            reader.error(place, "missing key `from`").help("write from = [{ redis = \"127.0.0.1:6379\" }], or a `probe`");
+            return None;
+        }
+        if (sources.is_empty() && self.probe.is_empty()) || sources.len() > SOURCES_MAX {
             reader
                 .error(self.from.place, format!("a page has 1 to {SOURCES_MAX} sources, this has {}", sources.len()))
                 .help("write from = [{ redis = \"127.0.0.1:6379\" }]");
@@ -389,8 +420,10 @@ impl Settings {
                 return None;
             }
             // What these say has the same names whoever says it.
-            let is_fixed =
-                matches!(source.question, Question::Redis(_) | Question::Memcached(_) | Question::Mysql(..) | Question::Postgres(..));
+            let is_fixed = matches!(
+                source.question,
+                Question::Redis(_) | Question::Memcached(_) | Question::Mysql(..) | Question::Postgres(..) | Question::Process(_)
+            );
             if let (true, Some(first)) = (is_fixed, alike.insert((source.question.word(), &source.labels), source)) {
                 reader
                     .error(source.place, format!("two sources of `{}` whose series nobody could tell apart", source.question.word()))

@@ -14,7 +14,7 @@ fn lines(page: &Page) -> Vec<String> {
 }
 
 /// Reads a value of TOML.
-fn decode<T: Decode>(text: &str) -> T {
+pub(super) fn decode<T: Decode>(text: &str) -> T {
     let mut found = Diagnostics::default();
     let mut sources = Sources::default();
     sources.add("a.toml", text);
