@@ -104,7 +104,10 @@ impl Item {
                 };
                 Self { place: place_of(source), value: Value::Table(Table { entries: entries.iter().map(entry).collect() }) }
             }
-            _ => unreachable!("no test needs other types"),
+            toml::Value::Integer(number) => Self { place: place_of(&number.to_string()), value: Value::Integer(*number) },
+            toml::Value::Float(number) => Self { place: place_of(&number.to_string()), value: Value::Float(*number) },
+            toml::Value::Boolean(is_true) => Self { place: place_of(&is_true.to_string()), value: Value::Bool(*is_true) },
+            toml::Value::Datetime(_) => unreachable!("no setting is a date"),
         }
     }
 }

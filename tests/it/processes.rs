@@ -9,6 +9,9 @@ use serde_json::Value;
 use crate::exporters::{check_readable, config, series, value};
 use crate::support::{Answer, Read1, Rig, eventually};
 
+/// Waits until it is killed, without anybody else.
+const STOPPED: &str = "kill -STOP $$";
+
 /// A process with a name of its own that is busy, or waits.
 struct Program {
     child: Child,
@@ -97,8 +100,8 @@ fn what_a_name_has_used_stays_when_its_process_ends() {
 
 #[test]
 fn people_programs_and_curl_get_what_they_can_read() {
-    let odd = Program::start("<b>&odd", "read line");
-    let _waits = Program::start("sleeper", "sleep 1000");
+    let odd = Program::start("<b>&odd", STOPPED);
+    let _waits = Program::start("sleeper", STOPPED);
     let rig = Rig::start(&config("from = [{ process = { top = 1000, command = true } }]"));
     let page = asked(&rig, "/topz?sort=fds", "text/html,application/xhtml+xml");
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
@@ -109,7 +112,7 @@ fn people_programs_and_curl_get_what_they_can_read() {
     assert_eq!(asked(&rig, "/topz", "application/json").header("content-type"), Some("application/json"));
     let plain = asked(&rig, "/topz", "*/*");
     assert_eq!(plain.header("content-type"), Some("text/plain; charset=utf-8"));
-    assert!(plain.text().lines().any(|line| line.contains(" sleeper ") && line.contains("sleep 1000 s3cret")), "{}", plain.text());
+    assert!(plain.text().lines().any(|line| line.contains(" sleeper ") && line.contains("$$ s3cret")), "{}", plain.text());
     // Only who is told to shows command lines.
     rig.reloaded(&config("from = [{ process = { top = 1000 } }]"));
     for shape in ["json", "html", "text"] {

@@ -97,8 +97,12 @@ fn a_reload_loses_neither_what_was_counted_nor_what_comes_meanwhile() {
 fn an_address_that_somebody_has_is_refused_and_changes_nothing() {
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let said = refused(&statsd(format!("udp:{address}"), ""));
-    assert!(said.contains(&format!(":6:20: cannot listen on udp:{address}")) && said.contains("another program listens there"), "{said}");
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.toml"), statsd(format!("udp:{address}"), "")).unwrap();
+    let output = binary().current_dir(directory.path()).args(["run", "-c", "a.toml"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&format!("a.toml:6:20: error: cannot listen on udp:{address}")), "{said}");
+    assert!(said.contains("another program listens there") && output.status.code() == Some(1), "{said}");
     let free = free_address();
     let rig = Rig::start(&statsd(free, ""));
     send(free, "a:1|c");

@@ -47,7 +47,7 @@ fn tags_are_labels_in_any_order_and_dialect() {
 
 #[test]
 fn the_first_mapping_that_fits_says_what_a_name_becomes() {
-    let mapping = ", mapping = [{ match = \"api.*.request.*\", name = \"api_${2}_total\", labels = { method = \"$1\" } },\n\
+    let mapping = ", mapping = [{ match = \"api.*.request.*\", name = \"api_$2_total\", labels = { method = \"$1\" } },\n\
         { match = \"api.noise.*\", drop = true }, { regex = \"api\\\\.(.+)\", name = \"rest\", labels = { of = \"$1\" }, help = \"The rest.\" }]";
     check(mapping, "api.get.request.ok:1|c|#method:other,x:y\n", &["api_ok_total{method=\"get\",x=\"y\"} 1"]);
     check(mapping, "api.a.b.request.ok:1|c\napi.noise.a:1|c\nplain.one:1|g\n", &["rest{of=\"a.b.request.ok\"} 1", "plain_one 1"]);
