@@ -215,24 +215,24 @@ async fn ask_mysql(source: &Source, server: &Server, queries: &[Query]) -> Resul
     line.in_time(async {
         let mut connection = mysql::connect(&line, &server.login).await?;
         let (ours, mut page) = (&source.settings.labels, source.blank());
-        let status = mysql::rows(&mut connection, sql::MYSQL[0]).await?;
-        let variables = mysql::rows(&mut connection, sql::MYSQL[1]).await?;
+        let status = mysql::rows(&mut connection, sql::MYSQL[0], sql::OWN_ROWS_MAX).await?;
+        let variables = mysql::rows(&mut connection, sql::MYSQL[1], sql::OWN_ROWS_MAX).await?;
         let mut replica = Vec::new();
         for query in sql::MYSQL_REPLICA {
             // Of another version, or not for everybody.
-            let Ok(rows) = mysql::rows(&mut connection, query).await else { continue };
+            let Ok(rows) = mysql::rows(&mut connection, query, sql::OWN_ROWS_MAX).await else { continue };
             replica = rows;
             break;
         }
         sql::mysql(&status, &variables, &replica, ours, &mut page);
         for table in &sql::MYSQL_TABLES {
             // Not every version has every table.
-            if let Ok(rows) = mysql::rows(&mut connection, table.sql).await {
+            if let Ok(rows) = mysql::rows(&mut connection, table.sql, sql::OWN_ROWS_MAX).await {
                 table.read(&rows, ours, &mut page);
             }
         }
         for query in queries {
-            let rows = mysql::rows(&mut connection, &query.sql).await;
+            let rows = mysql::rows(&mut connection, &query.sql, source.max_series).await;
             sql::query(query, &rows.map_err(|reason| Reason::new(format!("`{}`: {reason}", query.name.0)))?, ours, &mut page);
         }
         connection.disconnect().await.map_err(mysql::failed)?;
@@ -243,7 +243,8 @@ async fn ask_mysql(source: &Source, server: &Server, queries: &[Query]) -> Resul
 
 async fn ask_postgres(source: &Source, server: &Server, queries: &[Query]) -> Result<Page, Reason> {
     let line = Line::to(server.address.clone(), None, source.timeout);
-    let asked: Vec<&str> = sql::POSTGRES.iter().map(|table| table.sql).chain(queries.iter().map(|query| query.sql.as_str())).collect();
+    let own = sql::POSTGRES.iter().map(|table| (table.sql, sql::OWN_ROWS_MAX));
+    let asked: Vec<(&str, usize)> = own.chain(queries.iter().map(|query| (query.sql.as_str(), source.max_series))).collect();
     let mut answers = postgres::rows(&line, &server.login, &asked).await?.into_iter();
     let (ours, mut page) = (&source.settings.labels, source.blank());
     for (table, rows) in sql::POSTGRES.iter().zip(&mut answers) {

@@ -56,7 +56,8 @@ fn machine(root: &Path) -> Machine {
     let memory = Meminfo::from_file(root.join("meminfo")).ok();
     Machine {
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
-        load: load.map(|load| [load.one, load.five, load.fifteen].map(f64::from)),
+        // In hundredths, as it is written there.
+        load: load.map(|load| [load.one, load.five, load.fifteen].map(|load| (f64::from(load) * 100.0).round() / 100.0)),
         memory: memory.as_ref().map(|memory| memory.mem_total),
         memory_available: memory.and_then(|memory| memory.mem_available),
     }

@@ -160,6 +160,16 @@ fn a_mysql_has_the_series_that_its_exporter_gives_it() {
     assert_eq!((ours["mysql_up"], ours["app_orders_count{state=\"old\"}"], ours["app_orders{state=\"new\"}"]), (1.0, 2.0, 1.5));
     assert!(ours["mysql_global_status_commands_total{command=\"select\"}"] >= 1.0 && ours["mysql_global_variables_max_connections"] > 1.0);
     check_readable(&rig);
+    let endless = "SELECT a.table_name, b.table_name FROM information_schema.columns a, information_schema.columns b";
+    let many = |most: u32| {
+        format!(
+            "max_series = {most}\nfrom = [{{ mysql = \"mysql://probe:s3cret@{}/\", query = [{{ name = \"a\", sql = \"{endless}\" }}] }}]\n[log]\nlevel = \"debug\"",
+            server.address
+        )
+    };
+    rig.reloaded(&config(&many(5)));
+    assert_eq!(value(&rig, "mysql_up"), Some(0.0));
+    assert!(rig.log().contains("it has more than 5 rows"), "{}", rig.log());
     rig.reloaded(&config(&format!("from = [{{ mysql = \"mysql://probe:wrong@{}/\" }}]", server.address)));
     assert_eq!(value(&rig, "mysql_up"), Some(0.0));
     if !has("prometheus-mysqld-exporter", "--version") {
@@ -195,6 +205,13 @@ fn a_postgres_says_how_it_is() {
     assert!(found.keys().any(|name| name.starts_with("pg_stat_database_xact_commit{datid=") && name.contains("datname=\"postgres\"")));
     assert!(found.keys().any(|name| name.starts_with("pg_stat_activity_count{")) && found.contains_key("pg_stat_bgwriter_buffers_alloc"));
     check_readable(&rig);
+    // A query of a whole table is given up, and says so; the server's own tables may be longer than that.
+    let endless = "SELECT generate_series(1, 1000000000) AS value";
+    rig.reloaded(&config(&format!(
+        "max_series = 5\nfrom = [{{ postgres = \"{login}\", name = \"p\", query = [{{ name = \"a\", sql = \"{endless}\" }}] }}]\n[log]\nlevel = \"debug\""
+    )));
+    assert_eq!(value(&rig, "pg_up"), Some(0.0));
+    assert!(rig.log().contains("it has more than 5 rows"), "{}", rig.log());
     rig.reloaded(&config(&format!("from = [{{ postgres = \"{login}\", query = [{{ name = \"a\", sql = \"SELECT nope\" }}] }}]")));
     assert_eq!(value(&rig, "pg_up"), Some(0.0));
 }

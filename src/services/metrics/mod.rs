@@ -42,7 +42,7 @@ pub struct Source {
     pub settings: SourceSettings,
     pub timeout: Duration,
     min_interval: Duration,
-    max_series: usize,
+    pub max_series: usize,
     /// For who is asked inside TLS.
     pub peer: Option<Peer>,
     /// What was sent, for a source that is not asked.

@@ -9,7 +9,41 @@ use crate::proto::exposition::Kind;
 type Labels = [(String, String)];
 
 /// Rows, each with its columns by name; `None` is NULL.
-pub type Rows = Vec<Vec<(String, Option<String>)>>;
+pub type Rows = Vec<Row>;
+pub type Row = Vec<(String, Option<String>)>;
+
+/// Rows as they come, no more than there may be: a query that was to be of a few may turn out to be of a whole table.
+pub struct Gathering {
+    pub rows: Rows,
+    most: usize,
+    bytes: usize,
+}
+
+/// Of a server's own table, whose series are bounded one by one.
+pub const OWN_ROWS_MAX: usize = 100_000;
+/// Of all rows of one query.
+const BYTES_MAX: usize = 16 << 20;
+
+impl Gathering {
+    pub fn of(most: usize) -> Self {
+        Self { rows: Vec::new(), most, bytes: 0 }
+    }
+
+    /// # Errors
+    ///
+    /// When there are too many, or they are too long.
+    pub fn push(&mut self, row: Row) -> Result<(), String> {
+        self.bytes += row.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, String::len)).sum::<usize>();
+        if self.rows.len() >= self.most {
+            return Err(format!("it has more than {} rows", self.most));
+        }
+        if self.bytes > BYTES_MAX {
+            return Err(format!("its rows have more than {} MiB", BYTES_MAX >> 20));
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+}
 
 /// What `MySQL` is asked beside the queries that are written.
 pub const MYSQL: [&str; 2] = ["SHOW GLOBAL STATUS", "SHOW GLOBAL VARIABLES"];

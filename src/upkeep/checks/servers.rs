@@ -8,7 +8,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
 use crate::services::health::{Facts, Role, ServerQuestion};
-use crate::services::metrics::sql::MYSQL_REPLICA;
+use crate::services::metrics::sql::{MYSQL_REPLICA, OWN_ROWS_MAX};
 use crate::upkeep::probe::line::Line;
 use crate::upkeep::probe::{mysql, postgres, redis};
 use crate::upstream::health::{Login, Reason};
@@ -48,7 +48,7 @@ pub(super) async fn mysql(line: &Line<'_>, asked: &ServerQuestion) -> Result<Fac
 
 async fn mysql_facts(connection: &mut Conn, asked: &ServerQuestion) -> Result<Facts, Reason> {
     let query = asked.query.as_deref().unwrap_or(SELECT);
-    let rows = mysql::rows(connection, query).await?;
+    let rows = mysql::rows(connection, query, OWN_ROWS_MAX).await?;
     asked.check(rows.first().and_then(|row| row.first()).and_then(|(_, value)| value.as_deref()))?;
     let read_only: Option<i64> = connection.query_first("SELECT @@global.read_only").await.map_err(mysql::failed)?;
     let role = if read_only == Some(0) { Role::Primary } else { Role::Replica };
@@ -56,7 +56,7 @@ async fn mysql_facts(connection: &mut Conn, asked: &ServerQuestion) -> Result<Fa
     if role == Role::Replica {
         // Of MySQL 8.0.22 and MariaDB 10.5.1, and of those before. Without the privilege nobody says how far behind it is.
         for query in MYSQL_REPLICA {
-            let Ok(rows) = mysql::rows(connection, query).await else { continue };
+            let Ok(rows) = mysql::rows(connection, query, OWN_ROWS_MAX).await else { continue };
             let behind = |(name, value): &(String, Option<String>)| {
                 ["Seconds_Behind_Source", "Seconds_Behind_Master"].contains(&name.as_str()).then(|| value.clone()).flatten()
             };

@@ -3,10 +3,10 @@
 //! Who only listens to the greeting leaves without a word, and the server counts an aborted connect.
 
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, IoError, OptsBuilder, Row, Value};
+use mysql_async::{Conn, IoError, OptsBuilder, Value};
 
 use super::line::{Line, Talk};
-use crate::services::metrics::sql::Rows;
+use crate::services::metrics::sql::{Gathering, Rows};
 use crate::upstream::health::{Login, Reason};
 use crate::value::Address;
 
@@ -66,13 +66,15 @@ pub(in crate::upkeep) fn failed(error: mysql_async::Error) -> Reason {
 }
 
 /// Of a query; `None` is NULL.
-pub(in crate::upkeep) async fn rows(connection: &mut Conn, query: &str) -> Result<Rows, Reason> {
-    let rows: Vec<Row> = connection.query(query).await.map_err(failed)?;
-    let of = |row: Row| {
+pub(in crate::upkeep) async fn rows(connection: &mut Conn, query: &str, most: usize) -> Result<Rows, Reason> {
+    let mut gathering = Gathering::of(most);
+    let mut answer = connection.query_iter(query).await.map_err(failed)?;
+    while let Some(row) = answer.next().await.map_err(failed)? {
         let names: Vec<String> = row.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
-        names.into_iter().zip(row.unwrap_raw().iter().map(|value| value.as_ref().and_then(text))).collect()
-    };
-    Ok(rows.into_iter().map(of).collect())
+        let row = names.into_iter().zip(row.unwrap_raw().iter().map(|value| value.as_ref().and_then(text))).collect();
+        gathering.push(row).map_err(Reason::new)?;
+    }
+    Ok(gathering.rows)
 }
 
 /// As the server writes it; `None` for NULL.

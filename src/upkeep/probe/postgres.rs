@@ -4,10 +4,11 @@
 
 use std::pin::pin;
 
-use tokio_postgres::{Config, NoTls, SimpleColumn, SimpleQueryMessage};
+use futures_util::StreamExt as _;
+use tokio_postgres::{Client, Config, NoTls, SimpleColumn, SimpleQueryMessage};
 
 use super::line::{Line, Talk};
-use crate::services::metrics::sql::Rows;
+use crate::services::metrics::sql::{Gathering, OWN_ROWS_MAX, Rows};
 use crate::upstream::health::{Login, Reason};
 
 /// `cannot_connect_now`: it starts, it stops, or it recovers and takes nobody yet.
@@ -70,11 +71,16 @@ pub(in crate::upkeep) async fn leads(line: &Line<'_>, login: &Login) -> Result<b
 pub(in crate::upkeep) async fn ask(line: &Line<'_>, login: &Login, queries: &[&str]) -> Result<Vec<Option<String>>, Reason> {
     let first =
         |rows: Result<Rows, Reason>| Ok(rows?.into_iter().next().and_then(|row| row.into_iter().next()).and_then(|(_, value)| value));
-    rows(line, login, queries).await?.into_iter().map(first).collect()
+    let queries: Vec<(&str, usize)> = queries.iter().map(|query| (*query, OWN_ROWS_MAX)).collect();
+    rows(line, login, &queries).await?.into_iter().map(first).collect()
 }
 
-/// One after the other, on one connection: the rows of each, or why there are none.
-pub(in crate::upkeep) async fn rows(line: &Line<'_>, login: &Login, queries: &[&str]) -> Result<Vec<Result<Rows, Reason>>, Reason> {
+/// One after the other, on one connection: the rows of each, of which there may be so many, or why there are none.
+pub(in crate::upkeep) async fn rows(
+    line: &Line<'_>,
+    login: &Login,
+    queries: &[(&str, usize)],
+) -> Result<Vec<Result<Rows, Reason>>, Reason> {
     let mut config = Config::new();
     config.application_name("attache-health");
     config.user(login.user.as_deref().unwrap_or(NAME));
@@ -90,20 +96,15 @@ pub(in crate::upkeep) async fn rows(line: &Line<'_>, login: &Login, queries: &[&
         let mut connection = pin!(connection);
         let answer = async {
             let mut answers = Vec::with_capacity(queries.len());
-            for query in queries {
-                let row = |message: SimpleQueryMessage| {
-                    let SimpleQueryMessage::Row(row) = message else { return None };
-                    let value = |(index, column): (usize, &SimpleColumn)| (column.name().to_owned(), row.get(index).map(str::to_owned));
-                    Some(row.columns().iter().enumerate().map(value).collect())
-                };
-                let answer = client.simple_query(query).await;
+            for (query, most) in queries {
+                let answer = gather(&client, query, *most).await?;
                 // After an error of its own, a server goes on; without one there is nobody to go on with.
                 if let Err(error) = &answer
                     && error.as_db_error().is_none()
                 {
                     return Err(failed(error));
                 }
-                answers.push(answer.map(|rows| rows.into_iter().filter_map(row).collect()).map_err(|error| failed(&error)));
+                answers.push(answer.map_err(|error| failed(&error)));
             }
             Ok(answers)
         };
@@ -120,6 +121,25 @@ pub(in crate::upkeep) async fn rows(line: &Line<'_>, login: &Login, queries: &[&
         answer
     })
     .await
+}
+
+/// The inner error is the server's; with the outer one, nothing more is wanted of it.
+async fn gather(client: &Client, query: &str, most: usize) -> Result<Result<Rows, tokio_postgres::Error>, Reason> {
+    let mut gathering = Gathering::of(most);
+    let mut messages = match client.simple_query_raw(query).await {
+        Ok(messages) => pin!(messages),
+        Err(error) => return Ok(Err(error)),
+    };
+    while let Some(message) = messages.next().await {
+        let row = match message {
+            Ok(SimpleQueryMessage::Row(row)) => row,
+            Ok(_) => continue,
+            Err(error) => return Ok(Err(error)),
+        };
+        let value = |(index, column): (usize, &SimpleColumn)| (column.name().to_owned(), row.get(index).map(str::to_owned));
+        gathering.push(row.columns().iter().enumerate().map(value).collect()).map_err(Reason::new)?;
+    }
+    Ok(Ok(gathering.rows))
 }
 
 fn failed(error: &tokio_postgres::Error) -> Reason {

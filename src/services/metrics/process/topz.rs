@@ -173,7 +173,7 @@ th,td{padding:.42rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px
 th{font-weight:500;color:var(--soft);font-size:.86rem}th a{color:inherit;text-decoration:none}th a:hover{text-decoration:underline}\
 th a[aria-current]{color:var(--mark);font-weight:650}th a[aria-current]::after{content:\" \\2193\"}\
 .text{text-align:left}td.name{font-weight:550}td.soft{color:var(--soft)}tr:hover td{background:color-mix(in srgb,var(--bar) 22%,transparent)}\
-td.command{max-width:26rem;overflow:hidden;text-overflow:ellipsis;font:13px ui-monospace,monospace;color:var(--soft)}\
+td.command{width:100%;min-width:12rem;max-width:0;overflow:hidden;text-overflow:ellipsis;font:13px ui-monospace,monospace;color:var(--soft)}\
 .bar{display:inline-block;min-width:7.5rem;padding:.05rem .4rem;border-radius:3px;\
 background:linear-gradient(to left,var(--bar) var(--full),transparent var(--full))}";
 
@@ -183,7 +183,7 @@ fn page(table: &Table, rows: &[&Row], sort: Sort, now: f64) -> String {
          <meta http-equiv=\"refresh\" content=\"5\"><title>topz</title><style>{STYLE}</style></head><body><main><h1>Processes</h1><p>"
     );
     for said in summary(table) {
-        let _ = write!(out, "<span>{}</span>", escaped(&said));
+        let _ = write!(out, "<span>{}</span> ", escaped(&said));
     }
     let head = |of: Sort, title: &str| {
         let current = if of == sort { " aria-current=\"true\"" } else { "" };
