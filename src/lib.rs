@@ -27,7 +27,7 @@
 //! upkeep/checks     what health reports look at; upkeep/collect, what pages of metrics want of other programs. serve/adapt answers
 //! ```
 //!
-//! A process is one supervisor thread, one admin thread, one upkeep thread (probes, discovery, adapters), and workers: a thread each, with a
+//! A process is one supervisor thread, one admin thread, one upkeep thread (probes, discovery, adapters), one that hears statsd where that is wanted, and workers: a thread each, with a
 //! current-thread runtime, listening sockets of its own (`SO_REUSEPORT`) and its own idle connections
 //! to endpoints. Workers share nothing that is written per request but what is known of an endpoint: how many requests it has, and,
 //! where its pool asks for that, how they went.
@@ -38,7 +38,7 @@
 //! service that answers · *head* what is known of a request before its body · *service* something
 //! that answers: a pool, a choice among other services (a *shard*, a *split*), or attache itself · *member* a service or an endpoint that a
 //! shard places keys on · *leaf* a service that a *scatter* asks with others · *copy* a request that a *mirror* makes of another, its *original* · *arm* a service that a split gives a share to, the *control* arm what the others leave · *pool* endpoints with one balancing policy · *endpoint*
-//! one address · *bar* why an endpoint takes no requests now · *lease* the right to send one request to one endpoint · *walk* the synchronous
+//! one address · *bar* why an endpoint takes no requests now · *ear* a socket that an adapter hears by · *lease* the right to send one request to one endpoint · *walk* the synchronous
 //! decision · *way* whom each service on it chose · *exchange* one request with its response · *refusal* why attache itself answered ·
 //! *filter* what may edit a request on its way · *generation* one compiled configuration.
 //!

@@ -122,7 +122,10 @@ impl Ears {
 
     /// Takes note of what is open from now on.
     pub(super) fn commit(&mut self, mut staged: Staged) {
-        self.open.extend(std::mem::take(&mut staged.fresh));
+        for (key, open) in std::mem::take(&mut staged.fresh) {
+            tracing::info!(address = %key, "hearing");
+            self.open.insert(key, open);
+        }
         for key in &staged.gone {
             if let Some(open) = self.open.remove(key) {
                 remove_file(key, &open);

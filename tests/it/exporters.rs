@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Answer, DataServer, Next, Origin, Postgres, Read1, Rig, eventually, free_address, has, refused};
+use crate::support::{Answer, Authority, DataServer, Next, Origin, Postgres, Read1, Rig, eventually, free_address, has, refused};
 
 pub fn config(metrics: &str) -> String {
     format!("[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"m\"\n[service.m.metrics]\n{metrics}\n")
@@ -138,6 +138,25 @@ fn a_redis_has_the_series_that_its_exporter_gives_it() {
     assert!(compared > 60, "{compared}");
 }
 
+#[test]
+fn a_redis_inside_tls_has_to_be_who_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new("redis");
+    let (cert, key) = authority.sign("cache", &["cache.internal"]).write(directory.path(), "redis");
+    std::fs::write(directory.path().join("ca.crt"), &authority.cert).unwrap();
+    // Two free ports need not be of one address, and this server has one for both.
+    let (address, ca) = (free_address(), directory.path().join("ca.crt"));
+    let (port, [cert, key, ca]) = (address.port().to_string(), [&cert, &key, &ca].map(|path| path.to_str().unwrap()));
+    let tls = ["--tls-port", &port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", ca, "--tls-auth-clients", "no"];
+    let Some(_redis) = DataServer::redis(&[&tls[..], &["--requirepass", "s3cret", "--bind", "0.0.0.0"]].concat()) else { return };
+    eventually("it listens inside TLS", || TcpStream::connect(address).is_ok());
+    let from = |tls: &str| config(&format!("from = [{{ redis = \"rediss://:s3cret@{address}\", tls = {{ ca = \"{ca}\"{tls} }} }}]"));
+    let rig = Rig::start(&from(", server_name = \"cache.internal\""));
+    assert_eq!(value(&rig, "redis_up"), Some(1.0));
+    rig.reloaded(&from(", server_name = \"other.internal\""));
+    assert_eq!(value(&rig, "redis_up"), Some(0.0));
+}
+
 /// A page of another program's, less what is around it.
 fn page_of(address: std::net::SocketAddr) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -169,7 +188,7 @@ fn a_mysql_has_the_series_that_its_exporter_gives_it() {
     };
     rig.reloaded(&config(&many(5)));
     assert_eq!(value(&rig, "mysql_up"), Some(0.0));
-    assert!(rig.log().contains("it has more than 5 rows"), "{}", rig.log());
+    eventually("the log says why", || rig.log().contains("it has more than 5 rows"));
     rig.reloaded(&config(&format!("from = [{{ mysql = \"mysql://probe:wrong@{}/\" }}]", server.address)));
     assert_eq!(value(&rig, "mysql_up"), Some(0.0));
     if !has("prometheus-mysqld-exporter", "--version") {
@@ -211,7 +230,7 @@ fn a_postgres_says_how_it_is() {
         "max_series = 5\nfrom = [{{ postgres = \"{login}\", name = \"p\", query = [{{ name = \"a\", sql = \"{endless}\" }}] }}]\n[log]\nlevel = \"debug\""
     )));
     assert_eq!(value(&rig, "pg_up"), Some(0.0));
-    assert!(rig.log().contains("it has more than 5 rows"), "{}", rig.log());
+    eventually("the log says why", || rig.log().contains("it has more than 5 rows"));
     rig.reloaded(&config(&format!("from = [{{ postgres = \"{login}\", query = [{{ name = \"a\", sql = \"SELECT nope\" }}] }}]")));
     assert_eq!(value(&rig, "pg_up"), Some(0.0));
 }
