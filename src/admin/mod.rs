@@ -80,7 +80,7 @@ async fn answer(handle: &Handle, request: &Request) -> Answer {
         ("GET", "/healthz") => Answer::text(200, "ok\n"),
         ("GET", "/readyz") => readiness(handle),
         ("GET", "/metrics") => {
-            Answer { status: 200, content_type: "text/plain; version=0.0.4; charset=utf-8", fields: "", body: handle.metrics.render() }
+            Answer { status: 200, content_type: "text/plain; version=0.0.4; charset=utf-8", fields: "", body: metrics_page(handle) }
         }
         ("GET", "/status") => Answer::json(200, &view::status(handle)),
         ("GET", "/config") => Answer::json(200, &serde_json::from_str(&handle.live.pin().document).unwrap_or_default()),
@@ -250,6 +250,13 @@ fn of_service<'p>(path: &'p str, what: &str) -> Option<&'p str> {
 }
 
 /// Whether clients should come. What is waited for, the configuration names.
+/// attache's own metrics, and what logs count of their records.
+fn metrics_page(handle: &Handle) -> Vec<u8> {
+    let mut page = handle.metrics.render();
+    handle.live.pin().logs().for_each(|logs| page.extend_from_slice(logs.flow.write_counts().as_bytes()));
+    page
+}
+
 fn readiness(handle: &Handle) -> Answer {
     match handle.phase() {
         Phase::Starting => Answer::text(503, "starting\n"),

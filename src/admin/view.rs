@@ -107,6 +107,11 @@ pub(super) fn services(handle: &Handle) -> Value {
         Service::Split(split) => split_of(split, now),
         Service::Mirror(mirror) => mirror_of(mirror, now),
         Service::Scatter(scatter) => scatter_of(scatter, now),
+        Service::Logs(logs) => {
+            let sources: Vec<String> = logs.flow.settings.from.value.iter().map(crate::services::logs::SourceSettings::label).collect();
+            let sinks: Vec<&str> = logs.flow.settings.to.iter().map(crate::services::logs::SinkSettings::word).collect();
+            json!({ "name": other.name, "kind": "logs", "sources": sources, "sinks": sinks })
+        }
         Service::Metrics(metrics) => {
             let sources: Vec<&str> = metrics.sources.iter().map(|source| source.name.as_str()).collect();
             json!({ "name": other.name, "kind": "metrics", "sources": sources })

@@ -79,7 +79,8 @@ impl File {
             | services::Settings::Respond(_)
             | services::Settings::Redirect(_)
             | services::Settings::Health(_)
-            | services::Settings::Metrics(_) => None,
+            | services::Settings::Metrics(_)
+            | services::Settings::Logs(_) => None,
         });
         let reports = self.every_service().filter_map(|service| match service {
             services::Settings::Health(health) => Some(health.files()),

@@ -233,6 +233,7 @@ fn check_kind(protocol: Protocol, name: &str, service: &Service, place: Place, f
         (Protocol::Tcp, Service::Redirect(_)) => "a redirect",
         (Protocol::Tcp, Service::Health(_)) => "a health report",
         (Protocol::Tcp, Service::Metrics(_)) => "a page of metrics",
+        (Protocol::Tcp, Service::Logs(_)) => "a log",
     };
     found
         .error(place, format!("`{name}` is {kind}, and a listener with protocol = \"tcp\" has no requests to answer"))

@@ -24,6 +24,7 @@ use crate::filters::{headers, rewrite};
 use crate::proto::http1::Limits;
 use crate::route::{Network, Table};
 use crate::services::health::Health;
+use crate::services::logs::Logs;
 use crate::services::metrics::Metrics;
 use crate::services::mirror::Mirror;
 use crate::services::scatter::Scatter;
@@ -185,6 +186,18 @@ impl Generation {
     pub fn pages(&self) -> impl Iterator<Item = &Metrics> {
         self.others.iter().filter_map(|other| match &*other.service {
             Service::Metrics(metrics) => Some(metrics),
+            _ => None,
+        })
+    }
+
+    /// The log of this name.
+    pub fn log(&self, name: &str) -> Option<&Logs> {
+        self.logs().find(|log| log.name == name)
+    }
+
+    pub fn logs(&self) -> impl Iterator<Item = &Logs> {
+        self.others.iter().filter_map(|other| match &*other.service {
+            Service::Logs(logs) => Some(logs),
             _ => None,
         })
     }

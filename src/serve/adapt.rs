@@ -2,31 +2,171 @@
 //!
 //! Asks nobody: `upkeep` does, and this waits for it no longer than the scraper does.
 
+use std::future::{Future as _, poll_fn};
 use std::io::Write as _;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
+use super::compose::{self, Own, Persistence, client_body};
+use super::connection::Client;
+use super::exchange::{self, After, Ending, Outcome, local};
+use super::fan::{Reply, lines};
+use super::pump::Encoder;
+use super::side::Side;
+use super::timer::Stall;
+use super::worker::Worker;
+use crate::generation::Listener;
+use crate::proto::http1::{BodyFraming, LAST_CHUNK, RequestFraming};
 use crate::route::Head;
 use crate::route::key::write_decoded;
+use crate::services::logs::{Logs, Posted};
 use crate::services::metrics::process::Settings;
 use crate::services::metrics::process::topz::{self, Shape, Sort};
 use crate::services::metrics::{Collected, Format, Metrics, Page, Probes, Source};
-use crate::services::{Adapter, Report};
+use crate::services::{Adapter, Body, Report};
 
 /// So much sooner than the scraper gives up, a page has to be on its way.
 const MARGIN: Duration = Duration::from_millis(100);
 /// Shorter pages are not compressed.
 const COMPRESSED_MIN: usize = 1024;
 
-pub async fn report(adapter: &Adapter<'_>, head: &Head<'_>, deadline: Option<Instant>) -> Report {
+/// What an adapter is asked by a client.
+pub struct Ask<'a> {
+    pub worker: &'a Worker,
+    pub listener: &'a Listener,
+    pub adapter: &'a Adapter<'a>,
+    pub head: &'a Head<'a>,
+    /// If it was read.
+    pub body: Option<Body<'a>>,
+    pub deadline: Option<Instant>,
+}
+
+/// Asks the adapter and answers the client.
+pub async fn answer<S: Side>(client: &mut Client<S>, ask: Ask<'_>, reply: &Reply<'_>) -> Outcome {
+    let Ask { worker, listener, adapter, head, body, deadline } = ask;
+    if let (Adapter::Logs(logs), b"GET") = (adapter, head.method)
+        && matches!(head.query_values(b"follow").next(), Some(b"1" | b"true"))
+    {
+        return follow(client, worker, listener, logs, head, reply).await;
+    }
+    let report = report(adapter, head, body, deadline).await;
+    let fields = reply.edits.all(&report.fields, reply.lookup, reply.more);
+    let own = Own { status: report.status, fields: &fields, body: &report.body };
+    worker.with_date(|date| own.write(head.method, reply.keep, date, client.link.output()));
+    let body_out = if head.method == b"HEAD" { 0 } else { report.body.len() as u64 };
+    let read = match body {
+        Some(Body::Is(_)) => RequestFraming { body: BodyFraming::None, ..*reply.framing },
+        _ => *reply.framing,
+    };
+    let body_in = if let Some(Body::Is(body)) = body { body.len() as u64 } else { 0 };
+    let outcome = local(client, listener, &read, reply.keep, report.status, body_out, None).await;
+    Outcome { body_in: outcome.body_in + body_in, ..outcome }
+}
+
+/// How often it is looked whether the process ends.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sends the latest records and then those that come, until the client leaves, the log is written otherwise, or the process drains.
+async fn follow<S: Side>(
+    client: &mut Client<S>,
+    worker: &Worker,
+    listener: &Listener,
+    logs: &Logs,
+    head: &Head<'_>,
+    reply: &Reply<'_>,
+) -> Outcome {
+    // Before the latest are looked at, so that none is missed in between; one may be told twice.
+    let mut news = logs.flow.follow();
+    let report = latest(logs, head);
+    let level = head.query_values(b"level").next().map(|value| String::from_utf8_lossy(value).into_owned());
+    let framing = client_body(BodyFraming::Chunked, reply.version);
+    let encoder = S::encoder(framing);
+    let keep = if framing == BodyFraming::UntilClose { Persistence::Closed } else { reply.keep };
+    let fields = reply.edits.all(&report.fields, reply.lookup, reply.more);
+    if report.status != 200 {
+        let own = Own { status: report.status, fields: &fields, body: &report.body };
+        worker.with_date(|date| own.write(head.method, reply.keep, date, client.link.output()));
+        return local(client, listener, reply.framing, reply.keep, report.status, report.body.len() as u64, None).await;
+    }
+    worker.with_date(|date| compose::own_head(200, &fields, framing, keep, date, client.link.output()));
+    let mut sent = report.body.len() as u64;
+    lines::write(encoder, &report.body, client.link.output());
+    let write_limit = listener.timeouts.write;
+    let mut stall = Stall::default();
+    loop {
+        if worker.draining_since().is_some() {
+            break;
+        }
+        let Some(news) = &mut news else { break };
+        let mut hearing = pin!(timeout(LOOK_INTERVAL, news.recv()));
+        let heard = poll_fn(|cx| {
+            let is_blocked = client.link.has_unsent() && client.link.poll_flush(cx).is_pending();
+            // While the client takes nothing, batches wait where they are bounded.
+            if !is_blocked && let Poll::Ready(heard) = hearing.as_mut().poll(cx) {
+                return Poll::Ready(Some(heard));
+            }
+            if client.link.has_left(cx, true) {
+                return Poll::Ready(None);
+            }
+            let late = stall.deadline(is_blocked, client.link.written_total(), write_limit);
+            match [late, client.link.gone_at()].into_iter().flatten().min() {
+                Some(until) => client.timer.poll(cx, until).map(|()| None),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        let piece = match heard {
+            None => {
+                client.link.cut();
+                return Outcome { body_out: sent, status: 200, ..Outcome::gone(0) };
+            }
+            Some(Ok(Ok(batch))) => {
+                let wanted = |record: &&str| level.as_ref().is_none_or(|level| has_level(record, level));
+                batch.records().filter(wanted).collect::<String>()
+            }
+            Some(Ok(Err(RecvError::Lagged(missed)))) => format!("{{\"_missed\":{missed}}}\n"),
+            Some(Err(_)) => continue,
+            Some(Ok(Err(RecvError::Closed))) => break,
+        };
+        sent += piece.len() as u64;
+        lines::write(encoder, piece.as_bytes(), client.link.output());
+    }
+    if encoder == Encoder::Chunked {
+        client.link.output().extend_from_slice(LAST_CHUNK);
+        client.link.output().extend_from_slice(b"\r\n");
+    }
+    let (ending, after) = match (exchange::finish(client, write_limit).await, keep) {
+        (true, Persistence::Closed) => (Ending::Complete, After::Close),
+        (true, _) => (Ending::Complete, After::Keep),
+        (false, _) => (Ending::ClientGone, After::Abort),
+    };
+    Outcome { status: 200, body_out: sent, ending, after, ..Outcome::gone(0) }
+}
+
+/// Whether a record has this level, which is its second field if it has one.
+fn has_level(record: &str, level: &str) -> bool {
+    let wanted = format!("\"level\":\"{}\"", level.to_ascii_lowercase());
+    record.split(',').nth(1).is_some_and(|field| field.trim_end_matches(['}', '\n']) == wanted)
+}
+
+/// What an adapter says, at once.
+pub async fn report(adapter: &Adapter<'_>, head: &Head<'_>, body: Option<Body<'_>>, deadline: Option<Instant>) -> Report {
     match adapter {
         Adapter::Health(health) => health.report(head, Instant::now()),
+        Adapter::Logs(logs) => match (head.method, body, logs.flow.posted()) {
+            (b"GET" | b"HEAD", ..) => latest(logs, head),
+            (b"POST", Some(Body::Is(lines)), Some(posted)) => taken(posted, lines, head, deadline).await,
+            _ => Report::of_method(),
+        },
         Adapter::Metrics(_) if !matches!(head.method, b"GET" | b"HEAD") => Report::of_method(),
         Adapter::Metrics(metrics) => match (last_part(head.path), metrics.processes(), &metrics.probes) {
             (b"topz", Some((source, settings)), _) => topz(metrics, source, settings, head, deadline).await,
@@ -34,6 +174,47 @@ pub async fn report(adapter: &Adapter<'_>, head: &Head<'_>, deadline: Option<Ins
             _ => page(metrics, head, deadline).await,
         },
     }
+}
+
+/// The latest records of a log, `limit` of them, with such a `level`.
+fn latest(logs: &Logs, head: &Head<'_>) -> Report {
+    let value = |name: &'static [u8]| head.query_values(name).next().map(|value| String::from_utf8_lossy(value).into_owned());
+    let mut records = logs.flow.recent();
+    if let Some(level) = value(b"level") {
+        records.retain(|record| has_level(record, &level));
+    }
+    match value(b"limit").map(|limit| limit.parse::<usize>()) {
+        Some(Ok(limit)) => {
+            records.drain(..records.len().saturating_sub(limit));
+        }
+        Some(Err(_)) => return plain(400, "`limit` is a whole number"),
+        None => {}
+    }
+    let body = records.iter().flat_map(|record| record.bytes()).collect();
+    let fields = vec![("Content-Type", "application/x-ndjson".to_owned()), ("Cache-Control", "no-store".to_owned())];
+    Report { status: 200, fields, body }
+}
+
+/// How long a client waits for sinks.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Lines that a client posts; it is told when every sink has them.
+async fn taken(posted: &mpsc::Sender<Posted>, lines: &[u8], head: &Head<'_>, deadline: Option<Instant>) -> Report {
+    let until = Instant::now() + TAKEN_WITHIN;
+    let until = deadline.map_or(until, |deadline| deadline.min(until));
+    let (taken, told) = oneshot::channel();
+    let source = head.client.map_or_else(|| "http".to_owned(), |client| format!("http {client}"));
+    let sent = async {
+        posted.send(Posted { lines: lines.to_vec(), source, taken }).await.ok()?;
+        told.await.ok()
+    };
+    if let Ok(Some(())) = timeout_at(until.into(), sent).await {
+        return Report { status: 204, fields: Vec::new(), body: Vec::new() };
+    }
+    // They may arrive all the same: whoever sends them again may have them twice.
+    let mut report = plain(503, "sinks have not taken these yet");
+    report.fields.push(("Retry-After", "1".to_owned()));
+    report
 }
 
 /// Behind the last slash.

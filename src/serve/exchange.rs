@@ -256,14 +256,13 @@ pub async fn run<S: Side>(
             }
             (Decision::Report(adapter), Some(route), Some(framing)) => {
                 let deadline = deadline(route, &head, request.version, started);
-                let report = Box::pin(adapt::report(adapter, &head, deadline)).await;
+                let body = peeked.as_ref().map(Peeked::body);
+                let ask = adapt::Ask { worker, listener, adapter, head: &head, body, deadline };
                 let lookup = HeadLookup { head: &head, route: &route.name };
-                let keep = keep_after_local(local_keep, framing);
-                let fields = route.response_edits.all(&report.fields, &lookup, &told.to_client);
-                let own = Own { status: report.status, fields: &fields, body: &report.body };
-                worker.with_date(|date| own.write(method, keep, date, client.link.output()));
-                let body_out = if method == b"HEAD" { 0 } else { report.body.len() as u64 };
-                local(client, listener, framing, keep, report.status, body_out, None).await
+                let keep = if body.is_some() { keep } else { keep_after_local(local_keep, framing) };
+                let (edits, more) = (&route.response_edits, &told.to_client);
+                let reply = Reply { version: request.version, framing, keep, edits, lookup: &lookup, more };
+                Box::pin(adapt::answer(client, ask, &reply)).await
             }
             (Decision::Scatter(scatter), Some(route), Some(framing)) => {
                 let body = peeked.as_ref().and_then(|peeked| peeked.body.as_deref()).unwrap_or_default();

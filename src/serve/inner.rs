@@ -176,7 +176,7 @@ impl Inner<'_> {
                     return Ended { is_answered: true, refusal: None };
                 }
                 Decision::Report(adapter) => {
-                    let report = Box::pin(adapt::report(adapter, &head, self.deadline)).await;
+                    let report = Box::pin(adapt::report(adapter, &head, peeked.as_ref().map(Peeked::body), self.deadline)).await;
                     if let Some(keep) = &mut keep {
                         let lower = |(name, value): (&str, String)| (name.to_ascii_lowercase(), value);
                         keep.take(report.status, report.fields.into_iter().map(lower).collect(), &report.body);

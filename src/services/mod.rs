@@ -3,6 +3,7 @@
 //! Services decide and never do: nothing here awaits, opens a socket or writes a byte.
 
 pub mod health;
+pub mod logs;
 pub mod metrics;
 pub mod mirror;
 pub mod pool;
@@ -22,7 +23,7 @@ use crate::upstream::Aim;
 use crate::value::{EarKey, Entry, Fields, Item, Reader, Spanned, Value, nearest};
 
 /// Kinds that are written under a key of their own. A pool is not: the table with `endpoints` or `discover` is the pool.
-pub const KINDS: &[&str] = &["shard", "split", "mirror", "scatter", "respond", "redirect", "health", "metrics"];
+pub const KINDS: &[&str] = &["shard", "split", "mirror", "scatter", "respond", "redirect", "health", "metrics", "logs"];
 
 /// One service as it is written: exactly one kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +38,7 @@ pub enum Settings {
     Redirect(redirect::Settings),
     Health(Arc<health::Settings>),
     Metrics(Arc<metrics::Settings>),
+    Logs(Arc<logs::Settings>),
 }
 
 impl Settings {
@@ -109,7 +111,8 @@ impl Settings {
             | Self::Scatter(_)
             | Self::Respond(_)
             | Self::Redirect(_)
-            | Self::Health(_) => Vec::new(),
+            | Self::Health(_)
+            | Self::Logs(_) => Vec::new(),
             Self::Metrics(metrics) => metrics.ears().collect(),
         }
     }
@@ -126,6 +129,7 @@ impl Settings {
             Self::Redirect(_) => "redirect",
             Self::Health(_) => "health",
             Self::Metrics(_) => "metrics",
+            Self::Logs(_) => "logs",
         }
     }
 
@@ -138,6 +142,7 @@ impl Settings {
             "scatter" => scatter::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Scatter),
             "health" => health::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Health),
             "metrics" => metrics::Settings::decode(item, reader)?.checked(item.place, reader).map(Arc::new).map(Self::Metrics),
+            "logs" => logs::Settings::decode(item, reader)?.checked(reader).map(Arc::new).map(Self::Logs),
             "respond" => respond::Settings::decode(item, reader)?.checked(reader).map(Self::Respond),
             _ => redirect::Settings::decode(item, reader).map(Self::Redirect),
         }
@@ -159,6 +164,7 @@ pub enum Service {
     Redirect(redirect::Redirect),
     Health(health::Health),
     Metrics(metrics::Metrics),
+    Logs(logs::Logs),
 }
 
 /// A service's verdict on one request.
@@ -180,6 +186,7 @@ pub enum Decision<'g> {
 pub enum Adapter<'g> {
     Health(&'g health::Health),
     Metrics(&'g metrics::Metrics),
+    Logs(&'g logs::Logs),
 }
 
 impl Adapter<'_> {
@@ -187,6 +194,7 @@ impl Adapter<'_> {
         match self {
             Self::Health(health) => &health.name,
             Self::Metrics(metrics) => &metrics.name,
+            Self::Logs(logs) => &logs.name,
         }
     }
 
@@ -195,6 +203,7 @@ impl Adapter<'_> {
         match self {
             Self::Health(health) => health.checks.iter().map(|check| check.name.clone()).collect(),
             Self::Metrics(metrics) => metrics.sources.iter().map(|source| source.name.clone()).collect(),
+            Self::Logs(logs) => logs.flow.settings.from.value.iter().map(logs::SourceSettings::label).collect(),
         }
     }
 }
@@ -435,6 +444,7 @@ impl Service {
             Self::Redirect(redirect) => Decision::Redirect(redirect),
             Self::Health(health) => Decision::Report(Adapter::Health(health)),
             Self::Metrics(metrics) => Decision::Report(Adapter::Metrics(metrics)),
+            Self::Logs(logs) => logs.decide(asked),
         }
     }
 
@@ -450,6 +460,7 @@ impl Service {
             Self::Redirect(_) => "redirect",
             Self::Health(_) => "health",
             Self::Metrics(_) => "metrics",
+            Self::Logs(_) => "logs",
         }
     }
 
@@ -461,7 +472,7 @@ impl Service {
             Self::Split(split) => split.may_serve(now),
             Self::Mirror(mirror) => mirror.may_serve(now),
             Self::Scatter(scatter) => scatter.may_serve(now),
-            Self::Respond(_) | Self::Redirect(_) | Self::Health(_) | Self::Metrics(_) => true,
+            Self::Respond(_) | Self::Redirect(_) | Self::Health(_) | Self::Metrics(_) | Self::Logs(_) => true,
         }
     }
 }

@@ -198,6 +198,7 @@ impl Supervisor {
             sources: generation.pages().flat_map(|page| &page.sources).map(Arc::clone).collect(),
             probes: generation.pages().filter_map(|page| page.probes.clone()).collect(),
             ears: self.sockets.ears.all(),
+            flows: generation.logs().map(|log| Arc::clone(&log.flow)).collect(),
             ramped: generation.ramped().cloned().collect(),
             state: self.origin.state(&generation.file),
         });

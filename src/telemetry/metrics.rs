@@ -76,6 +76,14 @@ metrics! {
     CHECK_UP = Gauge "check_up" ["service", "check"] "Whether a check of a health report is well.";
     CHECKS = Counter "checks_total" ["service", "check", "outcome"] "Checks made for a health report, by outcome: ok or failed.";
     CHECK_SECONDS = Gauge "check_duration_seconds" ["service", "check"] "How long the latest one took.";
+    LOG_RECORDS = Counter "logs_records_total" ["service"] "Records that every sink of a log has taken.";
+    LOG_BYTES = Counter "logs_bytes_total" ["service"] "Bytes of those records.";
+    LOG_UNREAD = Counter "logs_unparsed_total" ["service"] "Lines that no parser fitted; they are records all the same.";
+    LOG_MISSING = Counter "logs_missing_total" ["service", "reason"] "What is not among the records: sampled (as was asked for), refused (by a sink that may), lost (pushed out before it was read), cut (ends of long lines).";
+    LOG_TRUNCATED = Counter "logs_truncated_total" ["service"] "Files that began anew under the same inode; what was written in between may be lost.";
+    LOG_ERRORS = Counter "logs_errors_total" ["service"] "Times that a source could not be read, or a sink took nothing.";
+    LOG_FILES = Gauge "logs_files" ["service"] "Files that are followed.";
+    LOG_LAG = Gauge "logs_lag_bytes" ["service"] "Bytes in those files that were not read yet.";
     ENDPOINTS = Gauge "endpoints" ["service"] "Endpoints that a pool has, written and found.";
     DISCOVERIES = Counter "discoveries_total" ["service", "outcome"] "Look-ups of a pool's endpoints, by outcome: ok or failed.";
     RETRIES = Counter "retries_total" ["service", "reason"] "Attempts beyond a request's first, by what went wrong before.";
@@ -610,6 +618,68 @@ impl CheckMetrics {
     }
 }
 
+/// What a log does.
+#[derive(Debug, Default)]
+pub struct LogMetrics {
+    records: AtomicU64,
+    bytes: AtomicU64,
+    misread: AtomicU64,
+    /// By [`LOG_REASONS`].
+    missing: [AtomicU64; 4],
+    truncated: AtomicU64,
+    errors: AtomicU64,
+    files: AtomicU64,
+    lag: AtomicU64,
+}
+
+const LOG_REASONS: [&str; 4] = ["sampled", "refused", "lost", "cut"];
+
+impl LogMetrics {
+    pub fn sent(&self, records: u64, bytes: u64) {
+        self.records.fetch_add(records, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// No parser fitted.
+    pub fn misread(&self) {
+        self.misread.fetch_add(1, Relaxed);
+    }
+
+    pub fn sampled(&self) {
+        self.missing[0].fetch_add(1, Relaxed);
+    }
+
+    /// A sink that may has refused them for good.
+    pub fn dropped(&self, records: u64) {
+        self.missing[1].fetch_add(records, Relaxed);
+    }
+
+    /// Nobody read them in time.
+    pub fn lost(&self, records: u64) {
+        self.missing[2].fetch_add(records, Relaxed);
+    }
+
+    /// A line was too long.
+    pub fn cut(&self) {
+        self.missing[3].fetch_add(1, Relaxed);
+    }
+
+    /// A file began anew.
+    pub fn truncated(&self) {
+        self.truncated.fetch_add(1, Relaxed);
+    }
+
+    pub fn failed(&self) {
+        self.errors.fetch_add(1, Relaxed);
+    }
+
+    /// So many files, with so many bytes unread.
+    pub fn stands(&self, files: u64, lag: u64) {
+        self.files.store(files, Relaxed);
+        self.lag.store(lag, Relaxed);
+    }
+}
+
 /// What one leaf of a scatter is asked.
 #[derive(Debug)]
 pub struct LeafMetrics {
@@ -699,6 +769,7 @@ pub struct Metrics {
     mirrors: Series<String, MirrorMetrics>,
     leaves: Series<(String, String), LeafMetrics>,
     checks: Series<(String, String), CheckMetrics>,
+    logs: Series<String, LogMetrics>,
     certificates: Mutex<Vec<CertificateExpiry>>,
     generation: AtomicU64,
     reloads: [AtomicU64; 2],
@@ -732,6 +803,7 @@ impl Metrics {
             mirrors: Mutex::default(),
             leaves: Mutex::default(),
             checks: Mutex::default(),
+            logs: Mutex::default(),
             spreads: Mutex::default(),
             certificates: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -792,6 +864,10 @@ impl Metrics {
         series(&self.checks, (service.to_owned(), check.to_owned()), CheckMetrics::default)
     }
 
+    pub fn log(&self, service: &str) -> Arc<LogMetrics> {
+        series(&self.logs, service.to_owned(), LogMetrics::default)
+    }
+
     pub fn mirror(&self, service: &str) -> Arc<MirrorMetrics> {
         series(&self.mirrors, service.to_owned(), MirrorMetrics::default)
     }
@@ -817,6 +893,7 @@ impl Metrics {
         retain(&self.mirrors);
         retain(&self.leaves);
         retain(&self.checks);
+        retain(&self.logs);
     }
 
     /// Replaces all that were known.
@@ -949,6 +1026,18 @@ impl Metrics {
             page.add(&SPLIT_ERRORS, &[&service, &arm], metrics.shards.sum(|shard| &shard.errors) as f64);
             page.add_histogram(&SPLIT_SECONDS, &[&service, &arm], &total);
             page.add_if_any(&SPLIT_FAILED_OVER, &[&service, &arm], metrics.shards.sum(|shard| &shard.failed_over));
+        }
+        for (service, metrics) in sorted(&self.logs) {
+            page.add(&LOG_RECORDS, &[&service], metrics.records.load(Relaxed) as f64);
+            page.add(&LOG_BYTES, &[&service], metrics.bytes.load(Relaxed) as f64);
+            page.add(&LOG_UNREAD, &[&service], metrics.misread.load(Relaxed) as f64);
+            for (reason, missing) in LOG_REASONS.iter().zip(&metrics.missing) {
+                page.add(&LOG_MISSING, &[&service, reason], missing.load(Relaxed) as f64);
+            }
+            page.add(&LOG_TRUNCATED, &[&service], metrics.truncated.load(Relaxed) as f64);
+            page.add(&LOG_ERRORS, &[&service], metrics.errors.load(Relaxed) as f64);
+            page.add(&LOG_FILES, &[&service], metrics.files.load(Relaxed) as f64);
+            page.add(&LOG_LAG, &[&service], metrics.lag.load(Relaxed) as f64);
         }
         for ((service, check), metrics) in sorted(&self.checks).into_iter().filter(|(_, metrics)| metrics.is_made.load(Relaxed) == 1) {
             page.add(&CHECK_UP, &[&service, &check], f64::from(metrics.is_well.load(Relaxed)));
@@ -1154,6 +1243,7 @@ mod tests {
             metrics.arm("checkout", "canary").finished(worker, 500, Duration::ZERO, true);
             metrics.mirror("app").copied(Copied::Answered);
             metrics.leaf("search", "leaf-0").finished(worker, LeafOutcome::Ok, Duration::ZERO);
+            metrics.log("app-log").sent(1, 1);
             metrics.check("db-health", "db").set_made(true);
             metrics.check("db-health", "db").found(true, true, Duration::from_millis(2));
             metrics.mirror("app").compared(Compared::Same);

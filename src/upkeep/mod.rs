@@ -11,6 +11,7 @@ mod dns;
 mod ear;
 mod fetch;
 pub mod kept;
+mod logs;
 mod probe;
 mod processes;
 mod program;
@@ -29,6 +30,7 @@ use tokio::task::AbortHandle;
 
 use crate::services::Service;
 use crate::services::health::Check;
+use crate::services::logs::Flow;
 use crate::services::metrics::{Probes, Source};
 use crate::services::mirror::Comparison;
 use crate::services::split::ramp::{Moment, Saved};
@@ -36,6 +38,7 @@ use crate::upstream::Pool;
 use crate::value::EarKey;
 pub use ear::Ear;
 use kept::Keeper;
+use logs::Running;
 
 /// The thread, for as long as this lives.
 pub struct Upkeep {
@@ -55,6 +58,8 @@ pub struct Followed {
     pub probes: Vec<Arc<Probes>>,
     /// Sockets that adapters hear by, by what their services call them. Those that are here no more are to be let go of.
     pub ears: Vec<(EarKey, Arc<Ear>)>,
+    /// Of logs.
+    pub flows: Vec<Arc<Flow>>,
     /// Splits that have ramps.
     pub ramped: Vec<Arc<Service>>,
     /// Where it is written down how far ramps have come.
@@ -121,12 +126,13 @@ async fn follow(mut followed: watch::Receiver<Followed>) {
     let keeper = Arc::<Keeper>::default();
     let mut pools: HashMap<*const Pool, (Arc<Pool>, Work)> = HashMap::new();
     let mut checks: HashMap<*const Check, (Arc<Check>, Work)> = HashMap::new();
+    let mut running: HashMap<String, (Arc<Flow>, Running)> = HashMap::new();
     let mut sources: HashMap<*const Source, (Arc<Source>, Lingering)> = HashMap::new();
     let mut probes: HashMap<*const Probes, (Arc<Probes>, Lingering)> = HashMap::new();
     let mut hearing = statsd::Hearing::default();
     let mut ramps: HashMap<*const Service, (Arc<Service>, Work)> = HashMap::new();
     while followed.changed().await.is_ok() {
-        let Followed { pools: wanted, checks: asked, sources: scraped, probes: named, ears, ramped, state } =
+        let Followed { pools: wanted, checks: asked, sources: scraped, probes: named, ears, flows, ramped, state } =
             followed.borrow_and_update().clone();
         pools.retain(|_, (pool, _)| wanted.iter().any(|stays| Arc::ptr_eq(stays, pool)));
         for pool in wanted {
@@ -150,6 +156,25 @@ async fn follow(mut followed: watch::Receiver<Followed>) {
         }
         hearing.follow(&scraped, &ears);
         drop(ears);
+        let mut ended: HashMap<String, Running> = HashMap::new();
+        running = running
+            .into_iter()
+            .filter_map(|(name, (flow, work))| {
+                if flows.iter().any(|stays| Arc::ptr_eq(stays, &flow)) {
+                    return Some((name, (flow, work)));
+                }
+                flow.close();
+                ended.insert(name, work);
+                None
+            })
+            .collect();
+        for flow in flows {
+            running.entry(flow.name.clone()).or_insert_with(|| {
+                let work = Running::start(&flow, ended.remove(&flow.name));
+                (flow, work)
+            });
+        }
+        drop(ended);
         sources.retain(|_, (source, _)| scraped.iter().any(|stays| Arc::ptr_eq(stays, source)));
         for source in scraped {
             sources.entry(Arc::as_ptr(&source)).or_insert_with(|| {

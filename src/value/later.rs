@@ -3,12 +3,7 @@
 //! Changes no verdict: such a key is refused as any unknown one is. Remove an entry when its key is read.
 
 /// A key, and a neighbour that tells in which table it stands.
-const LATER: &[(&str, &str)] = &[
-    // A pool.
-    // Kinds of services, by name and in a route.
-    ("logs", "endpoints"),
-    ("logs", "rewrite"),
-];
+const LATER: &[(&str, &str)] = &[];
 
 /// Words of closed sets: a listener's protocols.
 const LATER_WORDS: &[(&str, &str)] = &[("redis", "http"), ("memcached", "http")];

@@ -96,8 +96,6 @@ fn no_timeout_is_zero_but_a_wait_at_the_end_may_be() {
 
 #[test]
 fn keys_of_later_versions_are_told_from_misspelt_ones() {
-    check_pool("logs = {}\n", &["5:1: `logs` is not supported by this version -> remove it"]);
-    check_route("logs = {}\n", &["4:1: `logs` is not supported by this version -> remove it"]);
     for protocol in ["redis", "memcached"] {
         check_listener(
             &format!("service = \"a:1\"\nprotocol = \"{protocol}\"\n"),

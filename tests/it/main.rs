@@ -25,6 +25,7 @@ mod http2_windows; // bodies over HTTP/2, at the pace of the slower side
 mod instructions; // what an exchange costs in instructions, against what it did
 mod leader; // pools with a leader: where requests go while the lead moves
 mod lifecycle; // waiting for other processes, ending with them, being ready once they are
+mod logs; // logs of other programs: files, sinks, kills
 mod memory; // bodies, idle connections, bugs: what they cost
 mod migrations; // a service that is left for a shard, a key at a time
 mod mirrors; // copies of requests: what gets there, that nobody waits, what differs

@@ -110,7 +110,8 @@ pub async fn stream<S: Side>(client: &mut Client<S>, ask: Gather<'_>, pieces: &P
     }
 }
 
-fn write(encoder: Encoder, piece: &[u8], out: &mut Vec<u8>) {
+/// A piece of a body.
+pub fn write(encoder: Encoder, piece: &[u8], out: &mut Vec<u8>) {
     if piece.is_empty() {
         return;
     }

@@ -4,7 +4,7 @@
 
 mod decode;
 mod leaf;
-mod lines;
+pub mod lines;
 mod questions;
 mod reply;
 

@@ -21,8 +21,8 @@ use tokio::sync::{Notify, watch};
 pub use crate::proto::exposition::Kind;
 pub use page::{About, Format, Page};
 pub use probe::Probes;
-pub use settings::{Document, Printed, Program, Query, Question, Settings, SourceSettings};
-pub use statsd::Heard;
+pub use settings::{Document, LabelName, MetricName, Printed, Program, Query, Question, Settings, SourceSettings};
+pub use statsd::{Buckets, Heard};
 
 use crate::tls::Peer;
 

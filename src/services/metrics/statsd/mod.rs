@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
 
-pub use settings::Settings;
+pub use settings::{Buckets, Settings};
 
 use super::page::{About, Page};
 use crate::proto::exposition::{Kind as FamilyKind, plain_name, write_labels};

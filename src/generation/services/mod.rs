@@ -2,6 +2,8 @@
 //!
 //! Carries over what did not change. Knows listeners only as places where a service may be written.
 
+mod adapters;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -12,9 +14,6 @@ use super::compile::Inputs;
 use super::{NamedPool, NamedService};
 use crate::config::File;
 use crate::config::listener::{self, RouteService};
-use crate::services::health::{self, Check, Health, Question};
-use crate::services::metrics::probe::Module;
-use crate::services::metrics::{self, Metrics, Probes, Source};
 use crate::services::mirror::{self, Mirror};
 use crate::services::pool::{self, EndpointSettings};
 use crate::services::scatter::{self, Scatter};
@@ -25,7 +24,7 @@ use crate::services::{self, Service, redirect::Redirect, respond::Respond};
 use crate::telemetry::metrics::SpreadMetrics;
 use crate::tls::{self, Connector};
 use crate::upstream::{self, Discovery, Pool, Recipe, Rule, Spec, Subset};
-use crate::value::{Address, Diagnostics, Place, ServiceRef, Spanned};
+use crate::value::{Diagnostics, Place, ServiceRef, Spanned};
 
 /// What endpoints are offered inside TLS, the preferred one first.
 fn alpn(protocol: upstream::Protocol) -> &'static [tls::Protocol] {
@@ -122,6 +121,7 @@ impl<'a> Services<'a> {
             services::Settings::Scatter(settings) => Service::Scatter(self.scatter(name, settings, found)?),
             services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings)),
             services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings)),
+            services::Settings::Logs(settings) => Service::Logs(self.logs(name, settings)),
             services::Settings::Metrics(settings) => Service::Metrics(self.metrics(name, settings, found)?),
             services::Settings::Health(settings) => Service::Health(self.health(name, settings, found)?),
         });
@@ -264,103 +264,6 @@ impl<'a> Services<'a> {
         let known = previous.and_then(|generation| generation.scatter(scatter)).and_then(|scatter| scatter.hedging(leaf));
         let known = known.filter(|known| known.is_as(settings)).map(Arc::clone);
         known.unwrap_or_else(|| Arc::new(upstream::hedge::Hedging::new(settings, workers, started)))
-    }
-
-    /// What a check has found stays, as long as it is written the same.
-    fn health(&self, name: &str, settings: &health::Settings, found: &mut Diagnostics) -> Option<Health> {
-        let known = self.inputs.previous.and_then(|generation| generation.health(name));
-        let compiled: Vec<Option<Arc<Check>>> = settings
-            .checks
-            .value
-            .0
-            .iter()
-            .map(|(check, written)| {
-                let peer = match written.question.tls_address() {
-                    Some(address) => {
-                        let alpn: &[tls::Protocol] = match written.question {
-                            Question::Grpc { .. } => &[tls::Protocol::Http2],
-                            Question::Http(_) => &[tls::Protocol::Http1],
-                            _ => &[],
-                        };
-                        Some(self.peer(written.tls.as_ref(), address, alpn, settings.checks.place, found)?)
-                    }
-                    None => None,
-                };
-                let metrics = self.inputs.metrics.check(name, check);
-                let new = Check::new(name, check, settings, written, peer, metrics);
-                let same = known.and_then(|known| known.check(check)).filter(|known| known.is_as(&new));
-                Some(same.map_or_else(|| Arc::new(new), Arc::clone))
-            })
-            .collect();
-        Some(Health::new(name, compiled.into_iter().collect::<Option<_>>()?))
-    }
-
-    /// What a source said last stays, as long as it is written the same.
-    fn metrics(&self, name: &str, settings: &metrics::Settings, found: &mut Diagnostics) -> Option<Metrics> {
-        let known = self.inputs.previous.and_then(|generation| generation.metrics(name));
-        let compiled: Vec<Option<Arc<Source>>> = settings
-            .from
-            .value
-            .iter()
-            .map(|written| {
-                let peer = match written.question.tls_address() {
-                    Some(address) => Some(self.peer(written.tls.as_ref(), address, &[], written.place, found)?),
-                    None => None,
-                };
-                let new = Source::new(settings, written, peer);
-                let same = known.and_then(|known| known.source(&new.name)).filter(|known| known.is_as(&new));
-                Some(same.map_or_else(|| Arc::new(new), Arc::clone))
-            })
-            .collect();
-        let probes = if settings.probe.is_empty() { None } else { Some(self.probes(settings, known, found)?) };
-        Some(Metrics::new(name, settings, compiled.into_iter().collect::<Option<_>>()?, probes))
-    }
-
-    fn probes(&self, settings: &metrics::Settings, known: Option<&Metrics>, found: &mut Diagnostics) -> Option<Arc<Probes>> {
-        let Inputs { read, sessions, now, .. } = *self.inputs;
-        let default = tls::ConnectorSettings::default();
-        let modules: Vec<Option<Module>> = settings
-            .probe
-            .iter()
-            .map(|(name, written)| {
-                let connector = if written.source.question.tls_address().is_some() {
-                    let (tls, place) = written.source.tls.as_ref().map_or((&default, name.place), |tls| (&tls.value, tls.place));
-                    Some(Connector::compile(tls, place, &[], read, sessions, found, now)?)
-                } else {
-                    None
-                };
-                Some(Module { name: name.value.clone(), settings: written.clone(), connector })
-            })
-            .collect();
-        let new = Probes::new(settings, modules.into_iter().collect::<Option<_>>()?);
-        let same = known.and_then(|known| known.probes.as_ref()).filter(|known| known.is_as(&new));
-        Some(same.map_or_else(|| Arc::new(new), Arc::clone))
-    }
-
-    /// Who is asked inside TLS.
-    fn peer(
-        &self,
-        written: Option<&Spanned<tls::ConnectorSettings>>,
-        address: &Address,
-        alpn: &[tls::Protocol],
-        place: Place,
-        found: &mut Diagnostics,
-    ) -> Option<tls::Peer> {
-        let Inputs { read, sessions, now, .. } = *self.inputs;
-        let default = tls::ConnectorSettings::default();
-        let (settings, place) = written.map_or((&default, place), |tls| (&tls.value, tls.place));
-        let connector = Connector::compile(settings, place, alpn, read, sessions, found, now)?;
-        let name = match &settings.server_name {
-            Some(name) => name.0.clone(),
-            None => match tls::Name::parse(&address.host()) {
-                Ok(name) => name.0,
-                Err(reason) => {
-                    found.error(place, reason).help("write tls = { server_name = \"app.internal\" }");
-                    return None;
-                }
-            },
-        };
-        Some(connector.peer(name))
     }
 
     fn member(&mut self, shard: &str, written: &shard::MemberSettings, found: &mut Diagnostics) -> Option<shard::Member> {

@@ -1,0 +1,123 @@
+//! Adapters: health reports, pages of metrics, logs. What they have found stays, where nothing about them changed.
+//!
+//! Asks nobody and opens nothing; who is asked inside TLS is made ready here.
+
+use std::sync::Arc;
+
+use super::super::compile::Inputs;
+use super::Services;
+use crate::services::health::{self, Check, Health, Question};
+use crate::services::logs::{self, Flow, Logs};
+use crate::services::metrics::probe::Module;
+use crate::services::metrics::{self, Metrics, Probes, Source};
+use crate::tls::{self, Connector};
+use crate::value::{Address, Diagnostics, Place, Spanned};
+
+impl Services<'_> {
+    /// What a check has found stays, as long as it is written the same.
+    pub(super) fn health(&self, name: &str, settings: &health::Settings, found: &mut Diagnostics) -> Option<Health> {
+        let known = self.inputs.previous.and_then(|generation| generation.health(name));
+        let compiled: Vec<Option<Arc<Check>>> = settings
+            .checks
+            .value
+            .0
+            .iter()
+            .map(|(check, written)| {
+                let peer = match written.question.tls_address() {
+                    Some(address) => {
+                        let alpn: &[tls::Protocol] = match written.question {
+                            Question::Grpc { .. } => &[tls::Protocol::Http2],
+                            Question::Http(_) => &[tls::Protocol::Http1],
+                            _ => &[],
+                        };
+                        Some(self.peer(written.tls.as_ref(), address, alpn, settings.checks.place, found)?)
+                    }
+                    None => None,
+                };
+                let metrics = self.inputs.metrics.check(name, check);
+                let new = Check::new(name, check, settings, written, peer, metrics);
+                let same = known.and_then(|known| known.check(check)).filter(|known| known.is_as(&new));
+                Some(same.map_or_else(|| Arc::new(new), Arc::clone))
+            })
+            .collect();
+        Some(Health::new(name, compiled.into_iter().collect::<Option<_>>()?))
+    }
+
+    /// What a source said last stays, as long as it is written the same.
+    pub(super) fn metrics(&self, name: &str, settings: &metrics::Settings, found: &mut Diagnostics) -> Option<Metrics> {
+        let known = self.inputs.previous.and_then(|generation| generation.metrics(name));
+        let compiled: Vec<Option<Arc<Source>>> = settings
+            .from
+            .value
+            .iter()
+            .map(|written| {
+                let peer = match written.question.tls_address() {
+                    Some(address) => Some(self.peer(written.tls.as_ref(), address, &[], written.place, found)?),
+                    None => None,
+                };
+                let new = Source::new(settings, written, peer);
+                let same = known.and_then(|known| known.source(&new.name)).filter(|known| known.is_as(&new));
+                Some(same.map_or_else(|| Arc::new(new), Arc::clone))
+            })
+            .collect();
+        let probes = if settings.probe.is_empty() { None } else { Some(self.probes(settings, known, found)?) };
+        Some(Metrics::new(name, settings, compiled.into_iter().collect::<Option<_>>()?, probes))
+    }
+
+    pub(super) fn probes(&self, settings: &metrics::Settings, known: Option<&Metrics>, found: &mut Diagnostics) -> Option<Arc<Probes>> {
+        let Inputs { read, sessions, now, .. } = *self.inputs;
+        let default = tls::ConnectorSettings::default();
+        let modules: Vec<Option<Module>> = settings
+            .probe
+            .iter()
+            .map(|(name, written)| {
+                let connector = if written.source.question.tls_address().is_some() {
+                    let (tls, place) = written.source.tls.as_ref().map_or((&default, name.place), |tls| (&tls.value, tls.place));
+                    Some(Connector::compile(tls, place, &[], read, sessions, found, now)?)
+                } else {
+                    None
+                };
+                Some(Module { name: name.value.clone(), settings: written.clone(), connector })
+            })
+            .collect();
+        let new = Probes::new(settings, modules.into_iter().collect::<Option<_>>()?);
+        let same = known.and_then(|known| known.probes.as_ref()).filter(|known| known.is_as(&new));
+        Some(same.map_or_else(|| Arc::new(new), Arc::clone))
+    }
+
+    /// What a log has read stays, as long as it is written the same; how far it has come, in any case.
+    pub(super) fn logs(&self, name: &str, settings: &Arc<logs::Settings>) -> Logs {
+        let known = self.inputs.previous.and_then(|generation| generation.log(name)).map(|log| &log.flow);
+        let flow = match known {
+            Some(same) if same.settings.is_as(settings) => Arc::clone(same),
+            _ => Arc::new(Flow::new(name, settings, self.inputs.metrics.log(name), known.map(|known| &**known))),
+        };
+        Logs { name: name.to_owned(), flow }
+    }
+
+    /// Who is asked inside TLS.
+    pub(super) fn peer(
+        &self,
+        written: Option<&Spanned<tls::ConnectorSettings>>,
+        address: &Address,
+        alpn: &[tls::Protocol],
+        place: Place,
+        found: &mut Diagnostics,
+    ) -> Option<tls::Peer> {
+        let Inputs { read, sessions, now, .. } = *self.inputs;
+        let default = tls::ConnectorSettings::default();
+        let (settings, place) = written.map_or((&default, place), |tls| (&tls.value, tls.place));
+        let connector = Connector::compile(settings, place, alpn, read, sessions, found, now)?;
+        let name = match &settings.server_name {
+            Some(name) => name.0.clone(),
+            None => match tls::Name::parse(&address.host()) {
+                Ok(name) => name.0,
+                Err(reason) => {
+                    found.error(place, reason).help("write tls = { server_name = \"app.internal\" }");
+                    return None;
+                }
+            },
+        };
+        Some(connector.peer(name))
+    }
+}

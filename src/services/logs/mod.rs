@@ -1,0 +1,157 @@
+//! Logs of other programs, as lines of JSON with stable fields.
+//!
+//! Reads no file and writes none: `upkeep::logs` brings lines here and takes records away.
+
+pub mod assemble;
+mod counts;
+pub mod parse;
+pub mod record;
+mod settings;
+mod shape;
+pub mod time;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+pub use counts::Counts;
+pub use settings::{Files, Origin, Posting, Settings, SinkSettings, SourceSettings};
+pub use shape::Batch;
+
+use crate::refusal::Refusal;
+use crate::services::{Adapter, Asked, Body, Decision};
+use crate::telemetry::metrics::LogMetrics;
+
+/// A compiled log.
+pub struct Logs {
+    pub name: String,
+    pub flow: Arc<Flow>,
+}
+
+/// What flows from sources to sinks, and what is known of it. Kept as long as it is written the same.
+pub struct Flow {
+    pub name: String,
+    pub settings: Arc<Settings>,
+    pub metrics: Arc<LogMetrics>,
+    counts: Mutex<Counts>,
+    recent: Mutex<VecDeque<Arc<str>>>,
+    /// `None`: nobody brings anything any more.
+    news: Mutex<Option<broadcast::Sender<Arc<Batch>>>>,
+    /// How far sources were taken; stays with the name, whatever else changes.
+    pub positions: Arc<Mutex<BTreeMap<String, serde_json::Value>>>,
+    posted: mpsc::Sender<Posted>,
+    posts: Mutex<Option<mpsc::Receiver<Posted>>>,
+    /// For samples.
+    dice: AtomicU64,
+}
+
+/// Lines that a client posted.
+pub struct Posted {
+    pub lines: Vec<u8>,
+    /// Who did.
+    pub source: String,
+    /// Sinks have them.
+    pub taken: oneshot::Sender<()>,
+}
+
+/// Of one post.
+const POST_BYTES_MAX: u64 = 8 << 20;
+/// Of batches that who follows has not read yet.
+const NEWS_MAX: usize = 64;
+/// Of posts that nobody has read yet.
+const POSTS_MAX: usize = 64;
+/// Of the latest records, all together.
+const RECENT_BYTES_MAX: usize = 4 << 20;
+
+impl Logs {
+    /// Lines that are posted are wanted as a whole; everything else is told the latest records.
+    pub fn decide<'g>(&'g self, asked: &Asked<'g, '_>) -> Decision<'g> {
+        let is_post = asked.head.method == b"POST" && self.flow.posted().is_some();
+        match asked.body {
+            Body::Unread if is_post => Decision::Read(POST_BYTES_MAX),
+            Body::TooLong if is_post => Decision::Refuse(Refusal::BodyTooLarge),
+            _ => Decision::Report(Adapter::Logs(self)),
+        }
+    }
+}
+
+impl Flow {
+    pub fn new(name: &str, settings: &Arc<Settings>, metrics: Arc<LogMetrics>, previous: Option<&Self>) -> Self {
+        let (posted, posts) = mpsc::channel(POSTS_MAX);
+        let positions = previous.map(|previous| Arc::clone(&previous.positions)).unwrap_or_default();
+        Self {
+            name: name.to_owned(),
+            settings: Arc::clone(settings),
+            metrics,
+            counts: Mutex::new(Counts::new(&settings.count.value)),
+            recent: Mutex::default(),
+            news: Mutex::new(Some(broadcast::Sender::new(NEWS_MAX))),
+            positions,
+            posted,
+            posts: Mutex::new(Some(posts)),
+            dice: AtomicU64::new(0),
+        }
+    }
+
+    /// What clients post; for who started it first.
+    pub fn posts(&self) -> Option<mpsc::Receiver<Posted>> {
+        self.posts.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Where to post lines to, if that is wanted.
+    pub fn posted(&self) -> Option<&mpsc::Sender<Posted>> {
+        self.settings.from.value.iter().any(|source| source.origin == Origin::Http).then_some(&self.posted)
+    }
+
+    /// Sinks have these.
+    pub fn publish(&self, batch: Arc<Batch>) {
+        self.metrics.sent(batch.len() as u64, batch.bytes().len() as u64);
+        let keep = self.settings.keep.0 as usize;
+        {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            let skipped = batch.len().saturating_sub(keep);
+            recent.extend(batch.records().skip(skipped).map(Arc::from));
+            let mut bytes: usize = recent.iter().map(|record| record.len()).sum();
+            while recent.len() > keep || bytes > RECENT_BYTES_MAX {
+                let Some(oldest) = recent.pop_front() else { break };
+                bytes -= oldest.len();
+            }
+        }
+        if let Some(news) = self.news().as_ref().filter(|news| news.receiver_count() > 0) {
+            // Nobody may follow any more, which is as well.
+            let _ = news.send(batch);
+        }
+    }
+
+    /// The latest records, the oldest first.
+    pub fn recent(&self) -> Vec<Arc<str>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// What comes from now on; `None` where nothing will.
+    pub fn follow(&self) -> Option<broadcast::Receiver<Arc<Batch>>> {
+        self.news().as_ref().map(broadcast::Sender::subscribe)
+    }
+
+    /// Nothing comes any more: whoever follows is told.
+    pub fn close(&self) {
+        self.news().take();
+    }
+
+    fn news(&self) -> MutexGuard<'_, Option<broadcast::Sender<Arc<Batch>>>> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// 64 bits that differ from call to call.
+    fn roll(&self) -> u64 {
+        let mut state = self.dice.fetch_add(1, Ordering::Relaxed);
+        crate::algo::dice::roll(&mut state)
+    }
+
+    /// Series made of records, as Prometheus reads them.
+    pub fn write_counts(&self) -> String {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).write(&self.settings.count.value)
+    }
+}

@@ -1,0 +1,111 @@
+//! Lines that are JSON objects.
+//!
+//! Takes apart the object itself; what is nested in it stays as it is written.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::Peeled;
+use crate::services::logs::record::{Record, Value};
+
+/// A name, borrowed where nothing in it is escaped.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut members = Vec::with_capacity(12);
+                while let Some(Name(name)) = map.next_key()? {
+                    members.push((name, map.next_value()?));
+                }
+                Ok(Object(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+fn value(raw: &RawValue) -> Value<'_> {
+    let text = raw.get();
+    let Some(quoted) = text.strip_prefix('"') else {
+        // White space between lines of one object would be line ends in ours.
+        return Value::Json(if text.contains(['\n', '\r']) { Cow::Owned(text.replace(['\n', '\r'], " ")) } else { Cow::Borrowed(text) });
+    };
+    let quoted = &quoted[..quoted.len() - 1];
+    if memchr::memchr(b'\\', quoted.as_bytes()).is_none() {
+        return Value::Text(Cow::Borrowed(quoted));
+    }
+    serde_json::from_str::<String>(text).map_or(Value::Json(Cow::Borrowed("null")), |text| Value::Text(Cow::Owned(text)))
+}
+
+/// An object; anything else does not fit.
+pub fn parse(text: &str) -> Option<Record<'_>> {
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let Object(members) = serde_json::from_str(text).ok()?;
+    let mut record = Record { fields: Vec::with_capacity(members.len()), ..Record::default() };
+    for (name, raw) in members {
+        record.put(name, value(raw));
+    }
+    Some(record)
+}
+
+/// What Docker's `json-file` driver writes.
+pub(super) fn docker(line: &str) -> Option<Peeled<'_>> {
+    let Object(members) = serde_json::from_str(line).ok()?;
+    let text = |wanted: &str| {
+        let (_, raw) = members.iter().find(|(name, _)| name == wanted)?;
+        match value(raw) {
+            Value::Text(text) => Some(text),
+            Value::Json(_) => None,
+        }
+    };
+    let mut log = text("log")?;
+    let is_partial = !log.ends_with('\n');
+    if !is_partial {
+        match &mut log {
+            Cow::Borrowed(log) => *log = &log[..log.len() - 1],
+            Cow::Owned(log) => {
+                log.pop();
+            }
+        }
+    }
+    Some(Peeled { text: log, ts: text("time"), stream: text("stream").unwrap_or_default(), is_partial })
+}

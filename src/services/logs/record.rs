@@ -1,0 +1,180 @@
+//! What was read of a line, and how it is written: one JSON object with stable names.
+//!
+//! Borrows from the line; nothing nested is taken apart, it is moved as it came.
+
+use std::borrow::Cow;
+use std::io::Write as _;
+
+use crate::value::{Decode, Item, Reader, json_parts};
+
+/// A field's value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value<'a> {
+    Text(Cow<'a, str>),
+    /// The text of one JSON value that is no string.
+    Json(Cow<'a, str>),
+}
+
+/// What was read of a line, or of several that belong together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record<'a> {
+    /// RFC 3339.
+    pub ts: Option<Cow<'a, str>>,
+    /// `trace` `debug` `info` `warn` `error` `fatal`, or as it was written, in lower case.
+    pub level: Option<Cow<'a, str>>,
+    pub msg: Option<Cow<'a, str>>,
+    pub fields: Vec<(Cow<'a, str>, Value<'a>)>,
+}
+
+/// Where something is in a record: a name, or a JSON pointer (RFC 6901) into a field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldPlace {
+    name: String,
+    within: Vec<String>,
+}
+
+impl FieldPlace {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, within) = if text.starts_with('/') {
+            let mut parts = json_parts(text).into_iter();
+            (parts.next().unwrap_or_default(), parts.collect())
+        } else {
+            (text.to_owned(), Vec::new())
+        };
+        if name.is_empty() { Err(format!("`{}` names no field", text.escape_debug())) } else { Ok(Self { name, within }) }
+    }
+}
+
+impl Decode for FieldPlace {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = String::decode(item, reader)?;
+        reader.accept(Self::parse(&text), item.place, "write \"level\", or \"/http/status\"")
+    }
+}
+
+/// What `source` and the others are called; nothing else has these names in what is written.
+const OWN: [&str; 4] = ["ts", "level", "msg", "source"];
+
+impl Record<'_> {
+    /// What is at a place: text as it is, anything else as JSON.
+    pub fn get(&self, place: &FieldPlace) -> Option<Cow<'_, str>> {
+        let own = match place.name.as_str() {
+            "ts" => self.ts.as_deref(),
+            "level" => self.level.as_deref(),
+            "msg" => self.msg.as_deref(),
+            _ => None,
+        };
+        if let Some(own) = own.filter(|_| place.within.is_empty()) {
+            return Some(Cow::Borrowed(own));
+        }
+        let (_, value) = self.fields.iter().find(|(name, _)| *name == place.name)?;
+        match value {
+            Value::Text(text) if place.within.is_empty() => Some(Cow::Borrowed(text)),
+            Value::Json(text) if place.within.is_empty() => Some(Cow::Borrowed(text)),
+            Value::Text(_) => None,
+            Value::Json(text) => {
+                let document: serde_json::Value = serde_json::from_str(text).ok()?;
+                let found = place.within.iter().try_fold(&document, |at, part| match at {
+                    serde_json::Value::Object(map) => map.get(part),
+                    serde_json::Value::Array(list) => list.get(part.parse::<usize>().ok()?),
+                    _ => None,
+                })?;
+                Some(Cow::Owned(found.as_str().map_or_else(|| found.to_string(), str::to_owned)))
+            }
+        }
+    }
+
+    /// One JSON object and a line end: `ts`, `level`, `msg` and `source` first. `arrived` is for lines that say no time.
+    pub fn write(&self, source: &str, arrived: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"ts\":");
+        text(self.ts.as_deref().unwrap_or(arrived), out);
+        if let Some(level) = &self.level {
+            out.extend_from_slice(b",\"level\":");
+            text(level, out);
+        }
+        if let Some(msg) = &self.msg {
+            out.extend_from_slice(b",\"msg\":");
+            text(msg, out);
+        }
+        out.extend_from_slice(b",\"source\":");
+        text(source, out);
+        for (at, (name, value)) in self.fields.iter().enumerate() {
+            // Of two of one name the last counts.
+            if self.fields[at + 1..].iter().any(|(later, _)| later == name) {
+                continue;
+            }
+            out.push(b',');
+            if OWN.contains(&&**name) {
+                let mut other = format!("{name}_");
+                while self.fields.iter().any(|(taken, _)| *taken == other) {
+                    other.push('_');
+                }
+                text(&other, out);
+            } else {
+                text(name, out);
+            }
+            out.push(b':');
+            match value {
+                Value::Text(value) => text(value, out),
+                Value::Json(value) => out.extend_from_slice(value.as_bytes()),
+            }
+        }
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+/// A JSON string.
+fn text(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut plain = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(&bytes[plain..at]);
+        plain = at + 1;
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            byte => {
+                // A vector takes whatever is written.
+                let _ = write!(out, "\\u{byte:04x}");
+            }
+        }
+    }
+    out.extend_from_slice(&bytes[plain..]);
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field<'a>(name: &'a str, json: &'a str) -> (Cow<'a, str>, Value<'a>) {
+        (name.into(), Value::Json(json.into()))
+    }
+
+    #[test]
+    fn a_record_has_each_name_once() {
+        let fields = vec![field("a", "1"), field("source", "2"), field("source_", "3"), field("a", "4")];
+        let record = Record { msg: Some("x\"\u{1}é".into()), fields, ..Record::default() };
+        let mut out = Vec::new();
+        record.write("app", "2026-01-02T03:04:05Z", &mut out);
+        let line = "{\"ts\":\"2026-01-02T03:04:05Z\",\"msg\":\"x\\\"\\u0001é\",\"source\":\"app\",\"source__\":2,\"source_\":3,\"a\":4}\n";
+        assert_eq!(String::from_utf8(out).unwrap(), line);
+    }
+
+    #[test]
+    fn places_lead_into_fields() {
+        let record = Record { level: Some("info".into()), fields: vec![field("http", "{\"status\":[200,\"x\"]}")], ..Record::default() };
+        let get = |place: &str| record.get(&FieldPlace::parse(place).unwrap()).map(Cow::into_owned);
+        assert_eq!(get("/level").as_deref(), Some("info"));
+        assert_eq!(get("/http/status/0").as_deref(), Some("200"));
+        assert_eq!(get("/http/status/1").as_deref(), Some("x"));
+        assert_eq!(get("/http/other"), None);
+        assert!(FieldPlace::parse("/").is_err() && FieldPlace::parse("").is_err());
+    }
+}

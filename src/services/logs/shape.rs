@@ -1,0 +1,156 @@
+//! From entries to records as they go out: parsed, thinned, counted, renamed, redacted, written.
+//!
+//! Keeps nothing between two batches; what is counted, the flow keeps.
+
+use std::borrow::Cow;
+use std::sync::PoisonError;
+
+use super::Flow;
+use super::assemble::{Entry, Rules};
+use super::record::{Record, Value};
+use super::settings::{Redact, Wanted, When};
+
+/// Records that go out together, each a line of JSON.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    count: usize,
+    /// Bytes of the lines they were made of.
+    pub read: usize,
+}
+
+impl Batch {
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// One by one, each with its line end.
+    pub fn records(&self) -> impl Iterator<Item = &str> {
+        std::str::from_utf8(&self.bytes).unwrap_or_default().split_inclusive('\n')
+    }
+}
+
+impl When {
+    pub fn holds(&self, record: &Record<'_>) -> bool {
+        self.0.iter().all(|(place, wanted)| {
+            let Some(found) = record.get(place) else { return false };
+            match wanted {
+                Wanted::Any => true,
+                Wanted::Exactly(text) => *text == *found,
+                Wanted::Fits(pattern) => pattern.0.is_match(&found),
+            }
+        })
+    }
+}
+
+impl Flow {
+    /// How lines become entries.
+    pub fn rules(&self) -> Rules<'_> {
+        let settings = &self.settings;
+        Rules { envelope: settings.parse.envelope(), multiline: settings.multiline.as_ref(), bytes_max: settings.line.value.bytes() }
+    }
+
+    /// Makes a record of an entry that arrived at this time (RFC 3339), unless nobody wants it.
+    pub fn take(&self, entry: &Entry<'_>, source: &str, arrived: &str, batch: &mut Batch) {
+        let settings = &*self.settings;
+        batch.read += entry.text.len() + 1;
+        let parsed = if settings.parse.envelope().is_some() {
+            settings.parse.parse_within(entry.text, entry.ts, entry.stream, arrived)
+        } else {
+            settings.parse.parse(entry.text, arrived)
+        };
+        let mut record = parsed.unwrap_or_else(|| {
+            self.metrics.misread();
+            let mut record = Record { msg: Some(Cow::Borrowed(entry.text)), ..Record::default() };
+            record.ts = entry.ts.map(Cow::Borrowed);
+            if !entry.stream.is_empty() {
+                record.fields.push((Cow::Borrowed("stream"), Value::Text(Cow::Borrowed(entry.stream))));
+            }
+            record
+        });
+        if entry.is_cut {
+            self.metrics.cut();
+            record.fields.push((Cow::Borrowed("truncated"), Value::Json(Cow::Borrowed("true"))));
+        }
+        self.finish(record, source, arrived, batch);
+    }
+
+    /// As [`Flow::take`], of what attache itself has put into JSON.
+    pub fn take_json(&self, line: &str, source: &str, arrived: &str, batch: &mut Batch) {
+        batch.read += line.len() + 1;
+        if let Some(record) = super::parse::json(line) {
+            self.finish(record, source, arrived, batch);
+        }
+    }
+
+    fn finish<'a>(&'a self, mut record: Record<'a>, source: &str, arrived: &str, batch: &mut Batch) {
+        let settings = &*self.settings;
+        // Before anything is left out: what is counted is what happened.
+        if !settings.count.value.is_empty() {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            for (at, count) in settings.count.value.iter().enumerate().filter(|(_, count)| count.when.holds(&record)) {
+                counts.add(at, count, &record);
+            }
+        }
+        if let Some(sample) = settings.sample.iter().find(|sample| sample.when.holds(&record))
+            && self.roll() % 1_000_000 >= u64::from(sample.keep.millionths())
+        {
+            self.metrics.sampled();
+            return;
+        }
+        self.edit(&mut record);
+        record.write(source, arrived, &mut batch.bytes);
+        batch.count += 1;
+    }
+
+    fn edit<'a>(&'a self, record: &mut Record<'a>) {
+        let settings = &*self.settings;
+        if !settings.drop.is_empty() {
+            record.fields.retain(|(name, _)| !settings.drop.iter().any(|dropped| *dropped == **name));
+        }
+        for redact in &settings.redact {
+            match redact {
+                Redact::Field(field, with) => {
+                    for (_, value) in record.fields.iter_mut().filter(|(name, _)| **name == **field) {
+                        *value = Value::Text(Cow::Borrowed(with));
+                    }
+                    if field == "msg" && record.msg.is_some() {
+                        record.msg = Some(Cow::Borrowed(with));
+                    }
+                }
+                Redact::Text(pattern, with) => {
+                    let texts = record.fields.iter_mut().map(|(_, value)| match value {
+                        // What is inside of other JSON is text too.
+                        Value::Text(text) | Value::Json(text) => text,
+                    });
+                    for text in record.msg.iter_mut().chain(texts) {
+                        if let Cow::Owned(replaced) = pattern.0.replace_all(text, with.as_str()) {
+                            *text = Cow::Owned(replaced);
+                        }
+                    }
+                    // A number or an object may be none any more.
+                    for (_, value) in &mut record.fields {
+                        if let Value::Json(Cow::Owned(text)) = value
+                            && serde_json::from_str::<serde::de::IgnoredAny>(text).is_err()
+                        {
+                            *value = Value::Text(Cow::Owned(std::mem::take(text)));
+                        }
+                    }
+                }
+            }
+        }
+        for (name, _) in &mut record.fields {
+            if let Some(renamed) = settings.rename.get(&**name) {
+                *name = Cow::Borrowed(renamed.as_str());
+            }
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Brings lines to logs and takes records away: a thread for each, so that none ever delays a probe or another log.
+//!
+//! What is read is written down as read once every sink has it, so a kill repeats a little and loses nothing. Makes nothing of lines:
+//! `services::logs` does.
+
+mod checkpoint;
+mod files;
+mod sinks;
+mod slowlog;
+mod tail;
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncBufReadExt as _, Interest};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use crate::services::logs::assemble::{Assembler, Entry};
+use crate::services::logs::{Batch, Flow, Origin};
+use checkpoint::Checkpoint;
+use files::{Followed, SCAN_INTERVAL};
+use sinks::Sink;
+
+/// A log at work; ends when dropped.
+pub(super) struct Running {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// After `before` has ended, which may have the same files.
+    pub(super) fn start(flow: &Arc<Flow>, before: Option<Self>) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let flow = Arc::clone(flow);
+        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
+            if let Some(before) = before {
+                before.end();
+            }
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return tracing::error!(log = flow.name, %error, "a log cannot be read"),
+            };
+            runtime.block_on(run(flow, stopped));
+            // A read of standard input may never end.
+            runtime.shutdown_background();
+        });
+        if let Err(error) = &thread {
+            tracing::error!(%error, "a log has no thread");
+        }
+        Self { stop, thread: thread.ok() }
+    }
+
+    /// Has it write down how far it came, and waits for that.
+    fn end(mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            // A panic was told.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// What others than files bring.
+struct Arrived {
+    source: Arc<str>,
+    what: What,
+}
+
+enum What {
+    /// One line, without its end.
+    Line(Vec<u8>),
+    /// Whole documents, and whom to tell that sinks have them.
+    Posted(Vec<u8>, oneshot::Sender<()>),
+    /// Of a Redis, and how far that is.
+    Slow(Vec<String>, String, slowlog::Seen),
+}
+
+/// That wait to be read.
+const ARRIVED_MAX: usize = 1024;
+/// Bytes of lines in a batch.
+const BATCH_BYTES: usize = 256 << 10;
+/// A batch of few waits for more, so long where each costs.
+const LINGER_NEAR: Duration = Duration::from_millis(10);
+const LINGER_FAR: Duration = Duration::from_millis(200);
+/// A checkpoint that cannot be opened is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+async fn run(flow: Arc<Flow>, mut stopped: watch::Receiver<bool>) {
+    let settings = Arc::clone(&flow.settings);
+    let path = settings.checkpoint.as_ref().map(|path| path.value.as_path());
+    let mut checkpoint = loop {
+        match Checkpoint::open(path, Arc::clone(&flow.positions), Instant::now()) {
+            Ok(checkpoint) => break checkpoint,
+            Err(error) => {
+                flow.metrics.failed();
+                tracing::error!(log = flow.name, path = ?path, %error, "a checkpoint cannot be opened; nothing is read");
+            }
+        }
+        if timeout(RETRY, stopped.wait_for(|stopped| *stopped)).await.is_ok() {
+            return;
+        }
+    };
+    let (sender, mut arrivals) = mpsc::channel(ARRIVED_MAX);
+    let mut followed = Vec::new();
+    for source in &settings.from.value {
+        let name: Arc<str> = source.label().into();
+        match &source.origin {
+            Origin::File(files) => match Followed::new(files) {
+                Ok(files) => followed.push(files),
+                Err(error) => tracing::error!(log = flow.name, error, "files cannot be looked for"),
+            },
+            Origin::Stdin => {
+                tokio::spawn(hear_stdin(name, sender.clone()));
+            }
+            Origin::Http => {
+                if let Some(posts) = flow.posts() {
+                    tokio::spawn(hear_posts(posts, sender.clone()));
+                }
+            }
+            Origin::Slowlog(server, interval) => {
+                let seen = checkpoint.get(&name).and_then(|seen| serde_json::from_value(seen).ok()).unwrap_or_default();
+                tokio::spawn(hear_slowlog(Arc::clone(&flow), name, server.clone(), *interval, seen, sender.clone()));
+            }
+        }
+    }
+    let mut sinks: Vec<Sink> = settings.to.iter().map(Sink::new).collect();
+    let linger = if sinks.iter().any(Sink::is_far) { LINGER_FAR } else { LINGER_NEAR };
+    let alarms: Vec<_> = followed.iter().filter_map(|files| register(files.inotify()?.as_fd().try_clone_to_owned().ok()?).ok()).collect();
+    let mut room = Vec::new();
+    let mut assemblers = std::collections::HashMap::new();
+    let mut scanned: Option<Instant> = None;
+    let mut began: Option<Instant> = None;
+    let mut batch = Batch::default();
+    let mut waiting = Waiting::default();
+    while !*stopped.borrow() {
+        let now = Instant::now();
+        let arrived = Timestamp::now().to_string();
+        let mut has_moved = false;
+        for files in &mut followed {
+            has_moved |= files.hear(&mut checkpoint, now);
+        }
+        if has_moved || scanned.is_none_or(|scanned| now.saturating_duration_since(scanned) >= SCAN_INTERVAL) {
+            scanned = Some(now);
+            for files in &mut followed {
+                files.scan(&mut checkpoint, now);
+            }
+            let standing: Vec<(u64, u64)> = followed.iter().map(Followed::standing).collect();
+            flow.metrics.stands(standing.iter().map(|(files, _)| files).sum(), standing.iter().map(|(_, lag)| lag).sum());
+        }
+        // New files are known before anything of them is out.
+        note(&mut checkpoint, &flow, now);
+        let mut has_more = false;
+        for files in &mut followed {
+            has_more |= files.read(&flow, &mut room, &arrived, now, &mut batch);
+        }
+        while batch.read < BATCH_BYTES {
+            let Ok(next) = arrivals.try_recv() else { break };
+            waiting.take(next, &flow, &mut assemblers, &arrived, now, &mut batch);
+        }
+        for (source, assembler) in &mut assemblers {
+            let assembler: &mut Assembler = assembler;
+            assembler.flush_idle(flow.rules(), now, &mut |entry: Entry<'_>| flow.take(&entry, source, &arrived, &mut batch));
+        }
+        if !batch.is_empty() && began.is_none() {
+            began = Some(now);
+        }
+        let is_due = batch.read >= BATCH_BYTES || began.is_some_and(|began| now.saturating_duration_since(began) >= linger);
+        if is_due || (batch.is_empty() && !has_more) {
+            if !batch.is_empty() {
+                let taken = async {
+                    for sink in &mut sinks {
+                        sink.deliver(&batch, &flow).await;
+                    }
+                };
+                // Whoever ends now has not said that these are taken.
+                tokio::select! {
+                    () = taken => {}
+                    _ = stopped.wait_for(|stopped| *stopped) => return,
+                }
+                began = None;
+                flow.publish(Arc::new(std::mem::take(&mut batch)));
+            }
+            for files in &mut followed {
+                files.commit(&mut checkpoint, now);
+            }
+            waiting.commit(&mut checkpoint);
+            if checkpoint.is_sync_due(now) {
+                for sink in &mut sinks {
+                    if let Err(error) = sink.sync() {
+                        tracing::warn!(log = flow.name, %error, "a sink is not safe on disk");
+                    }
+                }
+            }
+            note(&mut checkpoint, &flow, now);
+            batch.read = 0;
+        }
+        if has_more {
+            // Others on this thread may have something.
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let pause = if began.is_some() { linger } else { SCAN_INTERVAL };
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+            Some(next) = arrivals.recv() => waiting.take(next, &flow, &mut assemblers, &arrived, now, &mut batch),
+            () = woken(&alarms) => tokio::time::sleep(LINGER_NEAR).await,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn note(checkpoint: &mut Checkpoint, flow: &Flow, now: Instant) {
+    if let Err(error) = checkpoint.commit(now) {
+        flow.metrics.failed();
+        tracing::warn!(log = flow.name, %error, "a checkpoint cannot be written; a restart would repeat records");
+    }
+}
+
+#[expect(deprecated, reason = "its successor is unsafe since a descriptor may be closed while registered, which one that is owned is not")]
+fn register(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
+}
+
+/// When one of these has something to say.
+async fn woken(alarms: &[AsyncFd<OwnedFd>]) {
+    let ready = alarms.iter().map(|alarm| Box::pin(alarm.readable()));
+    if alarms.is_empty() {
+        return std::future::pending().await;
+    }
+    let (ready, ..) = futures_util::future::select_all(ready).await;
+    // The events are read by who is woken.
+    if let Ok(mut ready) = ready {
+        ready.clear_ready();
+    }
+}
+
+/// Who is to be told when sinks have a batch.
+#[derive(Default)]
+struct Waiting {
+    told: Vec<oneshot::Sender<()>>,
+    seen: Vec<(String, slowlog::Seen)>,
+}
+
+type Assemblers = std::collections::HashMap<Arc<str>, Assembler>;
+
+impl Waiting {
+    fn take(&mut self, arrived: Arrived, flow: &Flow, assemblers: &mut Assemblers, at: &str, now: Instant, batch: &mut Batch) {
+        let Arrived { source, what } = arrived;
+        match what {
+            What::Line(line) => {
+                let assembler = assemblers.entry(Arc::clone(&source)).or_default();
+                give(assembler, flow, &source, &line, at, now, batch);
+            }
+            What::Posted(lines, taken) => {
+                let mut assembler = Assembler::default();
+                for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                    give(&mut assembler, flow, &source, line, at, now, batch);
+                }
+                assembler.flush(&mut |entry| flow.take(&entry, &source, at, batch));
+                self.told.push(taken);
+            }
+            What::Slow(lines, name, seen) => {
+                for line in lines {
+                    flow.take_json(&line, &source, at, batch);
+                }
+                self.seen.push((name, seen));
+            }
+        }
+    }
+
+    fn commit(&mut self, checkpoint: &mut Checkpoint) {
+        for told in self.told.drain(..) {
+            // It may have gone.
+            let _ = told.send(());
+        }
+        for (name, seen) in self.seen.drain(..) {
+            checkpoint.put(&name, serde_json::to_value(seen).ok());
+        }
+    }
+}
+
+fn give(assembler: &mut Assembler, flow: &Flow, source: &str, line: &[u8], at: &str, now: Instant, batch: &mut Batch) {
+    let rules = flow.rules();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let text = String::from_utf8_lossy(&line[..line.len().min(rules.bytes_max)]);
+    let is_cut = line.len() > rules.bytes_max;
+    assembler.line(rules, &text, is_cut, 0, now, &mut |entry| flow.take(&entry, source, at, batch));
+}
+
+/// Lines of standard input, for as long as it has some.
+async fn hear_stdin(name: Arc<str>, sender: mpsc::Sender<Arrived>) {
+    let mut lines = tokio::io::BufReader::new(tokio::io::stdin());
+    let mut line = Vec::new();
+    loop {
+        match lines.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                let what = What::Line(line.strip_suffix(b"\n").unwrap_or(&line).to_vec());
+                if sender.send(Arrived { source: Arc::clone(&name), what }).await.is_err() {
+                    return;
+                }
+                line.clear();
+            }
+        }
+    }
+}
+
+async fn hear_posts(mut posts: mpsc::Receiver<crate::services::logs::Posted>, sender: mpsc::Sender<Arrived>) {
+    while let Some(posted) = posts.recv().await {
+        let arrived = Arrived { source: posted.source.into(), what: What::Posted(posted.lines, posted.taken) };
+        if sender.send(arrived).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn hear_slowlog(
+    flow: Arc<Flow>,
+    name: Arc<str>,
+    server: crate::value::Server,
+    interval: Duration,
+    mut seen: slowlog::Seen,
+    sender: mpsc::Sender<Arrived>,
+) {
+    let mut pause = interval;
+    loop {
+        match slowlog::look(&server, &seen).await {
+            Ok(found) => {
+                pause = if found.is_fast { (pause / 2).max(interval / 16) } else { interval };
+                flow.metrics.lost(found.lost);
+                if found.seen != seen {
+                    seen = found.seen.clone();
+                    let what = What::Slow(found.lines, name.to_string(), found.seen);
+                    if sender.send(Arrived { source: Arc::clone(&name), what }).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(reason) => {
+                pause = interval;
+                flow.metrics.failed();
+                tracing::debug!(log = flow.name, %reason, "slow commands cannot be read");
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+}

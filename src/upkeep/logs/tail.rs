@@ -1,0 +1,249 @@
+//! Follows one file from where it was left, line by line, whatever its owner does to it.
+//!
+//! Finds no files: `files` does. Knows a file by its device, its inode and how it begins, since each of them alone is somebody else's
+//! some day.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::services::logs::assemble::{Assembler, Entry, Rules};
+use crate::services::logs::{Batch, Flow};
+
+/// Device and inode.
+pub(super) type Identity = (u64, u64);
+
+/// A file that is followed.
+pub(super) struct Tail {
+    pub(super) path: PathBuf,
+    file: File,
+    /// Its first bytes.
+    head: Vec<u8>,
+    /// Where to read on.
+    offset: u64,
+    /// Of the line that is not whole yet.
+    part: Vec<u8>,
+    /// Where that line begins.
+    part_begins: u64,
+    /// The rest of a line that was too long is skipped.
+    is_skipping: bool,
+    assembler: Assembler,
+    /// It is not where it was found any more.
+    pub(super) is_gone: bool,
+    pub(super) last_news: Instant,
+    /// What the checkpoint says.
+    committed: u64,
+}
+
+/// Where a file was left.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Left {
+    pub(super) path: PathBuf,
+    pub(super) offset: u64,
+    head: usize,
+    hash: u64,
+}
+
+/// So much of its beginning tells a file from others.
+const HEAD_BYTES: usize = 1024;
+/// Is read at once.
+const READ_BYTES: usize = 256 << 10;
+
+impl Left {
+    /// Whether this file begins as that one did. An offset beyond its end is another file's, or one that was cut short.
+    pub(super) fn fits(&self, file: &File) -> io::Result<bool> {
+        let mut head = vec![0; self.head.min(HEAD_BYTES)];
+        let length = read_at(file, &mut head, 0)?;
+        Ok(length == head.len() && hash(&head) == self.hash && file.metadata()?.len() >= self.offset)
+    }
+}
+
+fn hash(head: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(head)
+}
+
+/// As much as there is.
+fn read_at(file: &File, room: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut length = 0;
+    while length < room.len() {
+        match file.read_at(&mut room[length..], offset + length as u64) {
+            Ok(0) => break,
+            Ok(more) => length += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+pub(super) fn identity(file: &File) -> io::Result<Identity> {
+    let metadata = file.metadata()?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+impl Tail {
+    /// From `offset` on.
+    pub(super) fn new(path: &Path, file: File, offset: u64, now: Instant) -> io::Result<Self> {
+        let mut tail = Self {
+            path: path.to_owned(),
+            file,
+            head: Vec::new(),
+            offset,
+            part: Vec::new(),
+            part_begins: offset,
+            is_skipping: false,
+            assembler: Assembler::default(),
+            is_gone: false,
+            last_news: now,
+            committed: u64::MAX,
+        };
+        tail.grow_head()?;
+        Ok(tail)
+    }
+
+    pub(super) fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Reads what has come, up to a bound; `false` if nothing has.
+    pub(super) fn read(&mut self, flow: &Flow, room: &mut Vec<u8>, arrived: &str, now: Instant, batch: &mut Batch) -> io::Result<bool> {
+        let length = self.length()?;
+        // Also where it is as long as it was: it may be another text of the same length.
+        if length < self.offset || !self.begins_as_before()? {
+            self.begin_anew(flow, arrived, batch);
+        }
+        if length <= self.offset {
+            self.assembler
+                .flush_idle(flow.rules(), now, &mut |entry: Entry<'_>| flow.take(&entry, &self.path.to_string_lossy(), arrived, batch));
+            return Ok(false);
+        }
+        self.grow_head()?;
+        room.resize(READ_BYTES, 0);
+        let count = self.file.read_at(room, self.offset)?;
+        if count == 0 {
+            return Ok(false);
+        }
+        self.last_news = now;
+        self.split(flow, &room[..count], arrived, now, batch);
+        Ok(true)
+    }
+
+    fn split(&mut self, flow: &Flow, bytes: &[u8], arrived: &str, now: Instant, batch: &mut Batch) {
+        let rules = flow.rules();
+        let source = self.path.to_string_lossy().into_owned();
+        let mut rest = bytes;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (line, next) = (&rest[..end], &rest[end + 1..]);
+            let begins = self.part_begins;
+            self.offset += end as u64 + 1;
+            self.part_begins = self.offset;
+            rest = next;
+            if std::mem::take(&mut self.is_skipping) {
+                continue;
+            }
+            let take = &mut |entry: Entry<'_>| flow.take(&entry, &source, arrived, batch);
+            if self.part.is_empty() {
+                give(&mut self.assembler, rules, line, begins, now, take);
+            } else {
+                self.part.extend_from_slice(line);
+                let whole = std::mem::take(&mut self.part);
+                give(&mut self.assembler, rules, &whole, begins, now, take);
+            }
+        }
+        self.offset += rest.len() as u64;
+        if self.is_skipping {
+            return;
+        }
+        self.part.extend_from_slice(rest);
+        if self.part.len() > rules.bytes_max {
+            let long = std::mem::take(&mut self.part);
+            self.is_skipping = true;
+            give(&mut self.assembler, rules, &long, self.part_begins, now, &mut |entry: Entry<'_>| {
+                flow.take(&entry, &source, arrived, batch);
+            });
+        }
+    }
+
+    /// Nothing more will come: what there is of a line is one.
+    pub(super) fn finish(&mut self, flow: &Flow, arrived: &str, now: Instant, batch: &mut Batch) {
+        let source = self.path.to_string_lossy().into_owned();
+        let take = &mut |entry: Entry<'_>| flow.take(&entry, &source, arrived, batch);
+        let part = std::mem::take(&mut self.part);
+        if !part.is_empty() {
+            give(&mut self.assembler, flow.rules(), &part, self.part_begins, now, take);
+        }
+        self.part_begins = self.offset;
+        self.assembler.flush(take);
+    }
+
+    /// It was cut short, or is another one in its place.
+    fn begin_anew(&mut self, flow: &Flow, arrived: &str, batch: &mut Batch) {
+        flow.metrics.truncated();
+        tracing::info!(log = flow.name, path = %self.path.display(), "a file begins anew");
+        let now = self.last_news;
+        self.finish(flow, arrived, now, batch);
+        (self.offset, self.part_begins, self.is_skipping) = (0, 0, false);
+        self.head.clear();
+        self.committed = u64::MAX;
+    }
+
+    fn begins_as_before(&self) -> io::Result<bool> {
+        let mut room = [0; HEAD_BYTES];
+        let room = &mut room[..self.head.len()];
+        Ok(read_at(&self.file, room, 0)? == room.len() && *room == *self.head)
+    }
+
+    fn grow_head(&mut self) -> io::Result<()> {
+        if self.head.len() < HEAD_BYTES {
+            let mut room = [0; HEAD_BYTES];
+            let length = read_at(&self.file, &mut room, 0)?;
+            self.head.clear();
+            self.head.extend_from_slice(&room[..length]);
+        }
+        Ok(())
+    }
+
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Nothing of it was ever written down.
+    pub(super) fn is_new(&self) -> bool {
+        self.committed == u64::MAX
+    }
+
+    /// Bytes that are read but not given yet.
+    pub(super) fn held(&self) -> usize {
+        self.part.len()
+    }
+
+    /// Where to go on if this ended now; `None` if that was said already.
+    pub(super) fn left(&mut self) -> Option<Left> {
+        let offset = self.assembler.begins().unwrap_or(self.part_begins);
+        if offset == self.committed {
+            return None;
+        }
+        self.committed = offset;
+        Some(Left { path: self.path.clone(), offset, head: self.head.len(), hash: hash(&self.head) })
+    }
+
+    /// It has another name now.
+    pub(super) fn moved(&mut self, path: &Path) {
+        if self.path != path {
+            path.clone_into(&mut self.path);
+            self.committed = u64::MAX;
+        }
+        self.is_gone = false;
+    }
+}
+
+fn give(assembler: &mut Assembler, rules: Rules<'_>, line: &[u8], begins: u64, now: Instant, take: &mut impl FnMut(Entry<'_>)) {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let is_cut = line.len() > rules.bytes_max;
+    let text = String::from_utf8_lossy(&line[..line.len().min(rules.bytes_max)]);
+    assembler.line(rules, &text, is_cut, begins, now, take);
+}

@@ -1,0 +1,420 @@
+//! Logs of other programs: real files that are renamed, cut and lost, a real Redis, sinks that refuse, kills.
+//!
+//! What is read of a line is tested beside the code.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{Answer, DataServer, Next, Origin, Rig, eventually, refused};
+
+fn config(logs: &str) -> String {
+    format!("[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"l\"\n[service.l.logs]\n{logs}\n")
+}
+
+fn ask(rig: &Rig, target: &str) -> Answer {
+    rig.connect("web").ask("GET", target).unwrap()
+}
+
+/// What the service says last.
+fn records(rig: &Rig) -> Vec<Value> {
+    read(&ask(rig, "/").text())
+}
+
+#[track_caller]
+fn read(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+fn messages(rig: &Rig) -> Vec<String> {
+    records(rig).iter().map(|record| record["msg"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+fn append(path: &Path, text: &str) {
+    OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+#[track_caller]
+fn tells(rig: &Rig, wanted: &[&str]) {
+    eventually("these are the records", || messages(rig) == wanted);
+}
+
+#[test]
+fn lines_of_files_become_records() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.log");
+    append(
+        &path,
+        "{\"time\":\"2026-01-02T03:04:05Z\",\"level\":\"WARN\",\"message\":\"a\",\"user\":\"u\",\"password\":\"x\",\"n\":{\"s\":500}}\n",
+    );
+    append(&path, "not json 4111111111111111\n\nhalf a");
+    let rig = Rig::start(&config(&format!(
+        "from = [{{ file = \"{}/*.log\" }}]\nparse = \"json\"\nrename = {{ user = \"login\" }}\ndrop = [\"absent\"]\n\
+         redact = [{{ field = \"password\" }}, {{ regex = '\\d{{16}}', with = \"#\" }}]\n\
+         count = [{{ name = \"app_lines_total\", labels = {{ level = \"/level\", s = \"/n/s\" }}, help = \"Lines.\" }}, \
+         {{ name = \"app_size\", type = \"histogram\", value = \"/n/s\", buckets = [100.0, 1000.0] }}]",
+        directory.path().display()
+    )));
+    eventually("three lines are there", || records(&rig).len() == 3);
+    let found = records(&rig);
+    let source = path.display().to_string();
+    assert_eq!(
+        found[0],
+        serde_json::json!({
+            "ts": "2026-01-02T03:04:05Z", "level": "warn", "msg": "a", "source": source,
+            "login": "u", "password": "[redacted]", "n": { "s": 500 },
+        })
+    );
+    assert_eq!((&found[1]["msg"], &found[2]["msg"]), (&"not json #".into(), &"".into()));
+    // The rest of the line makes it one.
+    append(&path, " line\n");
+    eventually("it is whole", || messages(&rig).last().is_some_and(|last| last == "half a line"));
+    assert_eq!(read(&ask(&rig, "/?limit=1").text()).len(), 1);
+    assert_eq!(read(&ask(&rig, "/?level=warn").text()).len(), 1);
+    assert_eq!((ask(&rig, "/?limit=x").status, rig.connect("web").ask("POST", "/").unwrap().status), (400, 405));
+    assert_eq!(rig.metric("attache_logs_unparsed_total{service=\"l\"}"), 3.0);
+    assert_eq!(rig.metric("attache_logs_records_total{service=\"l\"}"), 4.0);
+    assert_eq!(rig.metric("app_lines_total{level=\"warn\",s=\"500\"}"), 1.0);
+    assert_eq!(rig.metric("app_lines_total{level=\"\",s=\"\"}"), 3.0);
+    assert_eq!(rig.metric("app_size_bucket{le=\"1000\"}"), 1.0);
+    assert_eq!(rig.metric("app_size_bucket{le=\"100\"}"), 0.0);
+}
+
+#[test]
+fn whatever_happens_to_a_file_its_lines_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let rig = Rig::start(&config(&format!(
+        "from = [{{ file = \"{}\", rotate_wait = \"2s\" }}]\ncheckpoint = \"{}\"",
+        at("app.log").display(),
+        at("state/checkpoint").display()
+    )));
+    append(&at("app.log"), "1\n");
+    tells(&rig, &["1"]);
+    // Renamed, with a late writer and a new file.
+    let mut late = OpenOptions::new().append(true).open(at("app.log")).unwrap();
+    std::fs::rename(at("app.log"), at("app.log.1")).unwrap();
+    append(&at("app.log"), "3\n");
+    tells(&rig, &["1", "3"]);
+    late.write_all(b"2\n").unwrap();
+    tells(&rig, &["1", "3", "2"]);
+    // Cut short.
+    File::create(at("app.log")).unwrap();
+    append(&at("app.log"), "4\n");
+    tells(&rig, &["1", "3", "2", "4"]);
+    // Copied and cut, and grown beyond where it was before anybody looks.
+    std::fs::write(at("app.log"), "other 5\nother 6\n").unwrap();
+    tells(&rig, &["1", "3", "2", "4", "other 5", "other 6"]);
+    eventually("both were counted", || rig.metric("attache_logs_truncated_total{service=\"l\"}") >= 2.0);
+    // Gone, with a last word that has no end.
+    let mut gone = OpenOptions::new().append(true).open(at("app.log")).unwrap();
+    std::fs::remove_file(at("app.log")).unwrap();
+    gone.write_all(b"7").unwrap();
+    drop(gone);
+    tells(&rig, &["1", "3", "2", "4", "other 5", "other 6", "7"]);
+    // Its inode may be used again.
+    append(&at("app.log"), "8\n");
+    tells(&rig, &["1", "3", "2", "4", "other 5", "other 6", "7", "8"]);
+    eventually("nobody holds what is gone", || rig.metric("attache_logs_files{service=\"l\"}") == 1.0);
+    eventually("nothing is left to read", || rig.metric("attache_logs_lag_bytes{service=\"l\"}") == 0.0);
+}
+
+#[test]
+fn lines_that_belong_together_are_one_record() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.log");
+    append(&path, "A\n at x\n at y\nB\n");
+    let rig = Rig::start(&config(&format!(
+        "from = [{{ file = \"{}\" }}]\nmultiline = {{ start = \"^[A-Z]\", flush = \"500ms\" }}\nline = \"64B\"",
+        path.display()
+    )));
+    // The last one is given when nothing follows.
+    tells(&rig, &["A\n at x\n at y", "B"]);
+    append(&path, &format!("C{}\n more\nD\n", "c".repeat(100)));
+    eventually("it was cut", || records(&rig).iter().any(|record| record["truncated"] == true));
+    eventually("and what follows is there", || messages(&rig).last().is_some_and(|last| last == "D"));
+    assert!(rig.metric("attache_logs_missing_total{service=\"l\",reason=\"cut\"}") >= 1.0);
+}
+
+#[test]
+fn containers_lines_are_taken_out_of_their_wrapping() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("0.log");
+    append(
+        &path,
+        "2026-01-02T03:04:05.5Z stdout P {\"level\":\"er\n2026-01-02T03:04:06Z stderr F plain\n2026-01-02T03:04:05.6Z stdout F ror\",\"msg\":\"m\"}\n",
+    );
+    let rig = Rig::start(&config(&format!("from = [{{ file = \"{}\" }}]\nparse = [\"cri\", \"json\"]", path.display())));
+    tells(&rig, &["plain", "m"]);
+    let found = records(&rig);
+    assert_eq!((&found[0]["ts"], &found[0]["stream"]), (&"2026-01-02T03:04:06Z".into(), &"stderr".into()));
+    assert_eq!((&found[1]["ts"], &found[1]["level"]), (&"2026-01-02T03:04:05.5Z".into(), &"error".into()));
+}
+
+#[test]
+fn a_changed_log_goes_on_where_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.log");
+    let out = directory.path().join("out.json");
+    append(&path, "1\n2\n");
+    let to =
+        |more: &str| config(&format!("from = [{{ file = \"{}\" }}]\nto = [{{ file = \"{}\" }}]\n{more}", path.display(), out.display()));
+    let rig = Rig::start(&to(""));
+    let lines = || std::fs::read_to_string(&out).unwrap_or_default().lines().count();
+    eventually("both are out", || lines() == 2);
+    rig.reloaded(&to("drop = [\"x\"]"));
+    append(&path, "3\n");
+    eventually("the third is out", || lines() >= 3);
+    let written = read(&std::fs::read_to_string(&out).unwrap());
+    assert_eq!(written.iter().map(|record| record["msg"].as_str().unwrap()).collect::<Vec<_>>(), ["1", "2", "3"]);
+    // Whoever renames what is written gets a new file.
+    std::fs::rename(&out, directory.path().join("out.1")).unwrap();
+    eventually("there is a new one", || {
+        append(&path, "x\n");
+        out.exists()
+    });
+}
+
+/// Numbered lines through renames and kills, as the whole suite has them longer in `soak`.
+#[test]
+fn kills_and_renames_lose_nothing() {
+    let lines: usize = std::env::var("ATTACHE_LOG_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(300_000);
+    let (rotations, kills) = if lines > 1_000_000 { (100, 20) } else { (15, 5) };
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let text = config(&format!(
+        "from = [{{ file = \"{}\", rotate_wait = \"10s\" }}]\nto = [{{ file = \"{}\" }}]\ncheckpoint = \"{}\"",
+        at("app.log").display(),
+        at("out.json").display(),
+        at("checkpoint").display()
+    ));
+    let mut rig = Rig::start(&text);
+    let path = at("app.log");
+    let (mut next, mut killed) = (0, 0);
+    for rotation in 0..rotations {
+        let until = lines * (rotation + 1) / rotations;
+        while next < until {
+            let mut file = OpenOptions::new().create(true).append(true).open(&path).unwrap();
+            let end = (next + 5000).min(until);
+            let block: String =
+                (next..end).map(|number| format!("line {number} of a program that says what it does, again and again\n")).collect();
+            file.write_all(block.as_bytes()).unwrap();
+            next = end;
+        }
+        if killed < kills && rotation * kills / rotations >= killed {
+            killed += 1;
+            // In the middle of it, wherever that is.
+            let written = || std::fs::metadata(at("out.json")).map_or(0, |metadata| metadata.len());
+            let before = written();
+            eventually("it writes", || written() != before || before > 0);
+            rig.signal("KILL");
+            rig.ended();
+            // It is renamed while nobody looks.
+            std::fs::rename(&path, at(&format!("app.log.{rotation}"))).unwrap();
+            rig = Rig::start(&text);
+        } else {
+            std::fs::rename(&path, at(&format!("app.log.{rotation}"))).unwrap();
+        }
+    }
+    let patience = std::time::Instant::now() + Duration::from_secs(if lines > 1_000_000 { 600 } else { 30 });
+    let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
+    while seen.len() < lines && std::time::Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(500));
+        seen.clear();
+        let written = std::fs::read_to_string(at("out.json")).unwrap();
+        // The last line may be on its way.
+        for line in written.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            let record: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let number = record["msg"].as_str().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+            *seen.entry(number).or_default() += 1;
+        }
+    }
+    let lost: Vec<usize> = (0..lines).filter(|number| !seen.contains_key(number)).collect();
+    let twice: usize = seen.values().map(|count| count - 1).sum();
+    eprintln!("{lines} lines, {rotations} renames, {killed} kills: {} lost, {twice} twice", lost.len());
+    assert!(lost.is_empty(), "{} lost: {:?} …", lost.len(), &lost[..lost.len().min(10)]);
+    // Of one batch each, at most.
+    assert!(twice <= killed * 5000, "{twice} twice");
+}
+
+#[test]
+fn sinks_that_refuse_lose_nothing() {
+    static BODIES: Mutex<Vec<(String, Vec<u8>)>> = Mutex::new(Vec::new());
+    let asked = AtomicUsize::new(0);
+    let origin = Origin::run(move |stream, request, _| {
+        let answer: &[u8] = match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",
+            1 => b"HTTP/1.1 429 Slow\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
+            2 => return Next::Close,
+            _ => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        };
+        if answer.starts_with(b"HTTP/1.1 200") {
+            BODIES.lock().unwrap().push((request.header("content-type").unwrap_or_default().to_owned(), request.body.clone()));
+        }
+        stream.write_all(answer).unwrap();
+        Next::Keep
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.log");
+    append(&path, "level=error msg=one n=5\n");
+    let rig = Rig::start(&config(&format!(
+        "from = [{{ file = \"{}\" }}]\nparse = \"logfmt\"\nto = [{{ http = \"http://{1}/in\", gzip = false }}, {{ otlp = \"http://{1}/v1/logs\", gzip = false }}]",
+        path.display(),
+        origin.address
+    )));
+    tells(&rig, &["one"]);
+    let bodies = BODIES.lock().unwrap().clone();
+    let of = |kind: &str| {
+        let found: Vec<&(String, Vec<u8>)> = bodies.iter().filter(|(other, _)| other == kind).collect();
+        assert_eq!(found.len(), 1, "{bodies:?}");
+        String::from_utf8(found[0].1.clone()).unwrap()
+    };
+    assert_eq!(read(&of("application/x-ndjson"))[0]["msg"], "one");
+    let otlp: Value = serde_json::from_str(&of("application/json")).unwrap();
+    let record = &otlp["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0];
+    assert_eq!((&record["severityNumber"], &record["body"]["stringValue"]), (&17.into(), &"one".into()));
+    assert!(record["attributes"].as_array().unwrap().iter().any(|one| one["key"] == "n" && one["value"]["intValue"] == "5"));
+    assert!(rig.metric("attache_logs_errors_total{service=\"l\"}") >= 3.0);
+}
+
+#[test]
+fn who_may_drop_drops_and_counts() {
+    let origin = Origin::answering("HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.log");
+    append(&path, "1\n2\n");
+    let rig = Rig::start(&config(&format!(
+        "from = [{{ file = \"{}\" }}]\nto = [{{ http = \"http://{}/\", on_refused = \"drop\" }}]",
+        path.display(),
+        origin.address
+    )));
+    eventually("they are counted", || rig.metric("attache_logs_missing_total{service=\"l\",reason=\"refused\"}") == 2.0);
+}
+
+#[test]
+fn lines_are_posted_and_sampled() {
+    let rig = Rig::start(&config(
+        "from = [{ http = true }]\nparse = [\"json\", \"text\"]\nsample = [{ when = { level = \"debug\" }, keep = \"0%\" }]",
+    ));
+    let mut client = rig.connect("web");
+    let body = "{\"level\":\"debug\",\"msg\":\"a\"}\n{\"level\":\"info\",\"msg\":\"b\"}\r\nc";
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len())).unwrap();
+    let crate::support::Read1::Answer(answer) = client.read("POST").unwrap() else { panic!("no answer") };
+    assert_eq!(answer.status, 204);
+    // Whoever is told so finds them.
+    assert_eq!(messages(&rig), ["b", "c"]);
+    assert_eq!(records(&rig)[0]["source"], "http 127.0.0.1");
+    assert_eq!(rig.metric("attache_logs_missing_total{service=\"l\",reason=\"sampled\"}"), 1.0);
+    let services = rig.admin_json("/services");
+    assert!(services.as_array().unwrap().iter().any(|one| one["kind"] == "logs" && one["sources"][0] == "http"), "{services}");
+}
+
+#[test]
+fn who_follows_is_told_what_comes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.log");
+    append(&path, "{\"level\":\"info\",\"msg\":\"one\"}\n");
+    let text = config(&format!("from = [{{ file = \"{}\" }}]\nparse = \"json\"", path.display()));
+    let rig = Rig::start(&text);
+    tells(&rig, &["one"]);
+    let follow = |target: &str| {
+        let mut stream = std::net::TcpStream::connect(rig.address("web")).unwrap();
+        stream.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+        stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+        stream
+    };
+    let until = |stream: &mut std::net::TcpStream, said: &mut String, wanted: &str| {
+        let mut room = [0; 1024];
+        while !said.contains(wanted) {
+            let count = std::io::Read::read(stream, &mut room).unwrap();
+            assert!(count > 0, "it ended: {said}");
+            said.push_str(&String::from_utf8_lossy(&room[..count]));
+        }
+    };
+    let (mut all, mut errors) = (follow("/?follow=1"), follow("/?follow=1&level=error"));
+    let (mut said, mut few) = (String::new(), String::new());
+    until(&mut all, &mut said, "one");
+    until(&mut errors, &mut few, "\r\n\r\n");
+    append(&path, "{\"level\":\"info\",\"msg\":\"two\"}\n{\"level\":\"error\",\"msg\":\"three\"}\n");
+    until(&mut all, &mut said, "three");
+    until(&mut errors, &mut few, "three");
+    assert!(said.contains("two") && !few.contains("one") && !few.contains("two"), "{said} {few}");
+    assert!(said.contains("application/x-ndjson") && said.contains("Transfer-Encoding: chunked"), "{said}");
+    // Over HTTP/1.0 and to who asks for no body, as well.
+    assert_eq!(rig.connect("web").ask("HEAD", "/?follow=1").unwrap().status, 200);
+    // A log that is written otherwise ends it, as a whole.
+    rig.reloaded(&text.replace("parse = \"json\"", "parse = [\"json\", \"text\"]"));
+    until(&mut all, &mut said, "\r\n0\r\n\r\n");
+}
+
+#[test]
+fn slow_commands_are_told_once() {
+    let Some(server) = DataServer::redis(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "64"]) else { return };
+    let mut text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/redis-slowlog.toml")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    for (written, here) in [
+        ("0.0.0.0:8080", "127.0.0.1:0"),
+        ("redis://:${REDIS_PASSWORD:-}@127.0.0.1:6379", server.address.to_string().as_str()),
+        ("/var/lib/attache/redis-slowlog", directory.path().join("slow").to_str().unwrap()),
+    ] {
+        assert!(text.contains(written), "{written}");
+        text = text.replace(written, here);
+    }
+    let told = |rig: &Rig| -> Vec<Value> { read(&rig.connect("slow").ask("GET", "/").unwrap().text()) };
+    let say = |words: &str| {
+        let mut stream = std::net::TcpStream::connect(server.address).unwrap();
+        stream.write_all(format!("{words}\r\n").as_bytes()).unwrap();
+        let mut room = [0; 64];
+        std::io::Read::read(&mut stream, &mut room).unwrap();
+    };
+    let mut rig = Rig::start(&text);
+    say("SET mark one");
+    let marked = |rig: &Rig, mark: &str| told(rig).iter().filter(|record| record["msg"] == format!("SET mark {mark}")).count();
+    eventually("it is told", || marked(&rig, "one") == 1);
+    let record = told(&rig).into_iter().find(|record| record["msg"] == "SET mark one").unwrap();
+    assert_eq!((&record["level"], &record["command"]), (&"warn".into(), &"set".into()));
+    assert!(record["duration_seconds"].is_number() && record["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{record}");
+    // A kill repeats nothing that sinks had, and finds what came meanwhile.
+    rig.signal("KILL");
+    rig.ended();
+    say("SET mark two");
+    let rig = Rig::start(&text);
+    eventually("the second is told", || marked(&rig, "two") == 1);
+    assert_eq!(marked(&rig, "one"), 0);
+    // What is pushed out between two looks is counted.
+    let mut stream = std::net::TcpStream::connect(server.address).unwrap();
+    let many = "PING\r\n".repeat(1000);
+    stream.write_all(many.as_bytes()).unwrap();
+    eventually("the rest is counted", || rig.metrics("attache_logs_missing_total{service=\"redis-slowlog\",reason=\"lost\"}") > 800.0);
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let check_wrong = |logs: &str, wanted: &str| {
+        let said = refused(&config(logs));
+        assert!(said.contains(wanted), "{wanted}: {said}");
+    };
+    check_wrong("from = []", "a log has 1 to 64 sources, this has 0");
+    check_wrong("from = [{ file = \"/a[\" }]", "this is no pattern");
+    check_wrong("from = [{ file = \"/a\", redis_slowlog = \"a\" }]", "a source is one thing");
+    check_wrong("from = [{ redis_slowlog = \"127.0.0.1\", start = \"end\" }]", "`start` is for `file`");
+    check_wrong("from = [{ file = \"/a\", interval = \"1s\" }]", "`interval` is for `redis_slowlog`");
+    check_wrong("from = [{ stdin = false }]", "`stdin = false` is no source");
+    check_wrong("from = [{ file = \"/a\" }, { file = \"/a\" }]", "this is read twice");
+    check_wrong("from = [{ http = true }]\nto = [\"stderr\"]", "`stderr` is no sink");
+    check_wrong("from = [{ http = true }]\nto = [{ file = \"/a\", gzip = true }]", "`gzip` is for `http` and `otlp`");
+    check_wrong("from = [{ http = true }]\nto = [{ http = \"x\" }]", "`x` is not a URL to post to");
+    check_wrong("from = [{ http = true }]\nparse = \"jsn\"", "did you mean \"json\"?");
+    check_wrong("from = [{ http = true }]\nline = \"1B\"", "`1B` is out of range");
+    check_wrong("from = [{ http = true }]\nredact = [{ field = \"a\", regex = \"b\" }]", "one thing is redacted at a time");
+    check_wrong("from = [{ http = true }]\nmultiline = { start = \"(\" }", "this is no regex");
+    check_wrong("from = [{ http = true }]\ncount = [{ name = \"attache_x\" }]", "could be taken for one of attache's own metrics");
+    check_wrong("from = [{ http = true }]\ncount = [{ name = \"a\", type = \"histogram\" }]", "a histogram needs a value");
+    check_wrong("from = [{ http = true }]\ncount = [{ name = \"a\" }, { name = \"a\" }]", "two counts are called `a`");
+}
