@@ -40,8 +40,9 @@ run: tools ## Build, then serve a demo: HTTPS before a program that has none
 test: tools test-tools ## Run every test
 	@.ci/test
 
-soak: tools ## Reload, and have endpoints fail, under load for SOAK_SECONDS
+soak: tools ## Reload, and have endpoints fail, under load for SOAK_SECONDS; kill what reads 10 million lines
 	ATTACHE_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --release --test it -- --nocapture storm chaos
+	ATTACHE_LOG_LINES=10000000 cargo test --release --test it -- --nocapture logs::kills
 
 bench-hot: tools ## Measure the pieces of the hot path
 	cargo bench --bench hot_path
@@ -54,6 +55,7 @@ bench: tools ## Compare with nginx, HAProxy and Envoy (BENCH_ARGS=--quick for a 
 	cargo build --release --bin attache --examples
 	@benches/peers/run.py --json $(TARGET)/bench.json $(BENCH_ARGS)
 	@benches/peers/scatter.py $(TARGET)/release
+	@benches/peers/logs.py $(TARGET)/release
 
 static: tools ## Build the static binary that images are made of
 	@.ci/setup static $(MUSL)
