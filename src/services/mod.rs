@@ -111,8 +111,8 @@ impl Settings {
             | Self::Scatter(_)
             | Self::Respond(_)
             | Self::Redirect(_)
-            | Self::Health(_)
-            | Self::Logs(_) => Vec::new(),
+            | Self::Health(_) => Vec::new(),
+            Self::Logs(logs) => logs.ears().collect(),
             Self::Metrics(metrics) => metrics.ears().collect(),
         }
     }

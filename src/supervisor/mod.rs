@@ -315,6 +315,9 @@ impl Supervisor {
             }
         }
         self.crew.join();
+        if self.upkeep.has_logs() {
+            self.upkeep.end(LOGS_END).await;
+        }
         if let Some(sink) = self.access.sink.swap(None) {
             sink.flush_and_stop(Duration::from_secs(1));
         }
@@ -325,6 +328,9 @@ impl Supervisor {
         Ok(if cut_off > 0 { End::CutOff(cut_off) } else { End::Done })
     }
 }
+
+/// How long logs may take to have taken what was brought to them.
+const LOGS_END: Duration = Duration::from_secs(4);
 
 /// What becomes of the process once it has drained.
 enum Stay<'a> {

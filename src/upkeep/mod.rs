@@ -43,6 +43,8 @@ use logs::Running;
 /// The thread, for as long as this lives.
 pub struct Upkeep {
     followed: watch::Sender<Followed>,
+    /// Each log that is at work holds this, and so does who starts them.
+    logs: Arc<()>,
     _thread: JoinHandle<()>,
 }
 
@@ -71,14 +73,34 @@ impl Upkeep {
     pub fn start() -> io::Result<(Self, mpsc::Sender<Comparison>)> {
         let (compare, comparisons) = mpsc::channel(COMPARISONS_MAX);
         let (sender, followed) = watch::channel(Followed::default());
+        let logs = Arc::new(());
+        let alive = Arc::clone(&logs);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("upkeep".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::spawn(run_comparisons(comparisons));
-                follow(followed).await;
+                follow(followed, alive).await;
             });
         })?;
-        Ok((Self { followed: sender, _thread: thread }, compare))
+        Ok((Self { followed: sender, logs, _thread: thread }, compare))
+    }
+
+    /// Nothing is kept true any more. Waits for logs, which have the last of what they were brought taken, but no longer than this.
+    pub async fn end(&self, most: Duration) {
+        self.follow(Followed::default());
+        let ended = async {
+            // It has to be told first.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            while Arc::strong_count(&self.logs) > 2 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let _ = tokio::time::timeout(most, ended).await;
+    }
+
+    /// Whether a log is at work.
+    pub fn has_logs(&self) -> bool {
+        Arc::strong_count(&self.logs) > 2
     }
 
     /// These serve from now on, and no others. What is known of those that stay is kept.
@@ -122,7 +144,7 @@ impl Drop for Lingering {
     }
 }
 
-async fn follow(mut followed: watch::Receiver<Followed>) {
+async fn follow(mut followed: watch::Receiver<Followed>, alive: Arc<()>) {
     let keeper = Arc::<Keeper>::default();
     let mut pools: HashMap<*const Pool, (Arc<Pool>, Work)> = HashMap::new();
     let mut checks: HashMap<*const Check, (Arc<Check>, Work)> = HashMap::new();
@@ -155,7 +177,6 @@ async fn follow(mut followed: watch::Receiver<Followed>) {
             });
         }
         hearing.follow(&scraped, &ears);
-        drop(ears);
         let mut ended: HashMap<String, Running> = HashMap::new();
         running = running
             .into_iter()
@@ -170,11 +191,13 @@ async fn follow(mut followed: watch::Receiver<Followed>) {
             .collect();
         for flow in flows {
             running.entry(flow.name.clone()).or_insert_with(|| {
-                let work = Running::start(&flow, ended.remove(&flow.name));
+                let theirs = ears.iter().filter(|(key, _)| flow.settings.ears().any(|wanted| wanted.value == *key)).cloned().collect();
+                let work = Running::start(&flow, ended.remove(&flow.name), theirs, Arc::clone(&alive));
                 (flow, work)
             });
         }
         drop(ended);
+        drop(ears);
         sources.retain(|_, (source, _)| scraped.iter().any(|stays| Arc::ptr_eq(stays, source)));
         for source in scraped {
             sources.entry(Arc::as_ptr(&source)).or_insert_with(|| {

@@ -359,6 +359,69 @@ fn who_follows_is_told_what_comes() {
 }
 
 #[test]
+fn syslog_is_heard_in_every_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, socket, stream) = (crate::support::free_address(), directory.path().join("log"), directory.path().join("stream"));
+    let out = directory.path().join("out.json");
+    let text = config(&format!(
+        "from = [{{ syslog = [\"{address}\", \"unix:{}\", \"unix-stream:{}\"] }}]\nparse = \"syslog\"\nto = [{{ file = \"{}\" }}]",
+        socket.display(),
+        stream.display(),
+        out.display()
+    ));
+    let mut rig = Rig::start(&text);
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.send_to(b"<11>Jan  2 03:04:05 box app[1]: by udp\n", address).unwrap();
+    tells(&rig, &["by udp"]);
+    assert_eq!((&records(&rig)[0]["level"], &records(&rig)[0]["source"]), (&"error".into(), &"syslog 127.0.0.1".into()));
+    let local = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    local.send_to(b"<14>1 - - app - - - by datagram", &socket).unwrap();
+    tells(&rig, &["by udp", "by datagram"]);
+    let mut tcp = std::net::TcpStream::connect(address).unwrap();
+    // Both ways of telling where one ends, cut where it hurts.
+    for piece in ["<14>1 - - - - - - one\n2", "1 <14>1 - - - - - - two\n<14>1 - - - - - - thr", "ee\n2026-01-02T03:04:05Z box app: four\n"]
+    {
+        tcp.write_all(piece.as_bytes()).unwrap();
+        tcp.flush().unwrap();
+    }
+    let mut unix = std::os::unix::net::UnixStream::connect(&stream).unwrap();
+    tells(&rig, &["by udp", "by datagram", "one", "two", "three", "four"]);
+    unix.write_all(b"<14>1 - - - - - - by stream\n").unwrap();
+    tells(&rig, &["by udp", "by datagram", "one", "two", "three", "four", "by stream"]);
+    // Sockets stay over a reload, and what waits in them is heard.
+    rig.reloaded(&text.replace("parse = \"syslog\"", "parse = [\"syslog\", \"text\"]"));
+    udp.send_to(b"<14>1 - - - - - - after", address).unwrap();
+    eventually("it is heard again", || messages(&rig).contains(&"after".to_owned()));
+    // What was brought is out before the end.
+    udp.send_to(b"<14>1 - - - - - - last", address).unwrap();
+    eventually("it is heard", || messages(&rig).contains(&"last".to_owned()));
+    rig.signal("TERM");
+    rig.ended();
+    let written = std::fs::read_to_string(&out).unwrap();
+    assert_eq!(written.lines().count(), 9, "{written}");
+    assert!(!socket.exists() && !stream.exists());
+}
+
+#[test]
+fn standard_input_is_read_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out.json");
+    let mut command = crate::support::binary();
+    command.stdin(std::process::Stdio::piped());
+    let text = config(&format!("from = [{{ stdin = true }}]\nto = [{{ file = \"{}\" }}]", out.display()));
+    let file = directory.path().join("attache.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut child =
+        command.args(["run", "-c"]).arg(&file).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"one\ntwo\nthree").unwrap();
+    let lines = || std::fs::read_to_string(&out).unwrap_or_default();
+    eventually("all three are out, also the one without an end", || lines().lines().count() == 3);
+    assert_eq!(read(&lines())[2]["source"], "stdin");
+    let killed = std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(killed.success() && child.wait().unwrap().success());
+}
+
+#[test]
 fn slow_commands_are_told_once() {
     let Some(server) = DataServer::redis(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "64"]) else { return };
     let mut text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/redis-slowlog.toml")).unwrap();
@@ -410,6 +473,7 @@ fn what_is_wrong_is_said() {
     check_wrong("from = [{ file = \"/a\", redis_slowlog = \"a\" }]", "a source is one thing");
     check_wrong("from = [{ redis_slowlog = \"127.0.0.1\", start = \"end\" }]", "`start` is for `file`");
     check_wrong("from = [{ file = \"/a\", interval = \"1s\" }]", "`interval` is for `redis_slowlog`");
+    check_wrong("from = [{ syslog = \"127.0.0.1\" }]", "127.0.0.1");
     check_wrong("from = [{ stdin = false }]", "`stdin = false` is no source");
     check_wrong("from = [{ file = \"/a\" }, { file = \"/a\" }]", "this is read twice");
     check_wrong("from = [{ http = true }]\nto = [\"stderr\"]", "`stderr` is no sink");

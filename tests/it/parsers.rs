@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use attache::proto;
 use attache::proto::http1::{BodyFraming, Progress, RequestHead, Target, request_framing, split_target};
+use attache::services::logs::parse::{Envelope, Parsers};
 use pingora_core::protocols::http::v1::server::HttpSession;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -67,6 +68,51 @@ fn pages_of_metrics_read_alike_when_they_are_written_again() {
 #[test]
 fn lines_of_statsd_mean_the_same_whatever_their_values() {
     check(mutated(datagram()), 40..99, laws::statsd);
+}
+
+#[test]
+fn lines_of_logs_become_json_whatever_they_are() {
+    check(mutated(log_line()), 25..100, is_log_line);
+}
+
+/// Lines of logs, by every parser: what is read of one is written as one line that is one JSON object.
+fn is_log_line(bytes: &[u8]) -> bool {
+    const NOW: &str = "2026-01-05T00:00:00Z";
+    let line = String::from_utf8_lossy(bytes);
+    let mut is_any = false;
+    for word in ["json", "logfmt", "combined", "syslog"] {
+        let parsers = Parsers::of_word(word).expect("a parser");
+        let Some(record) = parsers.parse(&line, NOW) else { continue };
+        is_any = true;
+        let mut out = Vec::new();
+        record.write("s", NOW, &mut out);
+        assert_eq!(memchr::memchr(b'\n', &out), Some(out.len() - 1), "{word}");
+        // What is nested deeper than readers go was moved as it is.
+        if let Err(error) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&out) {
+            assert!(
+                error.to_string().contains("recursion limit") || error.to_string().contains("out of range"),
+                "{word}: {error}: {}",
+                out.escape_ascii()
+            );
+        }
+    }
+    for envelope in [Envelope::Cri, Envelope::Docker] {
+        is_any |= envelope.peel(&line).is_some();
+    }
+    is_any
+}
+
+fn log_line() -> impl Strategy<Value = Vec<u8>> {
+    select(vec![
+        r#"{"time":"2026-01-02T03:04:05Z","level":"info","msg":"a\nb","o":{"b":[1,{}]},"n":1.5}"#,
+        r#"ts=2026-01-02T03:04:05Z level=ERR msg="a \"b\" c" took=1.5 flag"#,
+        r#"127.0.0.1 - frank [10/Oct/2000:13:55:36 -0700] "GET /a?b HTTP/1.0" 503 2326 "-" "curl""#,
+        r#"<34>1 2003-10-11T22:14:15.003Z host su 77 ID47 [ex@1 a="1" b="x\]y"] failed"#,
+        "<13>Jan  2 03:04:05 box app[12]: hello: there",
+        "2016-10-06T00:17:09.669794202Z stderr F a b",
+        r#"{"log":"a \"b\"\n","stream":"stdout","time":"2016-10-06T00:17:09Z"}"#,
+    ])
+    .prop_map(|line| line.as_bytes().to_vec())
 }
 
 fn datagram() -> impl Strategy<Value = Vec<u8>> {

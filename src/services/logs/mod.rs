@@ -8,6 +8,7 @@ pub mod parse;
 pub mod record;
 mod settings;
 mod shape;
+mod sinks;
 pub mod time;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,8 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 pub use counts::Counts;
-pub use settings::{Files, Origin, Posting, Settings, SinkSettings, SourceSettings};
+pub use settings::{Files, Origin, Settings, SourceSettings};
 pub use shape::Batch;
+pub use sinks::{Posting, SinkSettings};
 
 use crate::refusal::Refusal;
 use crate::services::{Adapter, Asked, Body, Decision};

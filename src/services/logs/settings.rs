@@ -10,9 +10,12 @@ use regex::Regex;
 
 use super::parse::Parsers;
 use super::record::FieldPlace;
+use super::sinks::SinkSettings;
 use crate::proto::exposition::plain_name;
 use crate::services::metrics::{Buckets, LabelName, MetricName};
-use crate::value::{Choice, Decode, Fields, Grace, Item, Key, Place, Reader, Server, ServerKind, Share, Size, Spanned, Url, Value, Whole};
+use crate::value::{
+    Choice, Decode, EarKey, EarKeys, Fields, Grace, Item, Key, Place, Reader, Server, ServerKind, Share, Size, Spanned, Value, Whole,
+};
 use crate::{settings, words};
 
 settings! {
@@ -225,6 +228,8 @@ pub enum Origin {
     /// Slow commands of a Redis.
     Slowlog(Server, Duration),
     Stdin,
+    /// What programs send to these sockets.
+    Syslog(EarKeys),
     /// Lines that clients post to the service.
     Http,
 }
@@ -241,22 +246,16 @@ pub struct Files {
 }
 
 const SOURCES: Choice<'_> = Choice {
-    kinds: &["file", "redis_slowlog", "stdin", "http"],
+    kinds: &["file", "redis_slowlog", "syslog", "stdin", "http"],
     rule: "a source is one thing, this is",
     missing: "nothing says where lines come from",
     example: "file = \"/var/log/app/*.log\"",
 };
-/// Of those that come later.
-const LATER: &str = "syslog";
 
 impl Decode for SourceSettings {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let mut fields = Fields::of(item, "a source of logs", reader)?;
         let place = fields.place();
-        if let Some(entry) = fields.take(LATER) {
-            reader.error(entry.key_place, format!("`{LATER}` is not supported by this version")).help("remove it");
-            return None;
-        }
         let kinds = SOURCES.take(&mut fields);
         let start = fields.optional::<Spanned<String>>("start", reader);
         let rotate_wait = fields.optional::<Spanned<Grace>>("rotate_wait", reader);
@@ -292,6 +291,7 @@ impl Decode for SourceSettings {
                 }
                 Origin::Slowlog(server, interval.map_or(Duration::from_secs(1), |interval| interval.value))
             }
+            "syslog" => Origin::Syslog(EarKeys::decode(&entry.item, reader)?),
             word => {
                 if !bool::decode(&entry.item, reader)? {
                     reader.error(entry.item.place, format!("`{word} = false` is no source")).help("remove it");
@@ -304,29 +304,8 @@ impl Decode for SourceSettings {
     }
 }
 
-/// Where records go.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SinkSettings {
-    Stdout,
-    File(PathBuf),
-    Http(Posting),
-    Otlp(Posting),
-}
-
-/// Whom batches of records are posted to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Posting {
-    pub url: Url,
-    pub headers: Vec<(String, String)>,
-    pub gzip: bool,
-    pub timeout: Duration,
-    /// What it refuses for good is dropped and counted; else it is tried again for ever.
-    pub drops_refused: bool,
-    pub place: Place,
-}
-
 /// Whether it is the second of two words.
-fn is_second(written: Option<Spanned<String>>, words: [&str; 2], reader: &mut Reader<'_>) -> Option<bool> {
+pub(super) fn is_second(written: Option<Spanned<String>>, words: [&str; 2], reader: &mut Reader<'_>) -> Option<bool> {
     let Some(written) = written else { return Some(false) };
     let found = words.iter().position(|word| *word == written.value);
     if found.is_none() {
@@ -335,106 +314,38 @@ fn is_second(written: Option<Spanned<String>>, words: [&str; 2], reader: &mut Re
     found.map(|at| at == 1)
 }
 
-const SINKS: Choice<'_> = Choice {
-    kinds: &["file", "http", "otlp"],
-    rule: "a sink is one thing, this is",
-    missing: "nothing says where records go",
-    example: "file = \"/var/log/app.json\"",
-};
-
-impl Decode for SinkSettings {
-    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        if let Value::String(_) = &item.value {
-            let text = String::decode(item, reader)?;
-            if text != "stdout" {
-                reader
-                    .error(item.place, format!("`{text}` is no sink"))
-                    .help("write \"stdout\", { file = \"…\" } or { http = \"http://…\" }");
-                return None;
-            }
-            return Some(Self::Stdout);
-        }
-        let mut fields = Fields::of(item, "a sink", reader)?;
-        let place = fields.place();
-        let kinds = SINKS.take(&mut fields);
-        let headers = fields.optional::<Spanned<IndexMap<Word, String>>>("headers", reader);
-        let gzip = fields.optional::<Spanned<bool>>("gzip", reader);
-        let timeout = fields.optional::<Spanned<Duration>>("timeout", reader);
-        let refused = fields.optional::<Spanned<String>>("on_refused", reader);
-        fields.finish(reader)?;
-        let (kind, entry) = SINKS.only(&kinds, place, reader)?;
-        let (headers, gzip, timeout, refused) = (headers?, gzip?, timeout?, refused?);
-        if kind == "file" {
-            let of_posts = [
-                headers.as_ref().map(|it| ("headers", it.place)),
-                gzip.as_ref().map(|it| ("gzip", it.place)),
-                timeout.as_ref().map(|it| ("timeout", it.place)),
-                refused.as_ref().map(|it| ("on_refused", it.place)),
-            ];
-            if let Some((key, place)) = of_posts.into_iter().flatten().next() {
-                reader.error(place, format!("`{key}` is for `http` and `otlp`, this is `file`")).help("remove it");
-                return None;
-            }
-            return PathBuf::decode(&entry.item, reader).map(Self::File);
-        }
-        let text = String::decode(&entry.item, reader)?;
-        let Some(url) = Url::parse(&text) else {
-            reader.error(entry.item.place, format!("`{text}` is not a URL to post to")).help("write \"http://127.0.0.1:8080/logs\"");
-            return None;
-        };
-        if url.is_tls {
-            reader.error(entry.item.place, "records cannot be posted inside TLS by this version").help("write http://");
-            return None;
-        }
-        let headers = headers.map_or_else(Vec::new, |headers| headers.value.into_iter().map(|(name, value)| (name.0, value)).collect());
-        for (name, value) in &headers {
-            if http::HeaderName::from_bytes(name.as_bytes()).is_err() || http::HeaderValue::from_str(value).is_err() {
-                reader.error(place, format!("`{}` is no header", name.escape_debug())).help("write headers = { x-key = \"…\" }");
-                return None;
-            }
-        }
-        let posting = Posting {
-            url,
-            headers,
-            gzip: gzip.is_none_or(|gzip| gzip.value),
-            timeout: timeout.map_or(Duration::from_secs(10), |timeout| timeout.value),
-            drops_refused: is_second(refused, ["retry", "drop"], reader)?,
-            place: entry.item.place,
-        };
-        Some(if kind == "http" { Self::Http(posting) } else { Self::Otlp(posting) })
-    }
-}
-
-impl SinkSettings {
-    /// In a word, as it is written.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::File(_) => "file",
-            Self::Http(_) => "http",
-            Self::Otlp(_) => "otlp",
-        }
-    }
-}
-
 impl SourceSettings {
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| match &self.origin {
             Origin::File(files) => format!("file {}", files.pattern.display()),
             Origin::Slowlog(server, _) => format!("redis_slowlog {server}"),
             Origin::Stdin => "stdin".to_owned(),
+            Origin::Syslog(ears) => format!("syslog {ears}"),
             Origin::Http => "http".to_owned(),
         })
     }
 }
 
 impl Settings {
+    /// Sockets that it hears by.
+    pub fn ears(&self) -> impl Iterator<Item = &Spanned<EarKey>> {
+        self.from.value.iter().flat_map(|source| match &source.origin {
+            Origin::Syslog(ears) => ears.0.as_slice(),
+            _ => &[],
+        })
+    }
+
     /// Whether both mean the same, wherever they are written.
     pub fn is_as(&self, other: &Self) -> bool {
         let plain = |settings: &Self| {
             let mut settings = settings.clone();
             settings.from.place = nowhere();
-            settings.from.value.iter_mut().for_each(|source| source.place = nowhere());
+            for source in &mut settings.from.value {
+                source.place = nowhere();
+                if let Origin::Syslog(ears) = &mut source.origin {
+                    ears.0.iter_mut().for_each(|ear| ear.place = nowhere());
+                }
+            }
             for sink in &mut settings.to {
                 if let SinkSettings::Http(posting) | SinkSettings::Otlp(posting) = sink {
                     posting.place = nowhere();

@@ -114,7 +114,10 @@ impl Flow {
     fn edit<'a>(&'a self, record: &mut Record<'a>) {
         let settings = &*self.settings;
         if !settings.drop.is_empty() {
-            record.fields.retain(|(name, _)| !settings.drop.iter().any(|dropped| *dropped == **name));
+            let is_dropped = |name: &str| settings.drop.iter().any(|dropped| dropped == name);
+            record.fields.retain(|(name, _)| !is_dropped(name));
+            record.level = record.level.take().filter(|_| !is_dropped("level"));
+            record.msg = record.msg.take().filter(|_| !is_dropped("msg"));
         }
         for redact in &settings.redact {
             match redact {

@@ -286,7 +286,7 @@ impl Followed {
         self.tails.retain(|identity, tail| {
             let is_over = tail.is_gone
                 && now.saturating_duration_since(tail.last_news) >= wait
-                && tail.held() == 0
+                && !tail.holds()
                 && tail.length().is_ok_and(|length| length <= tail.offset());
             if is_over {
                 checkpoint.put(&key(*identity), None);

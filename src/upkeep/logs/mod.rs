@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod files;
+mod heard;
 mod sinks;
 mod slowlog;
 mod tail;
@@ -15,13 +16,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncBufReadExt as _, Interest};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::services::logs::assemble::{Assembler, Entry};
 use crate::services::logs::{Batch, Flow, Origin};
+use crate::upkeep::Ear;
+use crate::value::EarKey;
 use checkpoint::Checkpoint;
 use files::{Followed, SCAN_INTERVAL};
 use sinks::Sink;
@@ -34,7 +37,7 @@ pub(super) struct Running {
 
 impl Running {
     /// After `before` has ended, which may have the same files.
-    pub(super) fn start(flow: &Arc<Flow>, before: Option<Self>) -> Self {
+    pub(super) fn start(flow: &Arc<Flow>, before: Option<Self>, ears: Vec<(EarKey, Arc<Ear>)>, alive: Arc<()>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let flow = Arc::clone(flow);
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
@@ -45,9 +48,10 @@ impl Running {
                 Ok(runtime) => runtime,
                 Err(error) => return tracing::error!(log = flow.name, %error, "a log cannot be read"),
             };
-            runtime.block_on(run(flow, stopped));
+            runtime.block_on(run(flow, ears, stopped));
             // A read of standard input may never end.
             runtime.shutdown_background();
+            drop(alive);
         });
         if let Err(error) = &thread {
             tracing::error!(%error, "a log has no thread");
@@ -93,10 +97,12 @@ const BATCH_BYTES: usize = 256 << 10;
 /// A batch of few waits for more, so long where each costs.
 const LINGER_NEAR: Duration = Duration::from_millis(10);
 const LINGER_FAR: Duration = Duration::from_millis(200);
+/// How long sinks may take for what is left at the end.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// A checkpoint that cannot be opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-async fn run(flow: Arc<Flow>, mut stopped: watch::Receiver<bool>) {
+async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch::Receiver<bool>) {
     let settings = Arc::clone(&flow.settings);
     let path = settings.checkpoint.as_ref().map(|path| path.value.as_path());
     let mut checkpoint = loop {
@@ -112,6 +118,7 @@ async fn run(flow: Arc<Flow>, mut stopped: watch::Receiver<bool>) {
         }
     };
     let (sender, mut arrivals) = mpsc::channel(ARRIVED_MAX);
+    let road = |name| heard::Road { name, sender: sender.clone(), bytes_max: settings.line.value.bytes() };
     let mut followed = Vec::new();
     for source in &settings.from.value {
         let name: Arc<str> = source.label().into();
@@ -121,11 +128,18 @@ async fn run(flow: Arc<Flow>, mut stopped: watch::Receiver<bool>) {
                 Err(error) => tracing::error!(log = flow.name, error, "files cannot be looked for"),
             },
             Origin::Stdin => {
-                tokio::spawn(hear_stdin(name, sender.clone()));
+                tokio::spawn(heard::stdin(road(Some(name))));
             }
             Origin::Http => {
                 if let Some(posts) = flow.posts() {
                     tokio::spawn(hear_posts(posts, sender.clone()));
+                }
+            }
+            Origin::Syslog(keys) => {
+                for key in &keys.0 {
+                    if let Some((_, ear)) = ears.iter().find(|(bound, _)| *bound == key.value) {
+                        tokio::spawn(heard::syslog(Arc::clone(ear), road(source.name.as_deref().map(Arc::from))));
+                    }
                 }
             }
             Origin::Slowlog(server, interval) => {
@@ -143,7 +157,8 @@ async fn run(flow: Arc<Flow>, mut stopped: watch::Receiver<bool>) {
     let mut began: Option<Instant> = None;
     let mut batch = Batch::default();
     let mut waiting = Waiting::default();
-    while !*stopped.borrow() {
+    let mut is_last = false;
+    loop {
         let now = Instant::now();
         let arrived = Timestamp::now().to_string();
         let mut has_moved = false;
@@ -162,7 +177,8 @@ async fn run(flow: Arc<Flow>, mut stopped: watch::Receiver<bool>) {
         note(&mut checkpoint, &flow, now);
         let mut has_more = false;
         for files in &mut followed {
-            has_more |= files.read(&flow, &mut room, &arrived, now, &mut batch);
+            // Files can be gone on with another time.
+            has_more |= !is_last && files.read(&flow, &mut room, &arrived, now, &mut batch);
         }
         while batch.read < BATCH_BYTES {
             let Ok(next) = arrivals.try_recv() else { break };
@@ -172,10 +188,12 @@ async fn run(flow: Arc<Flow>, mut stopped: watch::Receiver<bool>) {
             let assembler: &mut Assembler = assembler;
             assembler.flush_idle(flow.rules(), now, &mut |entry: Entry<'_>| flow.take(&entry, source, &arrived, &mut batch));
         }
+        // What others brought is nowhere else: it goes out before the end.
+        is_last |= *stopped.borrow();
         if !batch.is_empty() && began.is_none() {
             began = Some(now);
         }
-        let is_due = batch.read >= BATCH_BYTES || began.is_some_and(|began| now.saturating_duration_since(began) >= linger);
+        let is_due = is_last || batch.read >= BATCH_BYTES || began.is_some_and(|began| now.saturating_duration_since(began) >= linger);
         if is_due || (batch.is_empty() && !has_more) {
             if !batch.is_empty() {
                 let taken = async {
@@ -183,10 +201,14 @@ async fn run(flow: Arc<Flow>, mut stopped: watch::Receiver<bool>) {
                         sink.deliver(&batch, &flow).await;
                     }
                 };
-                // Whoever ends now has not said that these are taken.
+                // Whoever ends now, and cannot have them taken soon, has not said that they are.
+                let ending = async {
+                    let _ = stopped.wait_for(|stopped| *stopped).await;
+                    tokio::time::sleep(LAST_WORDS).await;
+                };
                 tokio::select! {
                     () = taken => {}
-                    _ = stopped.wait_for(|stopped| *stopped) => return,
+                    () = ending => return,
                 }
                 began = None;
                 flow.publish(Arc::new(std::mem::take(&mut batch)));
@@ -205,14 +227,17 @@ async fn run(flow: Arc<Flow>, mut stopped: watch::Receiver<bool>) {
             note(&mut checkpoint, &flow, now);
             batch.read = 0;
         }
-        if has_more {
+        if is_last && arrivals.is_empty() {
+            return;
+        }
+        if has_more || is_last {
             // Others on this thread may have something.
             tokio::task::yield_now().await;
             continue;
         }
         let pause = if began.is_some() { linger } else { SCAN_INTERVAL };
         tokio::select! {
-            _ = stopped.wait_for(|stopped| *stopped) => break,
+            _ = stopped.wait_for(|stopped| *stopped) => {}
             Some(next) = arrivals.recv() => waiting.take(next, &flow, &mut assemblers, &arrived, now, &mut batch),
             () = woken(&alarms) => tokio::time::sleep(LINGER_NEAR).await,
             () = tokio::time::sleep(pause) => {}
@@ -296,24 +321,6 @@ fn give(assembler: &mut Assembler, flow: &Flow, source: &str, line: &[u8], at: &
     let text = String::from_utf8_lossy(&line[..line.len().min(rules.bytes_max)]);
     let is_cut = line.len() > rules.bytes_max;
     assembler.line(rules, &text, is_cut, 0, now, &mut |entry| flow.take(&entry, source, at, batch));
-}
-
-/// Lines of standard input, for as long as it has some.
-async fn hear_stdin(name: Arc<str>, sender: mpsc::Sender<Arrived>) {
-    let mut lines = tokio::io::BufReader::new(tokio::io::stdin());
-    let mut line = Vec::new();
-    loop {
-        match lines.read_until(b'\n', &mut line).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {
-                let what = What::Line(line.strip_suffix(b"\n").unwrap_or(&line).to_vec());
-                if sender.send(Arrived { source: Arc::clone(&name), what }).await.is_err() {
-                    return;
-                }
-                line.clear();
-            }
-        }
-    }
 }
 
 async fn hear_posts(mut posts: mpsc::Receiver<crate::services::logs::Posted>, sender: mpsc::Sender<Arrived>) {

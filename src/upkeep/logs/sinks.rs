@@ -184,6 +184,10 @@ fn opened(path: &Path) -> io::Result<File> {
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         std::fs::create_dir_all(directory)?;
     }
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        // A pipe, or a terminal: nothing of it can be taken back.
+        return OpenOptions::new().append(true).open(path);
+    }
     let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
     let mut end = file.seek(SeekFrom::End(0))?;
     let mut room = vec![0; 64 << 10];

@@ -216,9 +216,9 @@ impl Tail {
         self.committed == u64::MAX
     }
 
-    /// Bytes that are read but not given yet.
-    pub(super) fn held(&self) -> usize {
-        self.part.len()
+    /// Something was read that was not given yet.
+    pub(super) fn holds(&self) -> bool {
+        !self.part.is_empty() || self.assembler.begins().is_some()
     }
 
     /// Where to go on if this ended now; `None` if that was said already.

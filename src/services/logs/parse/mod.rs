@@ -66,20 +66,11 @@ impl Decode for Parser {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         if let value::Value::String(_) = &item.value {
             let text = String::decode(item, reader)?;
-            return Some(match text.as_str() {
-                "json" => Self::Json,
-                "logfmt" => Self::Logfmt,
-                "combined" | "common" => Self::Combined,
-                "syslog" => Self::Syslog,
-                "cri" => Self::Envelope(Envelope::Cri),
-                "docker" => Self::Envelope(Envelope::Docker),
-                "text" => Self::Text,
-                other => {
-                    let help = nearest(other, WORDS)
-                        .map_or_else(|| format!("one of {}", WORDS.join(", ")), |word| format!("did you mean \"{word}\"?"));
-                    reader.error(item.place, format!("`{}` is no parser", other.escape_debug())).help(help);
-                    return None;
-                }
+            return Self::of_word(&text).or_else(|| {
+                let near = nearest(&text, WORDS);
+                let help = near.map_or_else(|| format!("one of {}", WORDS.join(", ")), |word| format!("did you mean \"{word}\"?"));
+                reader.error(item.place, format!("`{}` is no parser", text.escape_debug())).help(help);
+                None
             });
         }
         let mut fields = Fields::of(item, "a parser", reader)?;
@@ -148,6 +139,11 @@ impl Decode for Parsers {
 }
 
 impl Parsers {
+    /// One that has no settings.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Parser::of_word(word).map(|parser| Self(vec![parser]))
+    }
+
     pub fn raw() -> Self {
         Self(vec![Parser::Text])
     }
@@ -184,6 +180,19 @@ impl Parsers {
 }
 
 impl Parser {
+    fn of_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "json" => Self::Json,
+            "logfmt" => Self::Logfmt,
+            "combined" | "common" => Self::Combined,
+            "syslog" => Self::Syslog,
+            "cri" => Self::Envelope(Envelope::Cri),
+            "docker" => Self::Envelope(Envelope::Docker),
+            "text" => Self::Text,
+            _ => return None,
+        })
+    }
+
     fn parse<'a>(&'a self, text: &'a str, now: &str) -> Option<Record<'a>> {
         match self {
             Self::Text | Self::Envelope(_) => Some(Record { msg: Some(Cow::Borrowed(text)), ..Record::default() }),
