@@ -25,6 +25,7 @@
 //!
 //! upkeep            probes endpoints, looks for them by DNS, finds out who leads; bars and finds in `upstream`; has ramps go on
 //! upkeep/checks     what health reports look at; upkeep/collect, what pages of metrics want of other programs. serve/adapt answers
+//! upkeep/logs       brings lines to logs and takes records to sinks, a thread for each; services/logs makes the ones of the others
 //! ```
 //!
 //! A process is one supervisor thread, one admin thread, one upkeep thread (probes, discovery, adapters), one that hears statsd where that is wanted, and workers: a thread each, with a

@@ -474,6 +474,14 @@ fn what_is_wrong_is_said() {
     check_wrong("from = [{ redis_slowlog = \"127.0.0.1\", start = \"end\" }]", "`start` is for `file`");
     check_wrong("from = [{ file = \"/a\", interval = \"1s\" }]", "`interval` is for `redis_slowlog`");
     check_wrong("from = [{ syslog = \"127.0.0.1\" }]", "127.0.0.1");
+    check_wrong(
+        "from = [{ file = \"/a/*.log\" }]\nto = [{ file = \"/a/out.log\" }]",
+        "this finds `/a/out.log`, which this log writes itself",
+    );
+    check_wrong(
+        "from = [{ http = true }]\ncheckpoint = \"/a/c\"\n[service.m.logs]\nfrom = [{ http = true }]\ncheckpoint = \"/a/c\"",
+        "has the same checkpoint",
+    );
     check_wrong("from = [{ stdin = false }]", "`stdin = false` is no source");
     check_wrong("from = [{ file = \"/a\" }, { file = \"/a\" }]", "this is read twice");
     check_wrong("from = [{ http = true }]\nto = [\"stderr\"]", "`stderr` is no sink");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::super::compile::Inputs;
 use super::Services;
+use crate::services::Service;
 use crate::services::health::{self, Check, Health, Question};
 use crate::services::logs::{self, Flow, Logs};
 use crate::services::metrics::probe::Module;
@@ -86,13 +87,25 @@ impl Services<'_> {
     }
 
     /// What a log has read stays, as long as it is written the same; how far it has come, in any case.
-    pub(super) fn logs(&self, name: &str, settings: &Arc<logs::Settings>) -> Logs {
+    pub(super) fn logs(&self, name: &str, settings: &Arc<logs::Settings>, found: &mut Diagnostics) -> Option<Logs> {
+        if let Some(checkpoint) = &settings.checkpoint {
+            let same = self.others.iter().find_map(|other| match &*other.service {
+                Service::Logs(logs) => {
+                    logs.flow.settings.checkpoint.as_ref().filter(|other| other.value == checkpoint.value).map(|_| &other.name)
+                }
+                _ => None,
+            });
+            if let Some(other) = same {
+                found.error(checkpoint.place, format!("`{other}` has the same checkpoint")).help("give each log a file of its own");
+                return None;
+            }
+        }
         let known = self.inputs.previous.and_then(|generation| generation.log(name)).map(|log| &log.flow);
         let flow = match known {
             Some(same) if same.settings.is_as(settings) => Arc::clone(same),
             _ => Arc::new(Flow::new(name, settings, self.inputs.metrics.log(name), known.map(|known| &**known))),
         };
-        Logs { name: name.to_owned(), flow }
+        Some(Logs { name: name.to_owned(), flow })
     }
 
     /// Who is asked inside TLS.

@@ -121,7 +121,7 @@ impl<'a> Services<'a> {
             services::Settings::Scatter(settings) => Service::Scatter(self.scatter(name, settings, found)?),
             services::Settings::Respond(settings) => Service::Respond(Respond::compile(settings)),
             services::Settings::Redirect(settings) => Service::Redirect(Redirect::compile(settings)),
-            services::Settings::Logs(settings) => Service::Logs(self.logs(name, settings)),
+            services::Settings::Logs(settings) => Service::Logs(self.logs(name, settings, found)?),
             services::Settings::Metrics(settings) => Service::Metrics(self.metrics(name, settings, found)?),
             services::Settings::Health(settings) => Service::Health(self.health(name, settings, found)?),
         });

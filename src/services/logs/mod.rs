@@ -38,7 +38,8 @@ pub struct Flow {
     pub settings: Arc<Settings>,
     pub metrics: Arc<LogMetrics>,
     counts: Mutex<Counts>,
-    recent: Mutex<VecDeque<Arc<str>>>,
+    /// Stay with the name, too.
+    recent: Arc<Mutex<VecDeque<Arc<str>>>>,
     /// `None`: nobody brings anything any more.
     news: Mutex<Option<broadcast::Sender<Arc<Batch>>>>,
     /// How far sources were taken; stays with the name, whatever else changes.
@@ -88,7 +89,7 @@ impl Flow {
             settings: Arc::clone(settings),
             metrics,
             counts: Mutex::new(Counts::new(&settings.count.value)),
-            recent: Mutex::default(),
+            recent: previous.map(|previous| Arc::clone(&previous.recent)).unwrap_or_default(),
             news: Mutex::new(Some(broadcast::Sender::new(NEWS_MAX))),
             positions,
             posted,

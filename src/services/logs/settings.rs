@@ -2,7 +2,7 @@
 //!
 //! Opens nothing: files and peers are `upkeep`'s.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -213,6 +213,12 @@ settings! {
     }
 }
 
+impl Files {
+    fn finds(&self, path: &Path) -> bool {
+        glob::Pattern::new(&self.pattern.to_string_lossy()).is_ok_and(|pattern| pattern.matches_path(path))
+    }
+}
+
 /// Where lines come from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceSettings {
@@ -378,6 +384,20 @@ impl Settings {
         for (index, source) in sources.iter().enumerate() {
             if let Some(first) = sources[..index].iter().find(|first| first.origin == source.origin) {
                 reader.error(source.place, "this is read twice").related(first.place, "the first").help("remove one");
+                return None;
+            }
+        }
+        // What it writes it would read, and write again.
+        let written = self.to.iter().filter_map(|sink| if let SinkSettings::File(path) = sink { Some(path) } else { None });
+        for path in written.chain(self.checkpoint.iter().map(|path| &path.value)) {
+            let reads = |source: &&SourceSettings| match &source.origin {
+                Origin::File(files) => files.finds(path),
+                _ => false,
+            };
+            if let Some(source) = sources.iter().find(reads) {
+                reader
+                    .error(source.place, format!("this finds `{}`, which this log writes itself", path.display()))
+                    .help("write it elsewhere, or read less");
                 return None;
             }
         }

@@ -9,10 +9,11 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirEntryExt as _;
+use std::os::unix::fs::{DirEntryExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 
 use super::checkpoint::Checkpoint;
@@ -96,7 +97,7 @@ impl Followed {
 
     /// A file is at this path.
     fn meet(&mut self, path: &Path, checkpoint: &Checkpoint, now: Instant) -> Option<Identity> {
-        let file = match File::open(path) {
+        let file = match open(path) {
             Ok(file) => file,
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound && self.refused.insert(path.to_owned()) {
@@ -147,7 +148,7 @@ impl Followed {
                 entries.filter_map(Result::ok).find(|entry| entry.ino() == inode).map(|entry| entry.path())
             });
             let opened = renamed.and_then(|path| {
-                let file = File::open(&path).ok()?;
+                let file = open(&path).ok()?;
                 let is_same = identity(&file).ok()? == (device, inode) && left.fits(&file).unwrap_or(false);
                 is_same.then_some(())?;
                 Tail::new(&path, file, left.offset, now).ok()
@@ -238,7 +239,7 @@ impl Followed {
         self.inotify = Some(inotify);
         // One that came and was renamed between two looks is read under its new name.
         for path in renamed {
-            let is_new = File::open(&path).and_then(|file| identity(&file)).is_ok_and(|identity| !self.tails.contains_key(&identity));
+            let is_new = open(&path).and_then(|file| identity(&file)).is_ok_and(|identity| !self.tails.contains_key(&identity));
             if is_new
                 && let Some(identity) = self.meet(&path, checkpoint, now)
                 && let Some(tail) = self.tails.get_mut(&identity)
@@ -302,6 +303,11 @@ impl Followed {
         let lag = self.tails.values().map(|tail| tail.length().map_or(0, |length| length.saturating_sub(tail.offset()))).sum();
         (self.tails.len() as u64, lag)
     }
+}
+
+/// Without waiting, whatever it is: a pipe would have somebody write first.
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
 }
 
 fn is_compressed(path: &Path) -> bool {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::{Arrived, What};
@@ -29,9 +29,21 @@ pub(super) struct Road {
     pub(super) sender: mpsc::Sender<Arrived>,
     /// Of a line.
     pub(super) bytes_max: usize,
+    /// Whether somebody else hears from now on.
+    pub(super) stopped: watch::Receiver<bool>,
 }
 
 impl Road {
+    /// What comes of this, unless it is over first: nothing is taken from a socket any more then that could not be brought.
+    pub(super) async fn unless_stopped<T>(&self, hearing: impl Future<Output = T>) -> Option<T> {
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stopped| *stopped) => None,
+            heard = hearing => Some(heard),
+        }
+    }
+
     /// `false` if nobody takes any more.
     async fn bring(&self, from: &str, line: &[u8]) -> bool {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
@@ -46,7 +58,7 @@ impl Road {
 /// For as long as there is some.
 pub(super) async fn stdin(road: Road) {
     let lines = BufReader::new(tokio::io::stdin());
-    read_lines(lines, "stdin", &road).await;
+    road.unless_stopped(read_lines(lines, "stdin", &road)).await;
 }
 
 /// By this socket, which is somebody else's again when this is dropped.
@@ -54,8 +66,8 @@ pub(super) async fn syslog(ear: Arc<Ear>, road: Road) {
     let ended = match ear.share() {
         Ok(Ear::Udp(socket)) => udp(UdpSocket::from_std(socket), &road).await,
         Ok(Ear::UnixDatagram(socket)) => local(UnixDatagram::from_std(socket), &road).await,
-        Ok(Ear::Tcp(socket)) => tcp(TcpListener::from_std(socket), &road).await,
-        Ok(Ear::UnixStream(socket)) => unix(UnixListener::from_std(socket), &road).await,
+        Ok(Ear::Tcp(socket)) => road.unless_stopped(tcp(TcpListener::from_std(socket), &road)).await.unwrap_or(Ok(())),
+        Ok(Ear::UnixStream(socket)) => road.unless_stopped(unix(UnixListener::from_std(socket), &road)).await.unwrap_or(Ok(())),
         Err(error) => Err(error),
     };
     if let Err(error) = ended {
@@ -68,8 +80,9 @@ async fn udp(socket: io::Result<UdpSocket>, road: &Road) -> io::Result<()> {
     let socket = socket?;
     let mut room = vec![0; DATAGRAM_BYTES_MAX];
     loop {
+        let Some(heard) = road.unless_stopped(socket.recv_from(&mut room)).await else { return Ok(()) };
         // An error was some sender's.
-        let Ok((length, from)) = socket.recv_from(&mut room).await else { continue };
+        let Ok((length, from)) = heard else { continue };
         if !road.bring(&from.ip().to_string(), &room[..length]).await {
             return Ok(());
         }
@@ -80,7 +93,8 @@ async fn local(socket: io::Result<UnixDatagram>, road: &Road) -> io::Result<()> 
     let socket = socket?;
     let mut room = vec![0; DATAGRAM_BYTES_MAX];
     loop {
-        let length = socket.recv(&mut room).await?;
+        let Some(heard) = road.unless_stopped(socket.recv(&mut room)).await else { return Ok(()) };
+        let length = heard?;
         if !road.bring("local", &room[..length]).await {
             return Ok(());
         }

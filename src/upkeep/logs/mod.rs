@@ -118,7 +118,10 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
         }
     };
     let (sender, mut arrivals) = mpsc::channel(ARRIVED_MAX);
-    let road = |name| heard::Road { name, sender: sender.clone(), bytes_max: settings.line.value.bytes() };
+    let road = |name| {
+        let (sender, stopped) = (sender.clone(), stopped.clone());
+        heard::Road { name, sender, bytes_max: settings.line.value.bytes(), stopped }
+    };
     let mut followed = Vec::new();
     for source in &settings.from.value {
         let name: Arc<str> = source.label().into();
@@ -132,7 +135,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
             }
             Origin::Http => {
                 if let Some(posts) = flow.posts() {
-                    tokio::spawn(hear_posts(posts, sender.clone()));
+                    tokio::spawn(hear_posts(posts, road(None)));
                 }
             }
             Origin::Syslog(keys) => {
@@ -144,10 +147,14 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
             }
             Origin::Slowlog(server, interval) => {
                 let seen = checkpoint.get(&name).and_then(|seen| serde_json::from_value(seen).ok()).unwrap_or_default();
-                tokio::spawn(hear_slowlog(Arc::clone(&flow), name, server.clone(), *interval, seen, sender.clone()));
+                let hearing = hear_slowlog(Arc::clone(&flow), name, server.clone(), *interval, seen, sender.clone());
+                let road = road(None);
+                tokio::spawn(async move { road.unless_stopped(hearing).await });
             }
         }
     }
+    // The others have theirs.
+    drop(sender);
     let mut sinks: Vec<Sink> = settings.to.iter().map(Sink::new).collect();
     let linger = if sinks.iter().any(Sink::is_far) { LINGER_FAR } else { LINGER_NEAR };
     let alarms: Vec<_> = followed.iter().filter_map(|files| register(files.inotify()?.as_fd().try_clone_to_owned().ok()?).ok()).collect();
@@ -157,7 +164,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
     let mut began: Option<Instant> = None;
     let mut batch = Batch::default();
     let mut waiting = Waiting::default();
-    let mut is_last = false;
+    let (mut is_last, mut ends) = (false, None);
     loop {
         let now = Instant::now();
         let arrived = Timestamp::now().to_string();
@@ -227,10 +234,15 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
             note(&mut checkpoint, &flow, now);
             batch.read = 0;
         }
-        if is_last && arrivals.is_empty() {
-            return;
+        if is_last {
+            // Until whoever hears has said all that it has heard.
+            if (arrivals.is_closed() && arrivals.is_empty()) || *ends.get_or_insert(now + LAST_WORDS) <= now {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
         }
-        if has_more || is_last {
+        if has_more {
             // Others on this thread may have something.
             tokio::task::yield_now().await;
             continue;
@@ -323,10 +335,10 @@ fn give(assembler: &mut Assembler, flow: &Flow, source: &str, line: &[u8], at: &
     assembler.line(rules, &text, is_cut, 0, now, &mut |entry| flow.take(&entry, source, at, batch));
 }
 
-async fn hear_posts(mut posts: mpsc::Receiver<crate::services::logs::Posted>, sender: mpsc::Sender<Arrived>) {
-    while let Some(posted) = posts.recv().await {
+async fn hear_posts(mut posts: mpsc::Receiver<crate::services::logs::Posted>, road: heard::Road) {
+    while let Some(Some(posted)) = road.unless_stopped(posts.recv()).await {
         let arrived = Arrived { source: posted.source.into(), what: What::Posted(posted.lines, posted.taken) };
-        if sender.send(arrived).await.is_err() {
+        if road.sender.send(arrived).await.is_err() {
             return;
         }
     }
