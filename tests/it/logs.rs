@@ -289,6 +289,28 @@ fn sinks_that_refuse_lose_nothing() {
 }
 
 #[test]
+fn a_full_disk_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, out) = (directory.path().join("app.log"), directory.path().join("out.json"));
+    append(&path, "1\n2\n");
+    let to = |sink: &Path| {
+        config(&format!(
+            "from = [{{ file = \"{}\" }}]\nto = [{{ file = \"{}\" }}]\ncheckpoint = \"{}\"",
+            path.display(),
+            sink.display(),
+            directory.path().join("checkpoint").display()
+        ))
+    };
+    let rig = Rig::start(&to(Path::new("/dev/full")));
+    eventually("it is said", || rig.metric("attache_logs_errors_total{service=\"l\"}") >= 2.0 && rig.log().contains("No space left"));
+    assert_eq!(rig.metric("attache_logs_records_total{service=\"l\"}"), 0.0);
+    append(&path, "3\n");
+    // Where there is room, all of it goes there.
+    rig.reloaded(&to(&out));
+    eventually("all is there", || std::fs::read_to_string(&out).unwrap_or_default().lines().count() == 3);
+}
+
+#[test]
 fn who_may_drop_drops_and_counts() {
     let origin = Origin::answering("HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n");
     let directory = tempfile::tempdir().unwrap();

@@ -93,7 +93,8 @@ pub(super) fn combined(text: &str) -> Option<Record<'_>> {
     let (request, rest) = quoted(rest)?;
     let rest = rest.strip_prefix(' ')?;
     let (status, rest) = rest.split_once(' ')?;
-    let code: u16 = status.parse().ok().filter(|code| (100..1000).contains(code))?;
+    // With a zero before it, it would be no number of JSON.
+    let code: u16 = status.parse().ok().filter(|code| (100..1000).contains(code) && status.len() == 3)?;
     let (bytes, mut rest) = rest.split_once(' ').unwrap_or((rest, ""));
     let level = if code >= 500 {
         "error"
