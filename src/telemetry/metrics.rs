@@ -81,6 +81,7 @@ metrics! {
     LOG_UNREAD = Counter "logs_unparsed_total" ["service"] "Lines that no parser fitted; they are records all the same.";
     LOG_MISSING = Counter "logs_missing_total" ["service", "reason"] "What is not among the records: sampled (as was asked for), refused (by a sink that may), lost (pushed out before it was read), cut (ends of long lines).";
     LOG_TRUNCATED = Counter "logs_truncated_total" ["service"] "Files that began anew under the same inode; what was written in between may be lost.";
+    LOG_UNCOUNTED = Counter "logs_uncounted_total" ["service"] "Records that a count has no room for, since they would be a series beyond its 10000.";
     LOG_ERRORS = Counter "logs_errors_total" ["service"] "Times that a source could not be read, or a sink took nothing.";
     LOG_FILES = Gauge "logs_files" ["service"] "Files that are followed.";
     LOG_LAG = Gauge "logs_lag_bytes" ["service"] "Bytes in those files that were not read yet.";
@@ -627,6 +628,7 @@ pub struct LogMetrics {
     /// By [`LOG_REASONS`].
     missing: [AtomicU64; 4],
     truncated: AtomicU64,
+    uncounted: AtomicU64,
     errors: AtomicU64,
     files: AtomicU64,
     lag: AtomicU64,
@@ -667,6 +669,11 @@ impl LogMetrics {
     /// A file began anew.
     pub fn truncated(&self) {
         self.truncated.fetch_add(1, Relaxed);
+    }
+
+    /// A count has no room for its series.
+    pub fn uncounted(&self) {
+        self.uncounted.fetch_add(1, Relaxed);
     }
 
     pub fn failed(&self) {
@@ -1035,6 +1042,7 @@ impl Metrics {
                 page.add(&LOG_MISSING, &[&service, reason], missing.load(Relaxed) as f64);
             }
             page.add(&LOG_TRUNCATED, &[&service], metrics.truncated.load(Relaxed) as f64);
+            page.add(&LOG_UNCOUNTED, &[&service], metrics.uncounted.load(Relaxed) as f64);
             page.add(&LOG_ERRORS, &[&service], metrics.errors.load(Relaxed) as f64);
             page.add(&LOG_FILES, &[&service], metrics.files.load(Relaxed) as f64);
             page.add(&LOG_LAG, &[&service], metrics.lag.load(Relaxed) as f64);

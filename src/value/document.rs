@@ -131,6 +131,17 @@ fn hide_password(text: &str) -> String {
     format!("{scheme}://{name}:***{}", &rest[user.len()..])
 }
 
+/// Reads a value of TOML, for tests; the error has every mistake.
+#[cfg(test)]
+pub fn decoded<T: super::Decode>(text: &str) -> Result<T, String> {
+    let mut found = super::Diagnostics::default();
+    let mut sources = super::Sources::default();
+    sources.add("a.toml", text);
+    let document: toml::Table = format!("x = {text}").parse().expect("TOML");
+    let value = T::decode(&Item::of_toml(&document["x"], text), &mut super::Reader::new(&sources, &mut found));
+    value.ok_or_else(|| format!("{:?}", found.iter().collect::<Vec<_>>()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::hide_password;

@@ -485,6 +485,83 @@ fn slow_commands_are_told_once() {
 }
 
 #[test]
+fn files_are_named_and_begun_as_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.log");
+    append(&path, "old\n");
+    let rig = Rig::start(&config(&format!("from = [{{ file = \"{}\", start = \"end\", name = \"app\" }}]\nkeep = 2", path.display())));
+    eventually("it is followed", || rig.metric("attache_logs_files{service=\"l\"}") == 1.0);
+    append(&path, "1\n2\n3\n");
+    tells(&rig, &["2", "3"]);
+    assert_eq!(records(&rig)[0]["source"], "app");
+    assert_eq!(rig.metric("attache_logs_records_total{service=\"l\"}"), 3.0);
+}
+
+#[test]
+fn posts_are_compressed_and_say_who_sends_them() {
+    let origin = Origin::ok("");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.log");
+    append(&path, "one\n");
+    let text = config(&format!(
+        "from = [{{ file = \"{}\" }}]\nto = [{{ http = \"http://{}/in?a=b\", headers = {{ authorization = \"Bearer x\" }} }}]",
+        path.display(),
+        origin.address
+    ));
+    let rig = Rig::start(&text);
+    tells(&rig, &["one"]);
+    let seen = origin.seen();
+    let request = &seen[0];
+    assert!(request.line().starts_with("POST /in?a=b "), "{}", request.head);
+    assert_eq!((request.header("authorization"), request.header("content-encoding")), (Some("Bearer x"), Some("gzip")));
+    let mut body = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(request.body.as_slice()), &mut body).unwrap();
+    assert_eq!(read(&body)[0]["msg"], "one");
+}
+
+/// A line that somebody had not ended was cut off with what a crash leaves of ours.
+#[test]
+fn a_file_that_is_somebody_elses_stays_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, out) = (directory.path().join("app.log"), directory.path().join("out.json"));
+    append(&path, "one\n");
+    std::fs::write(&out, "theirs").unwrap();
+    let text = config(&format!("from = [{{ file = \"{}\" }}]\nto = [{{ file = \"{}\" }}]", path.display(), out.display()));
+    let mut rig = Rig::start(&text);
+    tells(&rig, &["one"]);
+    rig.signal("KILL");
+    rig.ended();
+    append(&out, "{\"ts\":\"2026-");
+    let rig = Rig::start(&text);
+    tells(&rig, &["one"]);
+    let written = std::fs::read_to_string(&out).unwrap();
+    assert!(written.starts_with("theirs\n{") && !written.contains("2026-{") && written.lines().count() == 3, "{written}");
+}
+
+#[test]
+fn what_no_sink_has_taken_is_read_again_under_any_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    append(&at("app.log"), "one\n");
+    let to = |sink: &Path| {
+        config(&format!(
+            "from = [{{ file = \"{}\" }}]\nto = [{{ file = \"{}\" }}]\ncheckpoint = \"{}\"",
+            at("app.log*").display(),
+            sink.display(),
+            at("checkpoint").display()
+        ))
+    };
+    // Nothing is taken, so that everything is on its way.
+    let mut rig = Rig::start(&to(Path::new("/dev/full")));
+    eventually("it was offered", || rig.metric("attache_logs_errors_total{service=\"l\"}") >= 1.0);
+    std::fs::rename(at("app.log"), at("app.log.1")).unwrap();
+    rig.signal("TERM");
+    rig.ended();
+    let rig = Rig::start(&to(&at("out.json")));
+    tells(&rig, &["one"]);
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let check_wrong = |logs: &str, wanted: &str| {
         let said = refused(&config(logs));
@@ -503,6 +580,10 @@ fn what_is_wrong_is_said() {
     check_wrong(
         "from = [{ http = true }]\ncheckpoint = \"/a/c\"\n[service.m.logs]\nfrom = [{ http = true }]\ncheckpoint = \"/a/c\"",
         "has the same checkpoint",
+    );
+    check_wrong(
+        "from = [{ http = true }]\ncount = [{ name = \"a\" }]\n[service.m.logs]\nfrom = [{ http = true }]\ncount = [{ name = \"a\" }]",
+        "counts something by the name `a`",
     );
     check_wrong("from = [{ stdin = false }]", "`stdin = false` is no source");
     check_wrong("from = [{ file = \"/a\" }, { file = \"/a\" }]", "this is read twice");

@@ -100,6 +100,16 @@ impl Services<'_> {
                 return None;
             }
         }
+        // Two families of one name would make the page one that nobody can read.
+        for count in &settings.count.value {
+            let counts = |logs: &Logs| logs.flow.settings.count.value.iter().any(|other| other.name.value == count.name.value);
+            let same = self.others.iter().find(|other| matches!(&*other.service, Service::Logs(logs) if counts(logs)));
+            if let Some(other) = same {
+                let message = format!("`{}` counts something by the name `{}`", other.name, count.name.value.0);
+                found.error(count.name.place, message).help("give each count a name of its own");
+                return None;
+            }
+        }
         let known = self.inputs.previous.and_then(|generation| generation.log(name)).map(|log| &log.flow);
         let flow = match known {
             Some(same) if same.settings.is_as(settings) => Arc::clone(same),

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use super::parse::Envelope;
+use super::parse::{Envelope, Peeled};
 use super::settings::Multiline;
 
 /// What may be one record.
@@ -59,8 +59,15 @@ impl Rules<'_> {
 }
 
 impl Assembler {
-    /// A line without its end; `begins` is where, in its source.
-    pub fn line(&mut self, rules: Rules<'_>, line: &str, is_cut: bool, begins: u64, now: Instant, take: &mut impl FnMut(Entry<'_>)) {
+    /// A line as it came, without its end; `begins` is where, in its source.
+    pub fn bytes(&mut self, rules: Rules<'_>, line: &[u8], begins: u64, now: Instant, take: &mut impl FnMut(Entry<'_>)) {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let is_cut = line.len() > rules.bytes_max;
+        let text = String::from_utf8_lossy(&line[..line.len().min(rules.bytes_max)]);
+        self.line(rules, &text, is_cut, begins, now, take);
+    }
+
+    fn line(&mut self, rules: Rules<'_>, line: &str, is_cut: bool, begins: u64, now: Instant, take: &mut impl FnMut(Entry<'_>)) {
         if rules.are_plain() {
             take(Entry { text: line, ts: None, stream: "", is_cut });
             return;
@@ -73,23 +80,7 @@ impl Assembler {
         let known = self.pending.iter().position(|pending| pending.stream == stream);
         let is_begin = |text: &str| rules.multiline.is_none_or(|multiline| multiline.start.0.is_match(text));
         let Some(at) = known else {
-            if !is_partial && rules.multiline.is_none() {
-                take(Entry { text: &text, ts: ts.as_deref(), stream: &stream, is_cut });
-                return;
-            }
-            if self.pending.len() >= STREAMS_MAX {
-                self.flush(take);
-            }
-            self.pending.push(Pending {
-                stream: stream.into_owned(),
-                ts: ts.map(Cow::into_owned),
-                text: text.into_owned(),
-                lines: 1,
-                begins,
-                touched: now,
-                part: is_partial.then_some(0),
-                is_cut,
-            });
+            self.begin(Peeled { text, ts, stream, is_partial }, is_cut, rules, begins, now, take);
             return;
         };
         let pending = &mut self.pending[at];
@@ -100,7 +91,7 @@ impl Assembler {
             None if is_begin(&text) || pending.lines >= rules.multiline.map_or(1, |multiline| multiline.lines.0) => {
                 let whole = self.pending.remove(at);
                 whole.give(take);
-                self.line_anew(rules, Peeled { text, ts, stream, is_partial, is_cut }, begins, now, take);
+                self.begin(Peeled { text, ts, stream, is_partial }, is_cut, rules, begins, now, take);
                 return;
             }
             None => {
@@ -136,11 +127,15 @@ impl Assembler {
         }
     }
 
-    fn line_anew(&mut self, rules: Rules<'_>, peeled: Peeled<'_>, begins: u64, now: Instant, take: &mut impl FnMut(Entry<'_>)) {
-        let Peeled { text, ts, stream, is_partial, is_cut } = peeled;
+    /// A line that goes on with nothing: a whole one if nothing can follow.
+    fn begin(&mut self, line: Peeled<'_>, is_cut: bool, rules: Rules<'_>, begins: u64, now: Instant, take: &mut impl FnMut(Entry<'_>)) {
+        let Peeled { text, ts, stream, is_partial } = line;
         if !is_partial && rules.multiline.is_none() {
             take(Entry { text: &text, ts: ts.as_deref(), stream: &stream, is_cut });
             return;
+        }
+        if self.pending.len() >= STREAMS_MAX {
+            self.flush(take);
         }
         self.pending.push(Pending {
             stream: stream.into_owned(),
@@ -181,14 +176,6 @@ impl Assembler {
     }
 }
 
-struct Peeled<'a> {
-    text: Cow<'a, str>,
-    ts: Option<Cow<'a, str>>,
-    stream: Cow<'a, str>,
-    is_partial: bool,
-    is_cut: bool,
-}
-
 impl Pending {
     fn give(self, take: &mut impl FnMut(Entry<'_>)) {
         take(Entry { text: &self.text, ts: self.ts.as_deref(), stream: &self.stream, is_cut: self.is_cut });
@@ -211,8 +198,7 @@ mod tests {
     use regex::Regex;
 
     use super::*;
-    use crate::services::logs::settings::Pattern;
-    use crate::value::Whole;
+    use crate::value::{Pattern, Whole};
 
     fn multiline(start: &str) -> Multiline {
         Multiline { start: Pattern(Regex::new(start).unwrap()), flush: Duration::from_secs(1), lines: Whole(3) }

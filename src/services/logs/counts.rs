@@ -15,7 +15,6 @@ use crate::proto::exposition::{write_labels, write_value};
 pub struct Counts {
     /// One for each count, in their order.
     families: Vec<Family>,
-    left_out: u64,
 }
 
 #[derive(Debug, Default)]
@@ -38,18 +37,18 @@ const LABEL_BYTES_MAX: usize = 256;
 
 impl Counts {
     pub fn new(counts: &[Count]) -> Self {
-        Self { families: counts.iter().map(|_| Family::default()).collect(), left_out: 0 }
+        Self { families: counts.iter().map(|_| Family::default()).collect() }
     }
 
-    /// `at` is the place of a count among those these were made for.
-    pub fn add(&mut self, at: usize, count: &Count, record: &Record<'_>) {
-        let Some(family) = self.families.get_mut(at) else { return };
+    /// `at` is the place of a count among those these were made for. `false` if there is no room for one more series.
+    pub fn add(&mut self, at: usize, count: &Count, record: &Record<'_>) -> bool {
+        let Some(family) = self.families.get_mut(at) else { return true };
         let value = match &count.value {
             None => 1.0,
             Some(place) => match record.get(place).and_then(|text| text.trim().parse::<f64>().ok()).filter(|value| value.is_finite()) {
                 // A counter never goes down.
                 Some(value) if value >= 0.0 || count.r#type == CountType::Histogram => value,
-                _ => return,
+                _ => return true,
             },
         };
         let mut labels = Vec::with_capacity(count.labels.len());
@@ -63,8 +62,7 @@ impl Counts {
         let mut key = String::new();
         write_labels(&labels, &mut key);
         if family.series.len() >= SERIES_MAX && !family.series.contains_key(&key) {
-            self.left_out += 1;
-            return;
+            return false;
         }
         let series = family.series.entry(key).or_default();
         series.sum += value;
@@ -75,10 +73,7 @@ impl Counts {
                 series.buckets[bucket] += 1;
             }
         }
-    }
-
-    pub fn left_out(&self) -> u64 {
-        self.left_out
+        true
     }
 
     /// As Prometheus reads it.

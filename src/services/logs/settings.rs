@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use regex::Regex;
 
 use super::parse::Parsers;
 use super::record::FieldPlace;
@@ -14,7 +13,8 @@ use super::sinks::SinkSettings;
 use crate::proto::exposition::plain_name;
 use crate::services::metrics::{Buckets, LabelName, MetricName};
 use crate::value::{
-    Choice, Decode, EarKey, EarKeys, Fields, Grace, Item, Key, Place, Reader, Server, ServerKind, Share, Size, Spanned, Value, Whole,
+    Choice, Decode, EarKey, EarKeys, Fields, Grace, Item, Key, Pattern, Place, Reader, Server, ServerKind, Share, Size, Spanned, Value,
+    Whole,
 };
 use crate::{settings, words};
 
@@ -89,25 +89,6 @@ settings! {
     }
 }
 
-/// A regex.
-#[derive(Clone, Debug)]
-pub struct Pattern(pub Regex);
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
-}
-
-impl Decode for Pattern {
-    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        let text = String::decode(item, reader)?;
-        let last = |error: &regex::Error| error.to_string().lines().last().unwrap_or_default().trim().to_owned();
-        let regex = Regex::new(&text).map_err(|error| format!("this is no regex: {}", last(&error)));
-        reader.accept(regex, item.place, "write one such as '^\\d{4}-'").map(Self)
-    }
-}
-
 /// What is replaced before anybody sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Redact {
@@ -158,10 +139,7 @@ impl Decode for Wanted {
         };
         match text.strip_prefix('~') {
             _ if text == "*" => Some(Self::Any),
-            Some(regex) => {
-                let regex = Regex::new(regex).map_err(|error| format!("this is no regex: {error}"));
-                reader.accept(regex, item.place, "write \"~^5\", or \"text\"").map(|regex| Self::Fits(Pattern(regex)))
-            }
+            Some(regex) => reader.accept(Pattern::parse(regex), item.place, "write \"~^5\", or \"text\"").map(Self::Fits),
             None => Some(Self::Exactly(text)),
         }
     }

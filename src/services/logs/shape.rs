@@ -97,7 +97,9 @@ impl Flow {
         if !settings.count.value.is_empty() {
             let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
             for (at, count) in settings.count.value.iter().enumerate().filter(|(_, count)| count.when.holds(&record)) {
-                counts.add(at, count, &record);
+                if !counts.add(at, count, &record) {
+                    self.metrics.uncounted();
+                }
             }
         }
         if let Some(sample) = settings.sample.iter().find(|sample| sample.when.holds(&record))

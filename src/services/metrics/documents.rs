@@ -95,10 +95,10 @@ fn text(value: &Val) -> String {
 pub fn text_matches(text: &str, matches: &[Match], ours: &Labels, page: &mut Page) -> Result<(), String> {
     for wanted in matches {
         let mut found = false;
-        for captures in wanted.regex.0.captures_iter(text) {
+        for captures in wanted.regex.0.0.captures_iter(text) {
             let written = captures.name("value").map_or("", |value| value.as_str());
             let value: f64 = written.trim().parse().map_err(|_| format!("`{}`: `{written:.40}` is no number", wanted.name.0))?;
-            let groups = wanted.regex.0.capture_names().flatten().filter(|name| *name != "value");
+            let groups = wanted.regex.0.0.capture_names().flatten().filter(|name| *name != "value");
             let mut labels: Vec<(String, String)> = groups
                 .map(|name| (name.to_owned(), captures.name(name).map_or_else(String::new, |group| group.as_str().to_owned())))
                 .collect();

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use regex::Regex;
 
 use crate::proto::exposition::Sample;
-use crate::value::{Decode, Fields, Item, Reader, Spanned};
+use crate::value::{Decode, Fields, Item, Pattern, Reader, Spanned};
 use crate::{settings, words};
 
 words! {
@@ -68,16 +68,10 @@ impl Decode for Rule {
             }
             return None;
         }
-        let parsed =
-            Regex::new(&format!("^(?s:{})$", written.regex.value)).map_err(|error| format!("this is no regex: {}", last_line(&error)));
-        let regex = reader.accept(parsed, written.regex.place, "write one such as \"http_(.*)_total\"")?;
+        let parsed = Pattern::parse(&format!("^(?s:{})$", written.regex.value));
+        let Pattern(regex) = reader.accept(parsed, written.regex.place, "write one such as \"http_(.*)_total\"")?;
         Some(Self { written, regex })
     }
-}
-
-/// Of a message that draws the regex as well.
-pub(super) fn last_line(error: &regex::Error) -> String {
-    error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 const NAME: &str = "__name__";

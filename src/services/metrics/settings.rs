@@ -7,15 +7,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use regex::Regex;
 
-use super::relabel::{Rule, last_line};
+use super::relabel::Rule;
 use super::{probe, process, statsd};
 use crate::proto::exposition::{Kind, plain_name};
 use crate::tls::ConnectorSettings;
 use crate::value::{
-    Address, Choice, Decode, EarKey, EarKeys, Entry, Fields, Grace, Item, Jq, Key, Place, Reader, Server, ServerKind, Size, SourceId,
-    Spanned, Url, Whole,
+    Address, Choice, Decode, EarKey, EarKeys, Entry, Fields, Grace, Item, Jq, Key, Pattern, Place, Reader, Server, ServerKind, Size,
+    SourceId, Spanned, Url, Whole,
 };
 use crate::{settings, words};
 
@@ -131,7 +130,7 @@ settings! {
         /// Of the metric.
         name: MetricName,
         /// Wherever it fits: the group `value` is the value, others with names are labels.
-        regex: Pattern,
+        regex: WithValue,
         labels: IndexMap<LabelName, String> = IndexMap::new(),
         r#type: MetricType = MetricType::Gauge,
         help: String = String::new(),
@@ -151,26 +150,20 @@ settings! {
     }
 }
 
-#[derive(Clone, Debug)]
-pub struct Pattern(pub Regex);
+/// A regex with a group `value`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WithValue(pub Pattern);
 
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
-}
-
-impl Decode for Pattern {
+impl Decode for WithValue {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let text = String::decode(item, reader)?;
         let help = "write one such as 'Active connections: (?<value>\\d+)'";
-        let regex =
-            reader.accept(Regex::new(&text).map_err(|error| format!("this is no regex: {}", last_line(&error))), item.place, help)?;
-        if !regex.capture_names().flatten().any(|name| name == "value") {
+        let pattern = reader.accept(Pattern::parse(&text), item.place, help)?;
+        if !pattern.0.capture_names().flatten().any(|name| name == "value") {
             reader.error(item.place, "no group of this regex is called `value`").help(help);
             return None;
         }
-        Some(Self(regex))
+        Some(Self(pattern))
     }
 }
 

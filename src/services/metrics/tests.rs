@@ -7,7 +7,7 @@ use super::settings::{Mapping, Match};
 use super::*;
 use crate::proto::exposition::{self, Sample};
 use crate::proto::resp::Reply;
-use crate::value::{Decode, Diagnostics, Item, Reader, Sources};
+use crate::value::{Decode, decoded};
 
 fn lines(page: &Page) -> Vec<String> {
     page.write(Format::Text).lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
@@ -15,12 +15,7 @@ fn lines(page: &Page) -> Vec<String> {
 
 /// Reads a value of TOML.
 pub(super) fn decode<T: Decode>(text: &str) -> T {
-    let mut found = Diagnostics::default();
-    let mut sources = Sources::default();
-    sources.add("a.toml", text);
-    let document: toml::Table = format!("x = {text}").parse().unwrap();
-    let decoded = T::decode(&Item::of_toml(&document["x"], text), &mut Reader::new(&sources, &mut found));
-    decoded.unwrap_or_else(|| panic!("{:?}", found.iter().collect::<Vec<_>>()))
+    decoded(text).unwrap_or_else(|found| panic!("{found}"))
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirEntryExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -23,6 +24,8 @@ use crate::services::logs::{Batch, Files, Flow};
 /// The files of one source.
 pub(super) struct Followed {
     settings: Files,
+    /// What `source` says, if not the path.
+    name: Option<Arc<str>>,
     pattern: glob::Pattern,
     tails: BTreeMap<Identity, Tail>,
     /// Files at paths that cannot be read, each of which was said once.
@@ -49,10 +52,11 @@ fn key(identity: Identity) -> String {
 }
 
 impl Followed {
-    pub(super) fn new(settings: &Files) -> Result<Self, String> {
+    pub(super) fn new(settings: &Files, name: Option<Arc<str>>) -> Result<Self, String> {
         let pattern = glob::Pattern::new(&settings.pattern.to_string_lossy()).map_err(|error| error.msg.to_owned())?;
         Ok(Self {
             settings: settings.clone(),
+            name,
             pattern,
             tails: BTreeMap::new(),
             refused: HashSet::new(),
@@ -130,7 +134,7 @@ impl Followed {
             None if self.is_first && self.settings.from_end => file.metadata().map_or(0, |metadata| metadata.len()),
             None => 0,
         };
-        self.tails.insert(identity, Tail::new(path, file, offset, now).ok()?);
+        self.tails.insert(identity, Tail::new(path, file, offset, self.name.clone(), now).ok()?);
         Some(identity)
     }
 
@@ -151,7 +155,7 @@ impl Followed {
                 let file = open(&path).ok()?;
                 let is_same = identity(&file).ok()? == (device, inode) && left.fits(&file).unwrap_or(false);
                 is_same.then_some(())?;
-                Tail::new(&path, file, left.offset, now).ok()
+                Tail::new(&path, file, left.offset, self.name.clone(), now).ok()
             });
             let Some(mut tail) = opened else {
                 tracing::warn!(path = %left.path.display(), "a log went away while nobody read it");
@@ -180,13 +184,11 @@ impl Followed {
         }
     }
 
-    /// Has it written down which files there are, before anything of them is read: one that is renamed and not read when this process
-    /// is killed could not be found again.
+    /// Has it written down which files there are, and how far sinks have them: one that is renamed and not read when this process is killed
+    /// could not be found again.
     fn note(&mut self, checkpoint: &mut Checkpoint) {
         for (identity, tail) in &mut self.tails {
-            if tail.is_new()
-                && let Some(left) = tail.left()
-            {
+            if let Some(left) = tail.left() {
                 checkpoint.put(&key(*identity), serde_json::to_value(left).ok());
             }
         }
@@ -291,11 +293,11 @@ impl Followed {
                 && tail.length().is_ok_and(|length| length <= tail.offset());
             if is_over {
                 checkpoint.put(&key(*identity), None);
-            } else if let Some(left) = tail.left() {
-                checkpoint.put(&key(*identity), serde_json::to_value(left).ok());
             }
+            tail.commit();
             !is_over
         });
+        self.note(checkpoint);
     }
 
     /// How many there are, and how much of them is not read yet.

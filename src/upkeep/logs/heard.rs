@@ -3,6 +3,7 @@
 //! Holds what waits within a bound; while nobody takes it, streams are not read, and of datagrams the kernel drops what it cannot hold.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ impl Road {
         if line.is_empty() {
             return true;
         }
-        let source = self.name.as_ref().map_or_else(|| format!("syslog {from}").into(), Arc::clone);
+        let source = self.name.as_ref().map_or_else(|| from.into(), Arc::clone);
         self.sender.send(Arrived { source, what: What::Line(line.to_vec()) }).await.is_ok()
     }
 }
@@ -76,6 +77,12 @@ pub(super) async fn syslog(ear: Arc<Ear>, road: Road) {
     drop(ear);
 }
 
+fn sender_of(address: SocketAddr) -> String {
+    format!("syslog {}", address.ip())
+}
+
+const LOCAL: &str = "syslog local";
+
 async fn udp(socket: io::Result<UdpSocket>, road: &Road) -> io::Result<()> {
     let socket = socket?;
     let mut room = vec![0; DATAGRAM_BYTES_MAX];
@@ -83,7 +90,7 @@ async fn udp(socket: io::Result<UdpSocket>, road: &Road) -> io::Result<()> {
         let Some(heard) = road.unless_stopped(socket.recv_from(&mut room)).await else { return Ok(()) };
         // An error was some sender's.
         let Ok((length, from)) = heard else { continue };
-        if !road.bring(&from.ip().to_string(), &room[..length]).await {
+        if !road.bring(&sender_of(from), &room[..length]).await {
             return Ok(());
         }
     }
@@ -95,7 +102,7 @@ async fn local(socket: io::Result<UnixDatagram>, road: &Road) -> io::Result<()> 
     loop {
         let Some(heard) = road.unless_stopped(socket.recv(&mut room)).await else { return Ok(()) };
         let length = heard?;
-        if !road.bring("local", &room[..length]).await {
+        if !road.bring(LOCAL, &room[..length]).await {
             return Ok(());
         }
     }
@@ -109,7 +116,7 @@ async fn tcp(listener: io::Result<TcpListener>, road: &Road) -> io::Result<()> {
             accepted = listener.accept(), if streams.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, from)) => {
                     let road = road.clone();
-                    streams.spawn(async move { read_frames(stream, &from.ip().to_string(), &road).await });
+                    streams.spawn(async move { read_frames(stream, &sender_of(from), &road).await });
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
@@ -126,7 +133,7 @@ async fn unix(listener: io::Result<UnixListener>, road: &Road) -> io::Result<()>
             accepted = listener.accept(), if streams.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, _)) => {
                     let road = road.clone();
-                    streams.spawn(async move { read_frames(stream, "local", &road).await });
+                    streams.spawn(async move { read_frames(stream, LOCAL, &road).await });
                 }
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },

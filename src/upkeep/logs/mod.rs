@@ -94,6 +94,8 @@ enum What {
 const ARRIVED_MAX: usize = 1024;
 /// Bytes of lines in a batch.
 const BATCH_BYTES: usize = 256 << 10;
+/// Sources with lines that are waited for more of; whoever sends datagrams can claim to be many.
+const PENDING_MAX: usize = 1024;
 /// A batch of few waits for more, so long where each costs.
 const LINGER_NEAR: Duration = Duration::from_millis(10);
 const LINGER_FAR: Duration = Duration::from_millis(200);
@@ -124,32 +126,32 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
     };
     let mut followed = Vec::new();
     for source in &settings.from.value {
-        let name: Arc<str> = source.label().into();
+        let name: Option<Arc<str>> = source.name.as_deref().map(Arc::from);
         match &source.origin {
-            Origin::File(files) => match Followed::new(files) {
+            Origin::File(files) => match Followed::new(files, name) {
                 Ok(files) => followed.push(files),
                 Err(error) => tracing::error!(log = flow.name, error, "files cannot be looked for"),
             },
             Origin::Stdin => {
-                tokio::spawn(heard::stdin(road(Some(name))));
+                tokio::spawn(heard::stdin(road(name)));
             }
             Origin::Http => {
                 if let Some(posts) = flow.posts() {
-                    tokio::spawn(hear_posts(posts, road(None)));
+                    tokio::spawn(hear_posts(posts, road(name)));
                 }
             }
             Origin::Syslog(keys) => {
                 for key in &keys.0 {
                     if let Some((_, ear)) = ears.iter().find(|(bound, _)| *bound == key.value) {
-                        tokio::spawn(heard::syslog(Arc::clone(ear), road(source.name.as_deref().map(Arc::from))));
+                        tokio::spawn(heard::syslog(Arc::clone(ear), road(name.clone())));
                     }
                 }
             }
             Origin::Slowlog(server, interval) => {
-                let seen = checkpoint.get(&name).and_then(|seen| serde_json::from_value(seen).ok()).unwrap_or_default();
-                let hearing = hear_slowlog(Arc::clone(&flow), name, server.clone(), *interval, seen, sender.clone());
-                let road = road(None);
-                tokio::spawn(async move { road.unless_stopped(hearing).await });
+                let looked = Looked { server: server.clone(), interval: *interval, key: format!("redis_slowlog {server}") };
+                let seen = checkpoint.get(&looked.key).and_then(|seen| serde_json::from_value(seen).ok()).unwrap_or_default();
+                let (flow, road) = (Arc::clone(&flow), road(name));
+                tokio::spawn(async move { road.unless_stopped(hear_slowlog(flow, looked, seen, &road)).await });
             }
         }
     }
@@ -159,7 +161,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
     let linger = if sinks.iter().any(Sink::is_far) { LINGER_FAR } else { LINGER_NEAR };
     let alarms: Vec<_> = followed.iter().filter_map(|files| register(files.inotify()?.as_fd().try_clone_to_owned().ok()?).ok()).collect();
     let mut room = Vec::new();
-    let mut assemblers = std::collections::HashMap::new();
+    let mut assemblers = Assemblers::new();
     let mut scanned: Option<Instant> = None;
     let mut began: Option<Instant> = None;
     let mut batch = Batch::default();
@@ -191,12 +193,18 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
             let Ok(next) = arrivals.try_recv() else { break };
             waiting.take(next, &flow, &mut assemblers, &arrived, now, &mut batch);
         }
-        for (source, assembler) in &mut assemblers {
-            let assembler: &mut Assembler = assembler;
-            assembler.flush_idle(flow.rules(), now, &mut |entry: Entry<'_>| flow.take(&entry, source, &arrived, &mut batch));
-        }
         // What others brought is nowhere else: it goes out before the end.
         is_last |= *stopped.borrow();
+        let is_full = assemblers.len() > PENDING_MAX;
+        assemblers.retain(|source, assembler| {
+            let take = &mut |entry: Entry<'_>| flow.take(&entry, source, &arrived, &mut batch);
+            if is_last || is_full {
+                assembler.flush(take);
+            } else {
+                assembler.flush_idle(flow.rules(), now, take);
+            }
+            assembler.begins().is_some()
+        });
         if !batch.is_empty() && began.is_none() {
             began = Some(now);
         }
@@ -297,12 +305,12 @@ impl Waiting {
         match what {
             What::Line(line) => {
                 let assembler = assemblers.entry(Arc::clone(&source)).or_default();
-                give(assembler, flow, &source, &line, at, now, batch);
+                assembler.bytes(flow.rules(), &line, 0, now, &mut |entry: Entry<'_>| flow.take(&entry, &source, at, batch));
             }
             What::Posted(lines, taken) => {
                 let mut assembler = Assembler::default();
                 for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                    give(&mut assembler, flow, &source, line, at, now, batch);
+                    assembler.bytes(flow.rules(), line, 0, now, &mut |entry: Entry<'_>| flow.take(&entry, &source, at, batch));
                 }
                 assembler.flush(&mut |entry| flow.take(&entry, &source, at, batch));
                 self.told.push(taken);
@@ -327,31 +335,26 @@ impl Waiting {
     }
 }
 
-fn give(assembler: &mut Assembler, flow: &Flow, source: &str, line: &[u8], at: &str, now: Instant, batch: &mut Batch) {
-    let rules = flow.rules();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let text = String::from_utf8_lossy(&line[..line.len().min(rules.bytes_max)]);
-    let is_cut = line.len() > rules.bytes_max;
-    assembler.line(rules, &text, is_cut, 0, now, &mut |entry| flow.take(&entry, source, at, batch));
-}
-
 async fn hear_posts(mut posts: mpsc::Receiver<crate::services::logs::Posted>, road: heard::Road) {
     while let Some(Some(posted)) = road.unless_stopped(posts.recv()).await {
-        let arrived = Arrived { source: posted.source.into(), what: What::Posted(posted.lines, posted.taken) };
+        let source = road.name.clone().unwrap_or_else(|| posted.source.into());
+        let arrived = Arrived { source, what: What::Posted(posted.lines, posted.taken) };
         if road.sender.send(arrived).await.is_err() {
             return;
         }
     }
 }
 
-async fn hear_slowlog(
-    flow: Arc<Flow>,
-    name: Arc<str>,
+/// Whose slow commands are looked at, how often, and what the checkpoint calls them.
+struct Looked {
     server: crate::value::Server,
     interval: Duration,
-    mut seen: slowlog::Seen,
-    sender: mpsc::Sender<Arrived>,
-) {
+    key: String,
+}
+
+async fn hear_slowlog(flow: Arc<Flow>, looked: Looked, mut seen: slowlog::Seen, road: &heard::Road) {
+    let Looked { server, interval, key } = looked;
+    let source = road.name.clone().unwrap_or_else(|| key.as_str().into());
     let mut pause = interval;
     loop {
         match slowlog::look(&server, &seen).await {
@@ -360,8 +363,8 @@ async fn hear_slowlog(
                 flow.metrics.lost(found.lost);
                 if found.seen != seen {
                     seen = found.seen.clone();
-                    let what = What::Slow(found.lines, name.to_string(), found.seen);
-                    if sender.send(Arrived { source: Arc::clone(&name), what }).await.is_err() {
+                    let what = What::Slow(found.lines, key.clone(), found.seen);
+                    if road.sender.send(Arrived { source: Arc::clone(&source), what }).await.is_err() {
                         return;
                     }
                 }

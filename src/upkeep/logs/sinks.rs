@@ -203,14 +203,23 @@ fn opened(path: &Path) -> io::Result<File> {
         }
         end = begin;
     }
-    // Not more than a record of ours can be long: a file without line ends is somebody else's.
-    if end < length && length - end <= RECORD_BYTES_MAX {
+    if end == length {
+        return Ok(file);
+    }
+    let mut begins = vec![0; RECORD_BEGINS.len().min((length - end) as usize)];
+    file.seek(SeekFrom::Start(end))?;
+    file.read_exact(&mut begins)?;
+    if RECORD_BEGINS.starts_with(&begins) {
         file.set_len(end)?;
+    } else {
+        // Somebody else's line: it is ended instead.
+        file.write_all(b"\n")?;
     }
     Ok(file)
 }
 
-const RECORD_BYTES_MAX: u64 = 128 << 20;
+/// So does every record begin, and what a crash left of one.
+const RECORD_BEGINS: &[u8] = b"{\"ts\":\"";
 
 fn compressed(posting: &Posting, body: Vec<u8>) -> Bytes {
     if !posting.gzip {

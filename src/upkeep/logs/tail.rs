@@ -7,11 +7,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::services::logs::assemble::{Assembler, Entry, Rules};
+use crate::services::logs::assemble::{Assembler, Entry};
 use crate::services::logs::{Batch, Flow};
 
 /// Device and inode.
@@ -35,8 +36,12 @@ pub(super) struct Tail {
     /// It is not where it was found any more.
     pub(super) is_gone: bool,
     pub(super) last_news: Instant,
-    /// What the checkpoint says.
-    committed: u64,
+    /// What sinks have of it ends here.
+    taken: u64,
+    /// The checkpoint does not say so yet, or knows another name.
+    is_changed: bool,
+    /// What `source` says in its records, if not the path.
+    name: Option<Arc<str>>,
 }
 
 /// Where a file was left.
@@ -87,7 +92,7 @@ pub(super) fn identity(file: &File) -> io::Result<Identity> {
 
 impl Tail {
     /// From `offset` on.
-    pub(super) fn new(path: &Path, file: File, offset: u64, now: Instant) -> io::Result<Self> {
+    pub(super) fn new(path: &Path, file: File, offset: u64, name: Option<Arc<str>>, now: Instant) -> io::Result<Self> {
         let mut tail = Self {
             path: path.to_owned(),
             file,
@@ -99,7 +104,9 @@ impl Tail {
             assembler: Assembler::default(),
             is_gone: false,
             last_news: now,
-            committed: u64::MAX,
+            taken: offset,
+            is_changed: true,
+            name,
         };
         tail.grow_head()?;
         Ok(tail)
@@ -117,8 +124,8 @@ impl Tail {
             self.begin_anew(flow, arrived, batch);
         }
         if length <= self.offset {
-            self.assembler
-                .flush_idle(flow.rules(), now, &mut |entry: Entry<'_>| flow.take(&entry, &self.path.to_string_lossy(), arrived, batch));
+            let source = self.source();
+            self.assembler.flush_idle(flow.rules(), now, &mut |entry: Entry<'_>| flow.take(&entry, &source, arrived, batch));
             return Ok(false);
         }
         self.grow_head()?;
@@ -132,9 +139,13 @@ impl Tail {
         Ok(true)
     }
 
+    fn source(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.path.to_string_lossy().into_owned(), ToString::to_string)
+    }
+
     fn split(&mut self, flow: &Flow, bytes: &[u8], arrived: &str, now: Instant, batch: &mut Batch) {
         let rules = flow.rules();
-        let source = self.path.to_string_lossy().into_owned();
+        let source = self.source();
         let mut rest = bytes;
         while let Some(end) = memchr::memchr(b'\n', rest) {
             let (line, next) = (&rest[..end], &rest[end + 1..]);
@@ -147,11 +158,11 @@ impl Tail {
             }
             let take = &mut |entry: Entry<'_>| flow.take(&entry, &source, arrived, batch);
             if self.part.is_empty() {
-                give(&mut self.assembler, rules, line, begins, now, take);
+                self.assembler.bytes(rules, line, begins, now, take);
             } else {
                 self.part.extend_from_slice(line);
                 let whole = std::mem::take(&mut self.part);
-                give(&mut self.assembler, rules, &whole, begins, now, take);
+                self.assembler.bytes(rules, &whole, begins, now, take);
             }
         }
         self.offset += rest.len() as u64;
@@ -162,7 +173,7 @@ impl Tail {
         if self.part.len() > rules.bytes_max {
             let long = std::mem::take(&mut self.part);
             self.is_skipping = true;
-            give(&mut self.assembler, rules, &long, self.part_begins, now, &mut |entry: Entry<'_>| {
+            self.assembler.bytes(rules, &long, self.part_begins, now, &mut |entry: Entry<'_>| {
                 flow.take(&entry, &source, arrived, batch);
             });
         }
@@ -170,11 +181,11 @@ impl Tail {
 
     /// Nothing more will come: what there is of a line is one.
     pub(super) fn finish(&mut self, flow: &Flow, arrived: &str, now: Instant, batch: &mut Batch) {
-        let source = self.path.to_string_lossy().into_owned();
+        let source = self.source();
         let take = &mut |entry: Entry<'_>| flow.take(&entry, &source, arrived, batch);
         let part = std::mem::take(&mut self.part);
         if !part.is_empty() {
-            give(&mut self.assembler, flow.rules(), &part, self.part_begins, now, take);
+            self.assembler.bytes(flow.rules(), &part, self.part_begins, now, take);
         }
         self.part_begins = self.offset;
         self.assembler.flush(take);
@@ -188,7 +199,7 @@ impl Tail {
         self.finish(flow, arrived, now, batch);
         (self.offset, self.part_begins, self.is_skipping) = (0, 0, false);
         self.head.clear();
-        self.committed = u64::MAX;
+        (self.taken, self.is_changed) = (0, true);
     }
 
     fn begins_as_before(&self) -> io::Result<bool> {
@@ -211,39 +222,64 @@ impl Tail {
         self.offset
     }
 
-    /// Nothing of it was ever written down.
-    pub(super) fn is_new(&self) -> bool {
-        self.committed == u64::MAX
-    }
-
     /// Something was read that was not given yet.
     pub(super) fn holds(&self) -> bool {
         !self.part.is_empty() || self.assembler.begins().is_some()
     }
 
-    /// Where to go on if this ended now; `None` if that was said already.
+    /// Sinks have all that was given.
+    pub(super) fn commit(&mut self) {
+        let given = self.assembler.begins().unwrap_or(self.part_begins);
+        self.is_changed |= given != self.taken;
+        self.taken = given;
+    }
+
+    /// Where to go on if this ended now, what is on its way being nobody's yet; `None` if that was said already.
     pub(super) fn left(&mut self) -> Option<Left> {
-        let offset = self.assembler.begins().unwrap_or(self.part_begins);
-        if offset == self.committed {
-            return None;
-        }
-        self.committed = offset;
-        Some(Left { path: self.path.clone(), offset, head: self.head.len(), hash: hash(&self.head) })
+        std::mem::take(&mut self.is_changed).then(|| Left {
+            path: self.path.clone(),
+            offset: self.taken,
+            head: self.head.len(),
+            hash: hash(&self.head),
+        })
     }
 
     /// It has another name now.
     pub(super) fn moved(&mut self, path: &Path) {
         if self.path != path {
             path.clone_into(&mut self.path);
-            self.committed = u64::MAX;
+            self.is_changed = true;
         }
         self.is_gone = false;
     }
 }
 
-fn give(assembler: &mut Assembler, rules: Rules<'_>, line: &[u8], begins: u64, now: Instant, take: &mut impl FnMut(Entry<'_>)) {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let is_cut = line.len() > rules.bytes_max;
-    let text = String::from_utf8_lossy(&line[..line.len().min(rules.bytes_max)]);
-    assembler.line(rules, &text, is_cut, begins, now, take);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::decoded;
+
+    fn flow() -> Flow {
+        let settings = Arc::new(decoded("{ from = [{ http = true }] }").unwrap());
+        Flow::new("l", &settings, Arc::default(), None)
+    }
+
+    /// What was read and was on its way to a sink went into the checkpoint as taken when the file was renamed.
+    #[test]
+    fn only_what_sinks_have_counts_whatever_becomes_of_the_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        std::fs::write(&path, "one\ntwo").unwrap();
+        let (flow, now) = (flow(), Instant::now());
+        let mut tail = Tail::new(&path, File::open(&path).unwrap(), 0, None, now).unwrap();
+        let mut batch = Batch::default();
+        assert!(tail.read(&flow, &mut Vec::new(), "now", now, &mut batch).unwrap());
+        assert_eq!((batch.len(), tail.left().map(|left| left.offset)), (1, Some(0)));
+        tail.moved(Path::new("b"));
+        assert_eq!(tail.left().map(|left| left.offset), Some(0));
+        tail.commit();
+        // The second line has no end.
+        assert_eq!(tail.left().map(|left| left.offset), Some(4));
+        assert_eq!(tail.left(), None);
+    }
 }

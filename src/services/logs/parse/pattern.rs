@@ -11,6 +11,7 @@ use regex::Regex;
 use super::plain;
 use crate::services::logs::record::Record;
 use crate::services::logs::settings::Word;
+use crate::value::Pattern;
 
 /// A regex with names.
 #[derive(Clone, Debug)]
@@ -31,8 +32,7 @@ const EXPANSIONS_MAX: usize = 1000;
 
 impl Named {
     pub(super) fn regex(text: &str) -> Result<Self, String> {
-        let regex = Regex::new(text)
-            .map_err(|error| format!("this is no regex: {}", error.to_string().lines().last().unwrap_or_default().trim()))?;
+        let Pattern(regex) = Pattern::parse(text)?;
         let names: Vec<(usize, String)> = regex.capture_names().enumerate().filter_map(|(at, name)| Some((at, name?.to_owned()))).collect();
         if names.is_empty() {
             return Err("no group of this regex has a name".to_owned());
@@ -45,8 +45,7 @@ impl Named {
         let mut names = Vec::new();
         let mut left = EXPANSIONS_MAX;
         let expanded = expand(text, own, 0, &mut left, &mut names)?;
-        let regex = Regex::new(&expanded)
-            .map_err(|error| format!("this becomes no regex: {}", error.to_string().lines().last().unwrap_or_default().trim()))?;
+        let Pattern(regex) = Pattern::parse(&expanded)?;
         let groups: Vec<(usize, String)> = regex
             .capture_names()
             .enumerate()

@@ -3,23 +3,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::value::{Diagnostics, Sources};
+use crate::value::decoded;
 
 const NOW: &str = "2026-01-05T00:00:00Z";
 
-/// As written in TOML.
-fn read(written: &str) -> Result<Parsers, String> {
-    let mut found = Diagnostics::default();
-    let mut sources = Sources::default();
-    sources.add("a.toml", written);
-    let document: toml::Table = format!("x = {written}").parse().unwrap();
-    let decoded = Parsers::decode(&Item::of_toml(&document["x"], written), &mut Reader::new(&sources, &mut found));
-    decoded.ok_or_else(|| format!("{:?}", found.iter().collect::<Vec<_>>()))
-}
-
 #[track_caller]
 fn check(parse: &str, line: &str, wanted: &str) {
-    let parsers = read(parse).unwrap();
+    let parsers = decoded::<Parsers>(parse).unwrap();
     let mut out = Vec::new();
     let record = parsers.parse(line, NOW).unwrap_or_else(|| panic!("{parse} does not fit {line}"));
     record.write("s", NOW, &mut out);
@@ -30,7 +20,7 @@ fn check(parse: &str, line: &str, wanted: &str) {
 
 #[track_caller]
 fn check_unfit(parse: &str, line: &str) {
-    assert_eq!(read(parse).unwrap().parse(line, NOW), None, "{line}");
+    assert_eq!(decoded::<Parsers>(parse).unwrap().parse(line, NOW), None, "{line}");
 }
 
 #[test]
@@ -143,7 +133,7 @@ fn patterns_have_names() {
         ("{ csv = ['a'], separator = ';;' }", "one character"),
         ("{ csv = ['a'], regex = 'a' }", "a parser is one thing"),
     ] {
-        let error = read(written).unwrap_err();
+        let error = decoded::<Parsers>(written).unwrap_err();
         assert!(error.contains(wanted), "{written}: {error}");
     }
 }
@@ -151,7 +141,7 @@ fn patterns_have_names() {
 #[test]
 fn every_known_pattern_is_a_regex() {
     for (name, _) in pattern::KNOWN {
-        assert!(read(&format!("{{ grok = '%{{{name}:it}}' }}")).is_ok(), "{name}");
+        assert!(decoded::<Parsers>(&format!("{{ grok = '%{{{name}:it}}' }}")).is_ok(), "{name}");
     }
 }
 
@@ -188,7 +178,7 @@ fn envelopes_are_taken_off() {
     );
     assert_eq!(peeled(Envelope::Docker, r#"{"log":"part","stream":"stdout"}"#), own("part", "stdout", true));
     assert_eq!(peeled(Envelope::Docker, r#"{"stream":"stdout"}"#), None);
-    let parsers = read("[\"cri\", \"json\"]").unwrap();
+    let parsers = decoded::<Parsers>("[\"cri\", \"json\"]").unwrap();
     let record = parsers.parse_within("{\"msg\":\"m\"}", Some("2016-10-06T00:17:09Z"), "stdout", NOW).unwrap();
     assert_eq!((record.ts.as_deref(), record.msg.as_deref()), (Some("2016-10-06T00:17:09Z"), Some("m")));
     assert_eq!(parsers.parse_within("plain", None, "stdout", NOW), None);
@@ -209,7 +199,7 @@ proptest! {
     #[test]
     fn records_are_json(line in any_line()) {
         for written in ["\"json\"", "\"logfmt\"", "\"combined\"", "\"syslog\"", "\"text\"", "{ regex = '(?<source>[a-z]+)(?<ts>.*)' }", "{ csv = ['msg', 'msg', 'level'] }"] {
-            let parsers = read(written).unwrap();
+            let parsers = decoded::<Parsers>(written).unwrap();
             let Some(record) = parsers.parse(&line, NOW) else { continue };
             let mut out = Vec::new();
             record.write("s", NOW, &mut out);

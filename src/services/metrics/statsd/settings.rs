@@ -9,10 +9,10 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use regex::Regex;
 
-use super::super::relabel::{braced, last_line};
+use super::super::relabel::braced;
 use super::super::settings::LabelName;
 use crate::settings;
-use crate::value::{Decode, EarKey, EarKeys, Item, Reader, Spanned, Value};
+use crate::value::{Decode, EarKey, EarKeys, Item, Pattern, Reader, Spanned, Value};
 
 /// One `statsd` source.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,8 +93,8 @@ impl Decode for Mapping {
                 return None;
             }
         };
-        let parsed = Regex::new(&format!("^(?s:{pattern})$")).map_err(|error| format!("this is no regex: {}", last_line(&error)));
-        let pattern = reader.accept(parsed, place, "write one such as \"api\\\\.(.*)\\\\.requests\"")?;
+        let parsed = Pattern::parse(&format!("^(?s:{pattern})$"));
+        let Pattern(pattern) = reader.accept(parsed, place, "write one such as \"api\\\\.(.*)\\\\.requests\"")?;
         match (&written.name, written.drop) {
             (None, false) => {
                 reader.error(item.place, "nothing says what these names become").help("write name = \"…\", or drop = true");
