@@ -89,18 +89,14 @@ impl Checkpoint {
         };
     }
 
-    /// Writes down what was put. A kill loses nothing of it; the machine's own end may, back to a second before.
-    pub(super) fn commit(&mut self, now: Instant) -> io::Result<()> {
+    /// Writes down what was put. A kill loses nothing of it; the machine's own end may, back to the last [`Checkpoint::sync`].
+    pub(super) fn commit(&mut self) -> io::Result<()> {
         let Some(kept) = &mut self.kept else { return Ok(()) };
         if !self.lines.is_empty() {
             kept.file.write_all(&self.lines)?;
             kept.grown += self.lines.len();
             kept.is_dirty = true;
             self.lines.clear();
-        }
-        if kept.is_dirty && now.saturating_duration_since(kept.synced) >= SYNC_INTERVAL {
-            kept.file.sync_data()?;
-            (kept.synced, kept.is_dirty) = (now, false);
         }
         if kept.grown > GROWN_MAX {
             kept.file = write_anew(&kept.path, &self.positions.lock().unwrap_or_else(PoisonError::into_inner))?;
@@ -109,9 +105,16 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Whether sinks had better be safe on disk before the next commit.
+    /// Has it safe on disk. What sinks have had better be so before.
+    pub(super) fn sync(&mut self, now: Instant) -> io::Result<()> {
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        kept.file.sync_data()?;
+        (kept.synced, kept.is_dirty) = (now, false);
+        Ok(())
+    }
+
     pub(super) fn is_sync_due(&self, now: Instant) -> bool {
-        self.kept.as_ref().is_some_and(|kept| now.saturating_duration_since(kept.synced) >= SYNC_INTERVAL)
+        self.kept.as_ref().is_some_and(|kept| kept.is_dirty && now.saturating_duration_since(kept.synced) >= SYNC_INTERVAL)
     }
 }
 
@@ -172,10 +175,10 @@ mod tests {
         let mut checkpoint = opened(&path);
         checkpoint.put("a", Some(json!(1)));
         checkpoint.put("b", Some(json!(1)));
-        checkpoint.commit(Instant::now()).unwrap();
+        checkpoint.commit().unwrap();
         checkpoint.put("a", Some(json!({"offset": 2})));
         checkpoint.put("b", None);
-        checkpoint.commit(Instant::now()).unwrap();
+        checkpoint.commit().unwrap();
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"source\":\"a\",\"at\":{\"off").unwrap();
         let checkpoint = opened(&path);
@@ -189,7 +192,7 @@ mod tests {
         let mut checkpoint = opened(&path);
         for offset in 0..20_000 {
             checkpoint.put("file:1:2", Some(json!({"offset": offset})));
-            checkpoint.commit(Instant::now()).unwrap();
+            checkpoint.commit().unwrap();
         }
         assert!(std::fs::metadata(&path).unwrap().len() <= GROWN_MAX as u64 + 100);
         assert_eq!(opened(&path).get("file:1:2"), Some(json!({"offset": 19_999})));

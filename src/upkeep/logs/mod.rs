@@ -183,7 +183,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
             flow.metrics.stands(standing.iter().map(|(files, _)| files).sum(), standing.iter().map(|(_, lag)| lag).sum());
         }
         // New files are known before anything of them is out.
-        note(&mut checkpoint, &flow, now);
+        note(&mut checkpoint, &flow);
         let mut has_more = false;
         for files in &mut followed {
             // Files can be gone on with another time.
@@ -226,20 +226,23 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
                     () = ending => return,
                 }
                 began = None;
-                flow.publish(Arc::new(std::mem::take(&mut batch)));
             }
+            // At once: a kill between the two would repeat the batch.
             for files in &mut followed {
                 files.commit(&mut checkpoint, now);
             }
             waiting.commit(&mut checkpoint);
+            note(&mut checkpoint, &flow);
             if checkpoint.is_sync_due(now) {
-                for sink in &mut sinks {
-                    if let Err(error) = sink.sync() {
-                        tracing::warn!(log = flow.name, %error, "a sink is not safe on disk");
-                    }
+                let synced = sinks.iter_mut().try_for_each(Sink::sync).and_then(|()| checkpoint.sync(now));
+                if let Err(error) = synced {
+                    tracing::warn!(log = flow.name, %error, "what was taken is not safe on disk");
                 }
             }
-            note(&mut checkpoint, &flow, now);
+            if !batch.is_empty() {
+                flow.publish(Arc::new(std::mem::take(&mut batch)));
+            }
+            waiting.tell();
             batch.read = 0;
         }
         if is_last {
@@ -265,8 +268,8 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
     }
 }
 
-fn note(checkpoint: &mut Checkpoint, flow: &Flow, now: Instant) {
-    if let Err(error) = checkpoint.commit(now) {
+fn note(checkpoint: &mut Checkpoint, flow: &Flow) {
+    if let Err(error) = checkpoint.commit() {
         flow.metrics.failed();
         tracing::warn!(log = flow.name, %error, "a checkpoint cannot be written; a restart would repeat records");
     }
@@ -325,12 +328,15 @@ impl Waiting {
     }
 
     fn commit(&mut self, checkpoint: &mut Checkpoint) {
+        for (name, seen) in self.seen.drain(..) {
+            checkpoint.put(&name, serde_json::to_value(seen).ok());
+        }
+    }
+
+    fn tell(&mut self) {
         for told in self.told.drain(..) {
             // It may have gone.
             let _ = told.send(());
-        }
-        for (name, seen) in self.seen.drain(..) {
-            checkpoint.put(&name, serde_json::to_value(seen).ok());
         }
     }
 }
