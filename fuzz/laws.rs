@@ -2,11 +2,17 @@
 //!
 //! Each law panics where it is broken, and says whether the bytes were accepted.
 
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use regex::Regex;
+
 use super::proto::exposition;
 use super::proto::http1::{
     ChunkError, ChunkStep, ChunkedDecoder, Field, HeadError, Limits, Progress, RequestHead, ResponseHead, TrailerLimits, Version,
     check_host, compare_form, is_field_value, is_token, request_framing, response_framing, split_target, trailer_fields,
 };
+use super::proto::logs::{Assembler, Entry, Envelope, Grok, Group, Named, Parser, Parsers, Rules};
 use super::proto::proxy_header::{self, Parsed, ProxyError};
 use super::proto::resp::Reply;
 use super::proto::statsd::{self, Line, Metric};
@@ -277,4 +283,114 @@ pub fn statsd(bytes: &[u8]) -> bool {
         assert_eq!(Metric { values, ..other }, metric);
     }
     is_any
+}
+
+/// Parsers of lines by a name; what has settings has some that let it read much.
+pub const LOG_PARSERS: [&str; 8] = ["json", "logfmt", "combined", "syslog", "text", "csv", "regex", "grok"];
+
+static COMPILED: LazyLock<Vec<Parsers>> = LazyLock::new(|| {
+    let parser = |word: &&str| match *word {
+        "csv" => Parser::Csv(["ts", "level", "msg", "msg"].map(str::to_owned).to_vec(), b','),
+        "regex" => {
+            let regex = Regex::new(r"^(?<ts>\S+) (?<level>\w*) ?(?<source>[^ ]*)(?<msg>.*)$").expect("a regex");
+            Parser::Pattern(Named::regex(regex).expect("names"))
+        }
+        "grok" => {
+            let grok = Grok::expand("%{SYSLOGTIMESTAMP:ts} %{SYSLOGPROG}: %{GREEDYDATA:msg}", |_| None).expect("known patterns");
+            let regex = Regex::new(&grok.regex).expect("a regex");
+            Parser::Pattern(Named::grok(&grok, regex).expect("names"))
+        }
+        word => Parser::of_word(word).expect("a parser"),
+    };
+    LOG_PARSERS.iter().map(|word| Parsers(vec![parser(word)])).collect()
+});
+
+/// What is read of a line is written as one line that is one JSON object, with a time, and no name twice.
+pub fn log_line(parser: &str, bytes: &[u8]) -> bool {
+    const NOW: &str = "2026-01-05T00:00:00Z";
+    let at = LOG_PARSERS.iter().position(|word| *word == parser).expect("a parser");
+    let line = String::from_utf8_lossy(bytes);
+    // Lines have no ends in them, but for those that are put together.
+    let Some(record) = COMPILED[at].parse(&line, NOW) else { return false };
+    let mut out = Vec::new();
+    record.write("s", NOW, &mut out);
+    assert_eq!(memchr::memchr(b'\n', &out), Some(out.len() - 1), "{parser}");
+    match serde_json::from_slice::<Members>(&out) {
+        Ok(Members(members)) => {
+            let text = |name: &str| members.iter().find(|(member, _)| member == name).and_then(|(_, value)| value.as_str());
+            let ts = text("ts").expect("a time");
+            assert!(ts.parse::<jiff::Timestamp>().is_ok(), "{parser}: {ts}");
+            assert_eq!(text("source"), Some("s"), "{parser}");
+            let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+            names.sort_unstable();
+            assert!(names.windows(2).all(|two| two[0] != two[1]), "{parser}: {names:?}");
+        }
+        // What is nested deeper than readers go, or larger than they count, was moved as it is.
+        Err(error) => {
+            let said = error.to_string();
+            assert!(said.contains("recursion limit") || said.contains("out of range"), "{parser}: {error}: {}", out.escape_ascii());
+        }
+    }
+    true
+}
+
+/// Of an object, in their order, the same one twice counted twice.
+struct Members(Vec<(String, serde_json::Value)>);
+
+impl<'de> serde::Deserialize<'de> for Members {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+        impl<'de> serde::de::Visitor<'de> for All {
+            type Value = Members;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<M: serde::de::MapAccess<'de>>(self, mut map: M) -> Result<Members, M::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(All)
+    }
+}
+
+/// Of an entry, where they are to be cut.
+const SHORT: usize = 16;
+
+static BEGINS: LazyLock<Regex> = LazyLock::new(|| Regex::new("^[A-Z{]").expect("a regex"));
+
+/// Whatever belongs together, of lines that are not too long nothing is lost and nothing is told twice; and nothing grows
+/// beyond what it may.
+pub fn log_lines(bytes: &[u8]) -> bool {
+    let now = Instant::now();
+    let group = Group { start: &BEGINS, flush: Duration::from_secs(1), lines: 3 };
+    let given = |rules: Rules<'_>| {
+        let (mut assembler, mut given) = (Assembler::default(), Vec::new());
+        let mut take = |entry: Entry<'_>| given.push((entry.text.to_owned(), entry.is_cut));
+        for (at, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            assembler.bytes(rules, line, at as u64, now, &mut take);
+        }
+        assembler.flush(&mut take);
+        assert_eq!(assembler.begins(), None);
+        given
+    };
+    let written: Vec<String> = bytes
+        .split(|byte| *byte == b'\n')
+        .map(|line| String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned())
+        .collect();
+    for multiline in [None, Some(group)] {
+        let whole = given(Rules { envelope: None, multiline, bytes_max: bytes.len() * 3 + 1 });
+        assert!(whole.iter().all(|(_, is_cut)| !is_cut));
+        assert_eq!(whole.into_iter().map(|(text, _)| text).collect::<Vec<_>>().join("\n"), written.join("\n"));
+        for envelope in [None, Some(Envelope::Cri), Some(Envelope::Docker)] {
+            // A byte that is no character becomes one of three.
+            let is_bounded = |(text, _): &(String, bool)| text.len() <= 3 * SHORT + 3;
+            assert!(given(Rules { envelope, multiline, bytes_max: SHORT }).iter().all(is_bounded));
+        }
+    }
+    let line = String::from_utf8_lossy(bytes.split(|byte| *byte == b'\n').next().unwrap_or_default());
+    [Envelope::Cri, Envelope::Docker].into_iter().any(|envelope| envelope.peel(&line).is_some())
 }

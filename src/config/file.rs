@@ -86,11 +86,15 @@ impl File {
             services::Settings::Health(health) => Some(health.files()),
             _ => None,
         });
+        let logs = self.every_service().filter_map(|service| match service {
+            services::Settings::Logs(logs) => Some(logs.files()),
+            _ => None,
+        });
         let pages = self.every_service().filter_map(|service| match service {
             services::Settings::Metrics(metrics) => Some(metrics.files()),
             _ => None,
         });
-        listeners.chain(pools.flatten()).chain(reports.flatten()).chain(pages.flatten()).map(|path| &path.value)
+        listeners.chain(pools.flatten()).chain(reports.flatten()).chain(logs.flatten()).chain(pages.flatten()).map(|path| &path.value)
     }
 
     /// Those that have a name, and those that are written in a route.

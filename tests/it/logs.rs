@@ -1,47 +1,45 @@
-//! Logs of other programs: real files that are renamed, cut and lost, a real Redis, sinks that refuse, kills.
+//! Logs of other programs: real files that are renamed, cut and lost, a real Redis, kills.
 //!
-//! What is read of a line is tested beside the code.
+//! What is read of a line is tested beside the code; what becomes of records, in `sinks`.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Answer, DataServer, Next, Origin, Rig, eventually, refused};
+use crate::support::{Answer, DataServer, Rig, eventually, refused};
 
-fn config(logs: &str) -> String {
+pub fn config(logs: &str) -> String {
     format!("[[listener]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nservice = \"l\"\n[service.l.logs]\n{logs}\n")
 }
 
-fn ask(rig: &Rig, target: &str) -> Answer {
+pub fn ask(rig: &Rig, target: &str) -> Answer {
     rig.connect("web").ask("GET", target).unwrap()
 }
 
 /// What the service says last.
-fn records(rig: &Rig) -> Vec<Value> {
+pub fn records(rig: &Rig) -> Vec<Value> {
     read(&ask(rig, "/").text())
 }
 
 #[track_caller]
-fn read(text: &str) -> Vec<Value> {
+pub fn read(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-fn messages(rig: &Rig) -> Vec<String> {
+pub fn messages(rig: &Rig) -> Vec<String> {
     records(rig).iter().map(|record| record["msg"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
-fn append(path: &Path, text: &str) {
+pub fn append(path: &Path, text: &str) {
     OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
 }
 
 #[track_caller]
-fn tells(rig: &Rig, wanted: &[&str]) {
+pub fn tells(rig: &Rig, wanted: &[&str]) {
     eventually("these are the records", || messages(rig) == wanted);
 }
 
@@ -123,6 +121,32 @@ fn whatever_happens_to_a_file_its_lines_are_read() {
     tells(&rig, &["1", "3", "2", "4", "other 5", "other 6", "7", "8"]);
     eventually("nobody holds what is gone", || rig.metric("attache_logs_files{service=\"l\"}") == 1.0);
     eventually("nothing is left to read", || rig.metric("attache_logs_lag_bytes{service=\"l\"}") == 0.0);
+}
+
+/// An inode that another file has got while nobody looked is no file that was read.
+#[test]
+fn an_inode_that_is_used_again_begins_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let text = config(&format!("from = [{{ file = \"{}\" }}]\ncheckpoint = \"{}\"", at("app.log").display(), at("checkpoint").display()));
+    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(at("app.log")).unwrap());
+    append(&at("app.log"), "1\n2\n");
+    let mut rig = Rig::start(&text);
+    tells(&rig, &["1", "2"]);
+    let before = inode();
+    rig.signal("KILL");
+    rig.ended();
+    // As an inode that is given away again looks: its number, nothing of its content. Longer than what was read, so that the length says nothing.
+    std::fs::write(at("app.log"), "3\n4\n5\n").unwrap();
+    assert_eq!(inode(), before);
+    let mut rig = Rig::start(&text);
+    tells(&rig, &["3", "4", "5"]);
+    rig.signal("KILL");
+    rig.ended();
+    // And one that goes on as it was goes on.
+    append(&at("app.log"), "6\n");
+    let rig = Rig::start(&text);
+    tells(&rig, &["6"]);
 }
 
 #[test]
@@ -246,82 +270,6 @@ fn kills_and_renames_lose_nothing() {
     assert!(lost.is_empty(), "{} lost: {:?} …", lost.len(), &lost[..lost.len().min(10)]);
     // Of one batch each, at most.
     assert!(twice <= killed * 5000, "{twice} twice");
-}
-
-#[test]
-fn sinks_that_refuse_lose_nothing() {
-    static BODIES: Mutex<Vec<(String, Vec<u8>)>> = Mutex::new(Vec::new());
-    let asked = AtomicUsize::new(0);
-    let origin = Origin::run(move |stream, request, _| {
-        let answer: &[u8] = match asked.fetch_add(1, Ordering::SeqCst) {
-            0 => b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",
-            1 => b"HTTP/1.1 429 Slow\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n",
-            2 => return Next::Close,
-            _ => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-        };
-        if answer.starts_with(b"HTTP/1.1 200") {
-            BODIES.lock().unwrap().push((request.header("content-type").unwrap_or_default().to_owned(), request.body.clone()));
-        }
-        stream.write_all(answer).unwrap();
-        Next::Keep
-    });
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("app.log");
-    append(&path, "level=error msg=one n=5\n");
-    let rig = Rig::start(&config(&format!(
-        "from = [{{ file = \"{}\" }}]\nparse = \"logfmt\"\nto = [{{ http = \"http://{1}/in\", gzip = false }}, {{ otlp = \"http://{1}/v1/logs\", gzip = false }}]",
-        path.display(),
-        origin.address
-    )));
-    tells(&rig, &["one"]);
-    let bodies = BODIES.lock().unwrap().clone();
-    let of = |kind: &str| {
-        let found: Vec<&(String, Vec<u8>)> = bodies.iter().filter(|(other, _)| other == kind).collect();
-        assert_eq!(found.len(), 1, "{bodies:?}");
-        String::from_utf8(found[0].1.clone()).unwrap()
-    };
-    assert_eq!(read(&of("application/x-ndjson"))[0]["msg"], "one");
-    let otlp: Value = serde_json::from_str(&of("application/json")).unwrap();
-    let record = &otlp["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0];
-    assert_eq!((&record["severityNumber"], &record["body"]["stringValue"]), (&17.into(), &"one".into()));
-    assert!(record["attributes"].as_array().unwrap().iter().any(|one| one["key"] == "n" && one["value"]["intValue"] == "5"));
-    assert!(rig.metric("attache_logs_errors_total{service=\"l\"}") >= 3.0);
-}
-
-#[test]
-fn a_full_disk_loses_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    let (path, out) = (directory.path().join("app.log"), directory.path().join("out.json"));
-    append(&path, "1\n2\n");
-    let to = |sink: &Path| {
-        config(&format!(
-            "from = [{{ file = \"{}\" }}]\nto = [{{ file = \"{}\" }}]\ncheckpoint = \"{}\"",
-            path.display(),
-            sink.display(),
-            directory.path().join("checkpoint").display()
-        ))
-    };
-    let rig = Rig::start(&to(Path::new("/dev/full")));
-    eventually("it is said", || rig.metric("attache_logs_errors_total{service=\"l\"}") >= 2.0 && rig.log().contains("No space left"));
-    assert_eq!(rig.metric("attache_logs_records_total{service=\"l\"}"), 0.0);
-    append(&path, "3\n");
-    // Where there is room, all of it goes there.
-    rig.reloaded(&to(&out));
-    eventually("all is there", || std::fs::read_to_string(&out).unwrap_or_default().lines().count() == 3);
-}
-
-#[test]
-fn who_may_drop_drops_and_counts() {
-    let origin = Origin::answering("HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n");
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("app.log");
-    append(&path, "1\n2\n");
-    let rig = Rig::start(&config(&format!(
-        "from = [{{ file = \"{}\" }}]\nto = [{{ http = \"http://{}/\", on_refused = \"drop\" }}]",
-        path.display(),
-        origin.address
-    )));
-    eventually("they are counted", || rig.metric("attache_logs_missing_total{service=\"l\",reason=\"refused\"}") == 2.0);
 }
 
 #[test]
@@ -495,70 +443,6 @@ fn files_are_named_and_begun_as_is_written() {
     tells(&rig, &["2", "3"]);
     assert_eq!(records(&rig)[0]["source"], "app");
     assert_eq!(rig.metric("attache_logs_records_total{service=\"l\"}"), 3.0);
-}
-
-#[test]
-fn posts_are_compressed_and_say_who_sends_them() {
-    let origin = Origin::ok("");
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("app.log");
-    append(&path, "one\n");
-    let text = config(&format!(
-        "from = [{{ file = \"{}\" }}]\nto = [{{ http = \"http://{}/in?a=b\", headers = {{ authorization = \"Bearer x\" }} }}]",
-        path.display(),
-        origin.address
-    ));
-    let rig = Rig::start(&text);
-    tells(&rig, &["one"]);
-    let seen = origin.seen();
-    let request = &seen[0];
-    assert!(request.line().starts_with("POST /in?a=b "), "{}", request.head);
-    assert_eq!((request.header("authorization"), request.header("content-encoding")), (Some("Bearer x"), Some("gzip")));
-    let mut body = String::new();
-    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(request.body.as_slice()), &mut body).unwrap();
-    assert_eq!(read(&body)[0]["msg"], "one");
-}
-
-/// A line that somebody had not ended was cut off with what a crash leaves of ours.
-#[test]
-fn a_file_that_is_somebody_elses_stays_as_it_is() {
-    let directory = tempfile::tempdir().unwrap();
-    let (path, out) = (directory.path().join("app.log"), directory.path().join("out.json"));
-    append(&path, "one\n");
-    std::fs::write(&out, "theirs").unwrap();
-    let text = config(&format!("from = [{{ file = \"{}\" }}]\nto = [{{ file = \"{}\" }}]", path.display(), out.display()));
-    let mut rig = Rig::start(&text);
-    tells(&rig, &["one"]);
-    rig.signal("KILL");
-    rig.ended();
-    append(&out, "{\"ts\":\"2026-");
-    let rig = Rig::start(&text);
-    tells(&rig, &["one"]);
-    let written = std::fs::read_to_string(&out).unwrap();
-    assert!(written.starts_with("theirs\n{") && !written.contains("2026-{") && written.lines().count() == 3, "{written}");
-}
-
-#[test]
-fn what_no_sink_has_taken_is_read_again_under_any_name() {
-    let directory = tempfile::tempdir().unwrap();
-    let at = |name: &str| directory.path().join(name);
-    append(&at("app.log"), "one\n");
-    let to = |sink: &Path| {
-        config(&format!(
-            "from = [{{ file = \"{}\" }}]\nto = [{{ file = \"{}\" }}]\ncheckpoint = \"{}\"",
-            at("app.log*").display(),
-            sink.display(),
-            at("checkpoint").display()
-        ))
-    };
-    // Nothing is taken, so that everything is on its way.
-    let mut rig = Rig::start(&to(Path::new("/dev/full")));
-    eventually("it was offered", || rig.metric("attache_logs_errors_total{service=\"l\"}") >= 1.0);
-    std::fs::rename(at("app.log"), at("app.log.1")).unwrap();
-    rig.signal("TERM");
-    rig.ended();
-    let rig = Rig::start(&to(&at("out.json")));
-    tells(&rig, &["one"]);
 }
 
 #[test]

@@ -50,6 +50,7 @@ mod scatters; // one question to many leaves, whatever becomes of them
 mod searches; // the book's two searches over a corpus on disk
 mod serving; // the smallest path through real bytes
 mod shards; // whose key goes where, whatever happens to its member
+mod sinks; // where records go, whatever becomes of who takes them
 mod slow; // slow clients, scarce resources
 mod splits; // who is in which arm, and what becomes of those whose arm has nobody
 mod statsd; // metrics that programs send, over real sockets

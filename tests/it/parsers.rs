@@ -8,7 +8,6 @@ use std::ops::Range;
 
 use attache::proto;
 use attache::proto::http1::{BodyFraming, Progress, RequestHead, Target, request_framing, split_target};
-use attache::services::logs::parse::{Envelope, Parsers};
 use pingora_core::protocols::http::v1::server::HttpSession;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -72,34 +71,11 @@ fn lines_of_statsd_mean_the_same_whatever_their_values() {
 
 #[test]
 fn lines_of_logs_become_json_whatever_they_are() {
-    check(mutated(log_line()), 25..100, is_log_line);
-}
-
-/// Lines of logs, by every parser: what is read of one is written as one line that is one JSON object.
-fn is_log_line(bytes: &[u8]) -> bool {
-    const NOW: &str = "2026-01-05T00:00:00Z";
-    let line = String::from_utf8_lossy(bytes);
-    let mut is_any = false;
-    for word in ["json", "logfmt", "combined", "syslog"] {
-        let parsers = Parsers::of_word(word).expect("a parser");
-        let Some(record) = parsers.parse(&line, NOW) else { continue };
-        is_any = true;
-        let mut out = Vec::new();
-        record.write("s", NOW, &mut out);
-        assert_eq!(memchr::memchr(b'\n', &out), Some(out.len() - 1), "{word}");
-        // What is nested deeper than readers go was moved as it is.
-        if let Err(error) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&out) {
-            assert!(
-                error.to_string().contains("recursion limit") || error.to_string().contains("out of range"),
-                "{word}: {error}: {}",
-                out.escape_ascii()
-            );
-        }
-    }
-    for envelope in [Envelope::Cri, Envelope::Docker] {
-        is_any |= envelope.peel(&line).is_some();
-    }
-    is_any
+    check(mutated(log_line()), 25..100, |bytes| {
+        let is_line =
+            laws::LOG_PARSERS.iter().filter(|parser| **parser != "text").fold(false, |is, parser| laws::log_line(parser, bytes) | is);
+        laws::log_lines(bytes) | is_line
+    });
 }
 
 fn log_line() -> impl Strategy<Value = Vec<u8>> {

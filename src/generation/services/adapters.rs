@@ -8,7 +8,7 @@ use super::super::compile::Inputs;
 use super::Services;
 use crate::services::Service;
 use crate::services::health::{self, Check, Health, Question};
-use crate::services::logs::{self, Flow, Logs};
+use crate::services::logs::{self, Flow, Logs, Peers, SinkSettings};
 use crate::services::metrics::probe::Module;
 use crate::services::metrics::{self, Metrics, Probes, Source};
 use crate::tls::{self, Connector};
@@ -110,12 +110,31 @@ impl Services<'_> {
                 return None;
             }
         }
+        let peers = self.peers_of_log(settings, found)?;
         let known = self.inputs.previous.and_then(|generation| generation.log(name)).map(|log| &log.flow);
         let flow = match known {
-            Some(same) if same.settings.is_as(settings) => Arc::clone(same),
-            _ => Arc::new(Flow::new(name, settings, self.inputs.metrics.log(name), known.map(|known| &**known))),
+            Some(same) if same.is_as(settings, &peers) => Arc::clone(same),
+            _ => Arc::new(Flow::new(name, settings, peers, self.inputs.metrics.log(name), known.map(|known| &**known))),
         };
         Some(Logs { name: name.to_owned(), flow })
+    }
+
+    fn peers_of_log(&self, settings: &logs::Settings, found: &mut Diagnostics) -> Option<Peers> {
+        let mut peer = |tls, address: Option<&Address>, alpn, place| match address {
+            Some(address) => self.peer(tls, address, alpn, place, found).map(Some),
+            None => Some(None),
+        };
+        let sources: Vec<_> =
+            settings.from.value.iter().map(|source| peer(source.tls.as_ref(), source.tls_address(), &[], source.place)).collect();
+        let sinks: Vec<_> = settings
+            .to
+            .iter()
+            .map(|sink| {
+                let alpn: &[tls::Protocol] = if matches!(sink, SinkSettings::Syslog(_)) { &[] } else { &[tls::Protocol::Http1] };
+                peer(sink.tls(), sink.tls_address(), alpn, sink.place().unwrap_or(settings.from.place))
+            })
+            .collect();
+        Some(Peers { sources: sources.into_iter().collect::<Option<_>>()?, sinks: sinks.into_iter().collect::<Option<_>>()? })
     }
 
     /// Who is asked inside TLS.

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 
 use indexmap::IndexMap;
 
-use super::record::Record;
 use super::settings::{Count, CountType};
 use crate::proto::exposition::{write_labels, write_value};
+use crate::proto::logs::Record;
 
 /// Series of one log.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Counts {
         let Some(family) = self.families.get_mut(at) else { return true };
         let value = match &count.value {
             None => 1.0,
-            Some(place) => match record.get(place).and_then(|text| text.trim().parse::<f64>().ok()).filter(|value| value.is_finite()) {
+            Some(place) => match place.of(record).and_then(|text| text.trim().parse::<f64>().ok()).filter(|value| value.is_finite()) {
                 // A counter never goes down.
                 Some(value) if value >= 0.0 || count.r#type == CountType::Histogram => value,
                 _ => return true,
@@ -53,7 +53,7 @@ impl Counts {
         };
         let mut labels = Vec::with_capacity(count.labels.len());
         for (name, place) in &count.labels {
-            let mut text = record.get(place).unwrap_or_default().into_owned();
+            let mut text = place.of(record).unwrap_or_default().into_owned();
             while text.len() > LABEL_BYTES_MAX {
                 text.pop();
             }

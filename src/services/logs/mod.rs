@@ -2,14 +2,12 @@
 //!
 //! Reads no file and writes none: `upkeep::logs` brings lines here and takes records away.
 
-pub mod assemble;
 mod counts;
-pub mod parse;
-pub mod record;
+mod parse;
+mod place;
 mod settings;
 mod shape;
 mod sinks;
-pub mod time;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,11 +18,12 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 pub use counts::Counts;
 pub use settings::{Files, Origin, Settings, SourceSettings};
 pub use shape::Batch;
-pub use sinks::{Posting, SinkSettings};
+pub use sinks::{Posting, SinkSettings, Telling, Transport};
 
 use crate::refusal::Refusal;
 use crate::services::{Adapter, Asked, Body, Decision};
 use crate::telemetry::metrics::LogMetrics;
+use crate::tls::Peer;
 
 /// A compiled log.
 pub struct Logs {
@@ -36,6 +35,7 @@ pub struct Logs {
 pub struct Flow {
     pub name: String,
     pub settings: Arc<Settings>,
+    pub peers: Peers,
     pub metrics: Arc<LogMetrics>,
     counts: Mutex<Counts>,
     /// Stay with the name, too.
@@ -48,6 +48,22 @@ pub struct Flow {
     posts: Mutex<Option<mpsc::Receiver<Posted>>>,
     /// For samples.
     dice: AtomicU64,
+}
+
+/// Who is asked inside TLS, in the order that they are written in; `None` for the others.
+#[derive(Default)]
+pub struct Peers {
+    pub sources: Vec<Option<Peer>>,
+    pub sinks: Vec<Option<Peer>>,
+}
+
+impl Peers {
+    fn are_as(&self, other: &Self) -> bool {
+        let are_alike = |ours: &[Option<Peer>], theirs: &[Option<Peer>]| {
+            ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(our, their)| Peer::are_alike(our.as_ref(), their.as_ref()))
+        };
+        are_alike(&self.sources, &other.sources) && are_alike(&self.sinks, &other.sinks)
+    }
 }
 
 /// Lines that a client posted.
@@ -81,12 +97,13 @@ impl Logs {
 }
 
 impl Flow {
-    pub fn new(name: &str, settings: &Arc<Settings>, metrics: Arc<LogMetrics>, previous: Option<&Self>) -> Self {
+    pub fn new(name: &str, settings: &Arc<Settings>, peers: Peers, metrics: Arc<LogMetrics>, previous: Option<&Self>) -> Self {
         let (posted, posts) = mpsc::channel(POSTS_MAX);
         let positions = previous.map(|previous| Arc::clone(&previous.positions)).unwrap_or_default();
         Self {
             name: name.to_owned(),
             settings: Arc::clone(settings),
+            peers,
             metrics,
             counts: Mutex::new(Counts::new(&settings.count.value)),
             recent: previous.map(|previous| Arc::clone(&previous.recent)).unwrap_or_default(),
@@ -96,6 +113,11 @@ impl Flow {
             posts: Mutex::new(Some(posts)),
             dice: AtomicU64::new(0),
         }
+    }
+
+    /// Whether another one would do the same.
+    pub fn is_as(&self, settings: &Settings, peers: &Peers) -> bool {
+        self.settings.is_as(settings) && self.peers.are_as(peers)
     }
 
     /// What clients post; for who started it first.

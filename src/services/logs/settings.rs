@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
-use super::parse::Parsers;
-use super::record::FieldPlace;
+use super::place::FieldPlace;
 use super::sinks::SinkSettings;
 use crate::proto::exposition::plain_name;
+use crate::proto::logs::{Group, Parsers};
 use crate::services::metrics::{Buckets, LabelName, MetricName};
+use crate::tls::ConnectorSettings;
 use crate::value::{
-    Choice, Decode, EarKey, EarKeys, Fields, Grace, Item, Key, Pattern, Place, Reader, Server, ServerKind, Share, Size, Spanned, Value,
-    Whole,
+    Address, Choice, Decode, EarKey, EarKeys, Fields, Grace, Item, Key, Pattern, Place, Reader, Server, ServerKind, Share, Size, Spanned,
+    Value, Whole,
 };
 use crate::{settings, words};
 
@@ -86,6 +87,12 @@ settings! {
         flush: Duration = Duration::from_secs(1),
         /// A record of more lines is cut into several.
         lines: Whole<1, 100_000> = Whole(1000),
+    }
+}
+
+impl Multiline {
+    pub fn group(&self) -> Group<'_> {
+        Group { start: &self.start.0, flush: self.flush, lines: self.lines.0 }
     }
 }
 
@@ -203,6 +210,7 @@ pub struct SourceSettings {
     pub origin: Origin,
     /// What `source` says in records. Default: the path, or who sent it.
     pub name: Option<String>,
+    pub tls: Option<Spanned<ConnectorSettings>>,
     pub place: Place,
 }
 
@@ -245,6 +253,7 @@ impl Decode for SourceSettings {
         let rotate_wait = fields.optional::<Spanned<Grace>>("rotate_wait", reader);
         let interval = fields.optional::<Spanned<Duration>>("interval", reader);
         let name = fields.optional::<String>("name", reader);
+        let tls = fields.optional::<Spanned<ConnectorSettings>>("tls", reader);
         fields.finish(reader)?;
         let (kind, entry) = SOURCES.only(&kinds, place, reader)?;
         let (start, rotate_wait, interval) = (start?, rotate_wait?, interval?);
@@ -269,10 +278,6 @@ impl Decode for SourceSettings {
             "redis_slowlog" => {
                 let text = String::decode(&entry.item, reader)?;
                 let server = reader.accept(ServerKind::REDIS.parse(&text), entry.item.place, "remove what does not belong there")?;
-                if server.is_tls {
-                    reader.error(entry.item.place, "its slow commands cannot be read inside TLS").help("write redis://");
-                    return None;
-                }
                 Origin::Slowlog(server, interval.map_or(Duration::from_secs(1), |interval| interval.value))
             }
             "syslog" => Origin::Syslog(EarKeys::decode(&entry.item, reader)?),
@@ -284,7 +289,12 @@ impl Decode for SourceSettings {
                 if word == "stdin" { Origin::Stdin } else { Origin::Http }
             }
         };
-        Some(Self { origin, name: name?, place })
+        let source = Self { origin, name: name?, tls: tls?, place };
+        if let (Some(tls), None) = (&source.tls, source.tls_address()) {
+            reader.error(tls.place, "this source is not spoken to with TLS").help("remove `tls`, or write rediss://");
+            return None;
+        }
+        Some(source)
     }
 }
 
@@ -308,9 +318,23 @@ impl SourceSettings {
             Origin::Http => "http".to_owned(),
         })
     }
+
+    /// Who is asked inside TLS.
+    pub fn tls_address(&self) -> Option<&Address> {
+        match &self.origin {
+            Origin::Slowlog(server, _) => server.is_tls.then_some(&server.address),
+            Origin::File(_) | Origin::Stdin | Origin::Syslog(_) | Origin::Http => None,
+        }
+    }
 }
 
 impl Settings {
+    /// Files that are read with the configuration.
+    pub fn files(&self) -> impl Iterator<Item = &Spanned<PathBuf>> {
+        let sources = self.from.value.iter().filter_map(|source| source.tls.as_ref());
+        sources.chain(self.to.iter().filter_map(SinkSettings::tls)).flat_map(|tls| tls.value.files())
+    }
+
     /// Sockets that it hears by.
     pub fn ears(&self) -> impl Iterator<Item = &Spanned<EarKey>> {
         self.from.value.iter().flat_map(|source| match &source.origin {
@@ -328,11 +352,6 @@ impl Settings {
                 source.place = nowhere();
                 if let Origin::Syslog(ears) = &mut source.origin {
                     ears.0.iter_mut().for_each(|ear| ear.place = nowhere());
-                }
-            }
-            for sink in &mut settings.to {
-                if let SinkSettings::Http(posting) | SinkSettings::Otlp(posting) = sink {
-                    posting.place = nowhere();
                 }
             }
             settings.count.place = nowhere();
@@ -376,6 +395,15 @@ impl Settings {
                 reader
                     .error(source.place, format!("this finds `{}`, which this log writes itself", path.display()))
                     .help("write it elsewhere, or read less");
+                return None;
+            }
+        }
+        for told in self.to.iter().filter_map(|sink| if let SinkSettings::Syslog(telling) = sink { Some(telling) } else { None }) {
+            if let Some(ear) = self.ears().find(|ear| told.is_heard_by(&ear.value)) {
+                reader
+                    .error(ear.place, format!("this hears `{told}`, which this log tells itself"))
+                    .related(told.place.place, "here")
+                    .help("tell somebody else");
                 return None;
             }
         }

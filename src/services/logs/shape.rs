@@ -6,9 +6,8 @@ use std::borrow::Cow;
 use std::sync::PoisonError;
 
 use super::Flow;
-use super::assemble::{Entry, Rules};
-use super::record::{Record, Value};
-use super::settings::{Redact, Wanted, When};
+use super::settings::{Multiline, Redact, Wanted, When};
+use crate::proto::logs::{self, Entry, Record, Rules, Value};
 
 /// Records that go out together, each a line of JSON.
 #[derive(Debug, Default)]
@@ -41,7 +40,7 @@ impl Batch {
 impl When {
     pub fn holds(&self, record: &Record<'_>) -> bool {
         self.0.iter().all(|(place, wanted)| {
-            let Some(found) = record.get(place) else { return false };
+            let Some(found) = place.of(record) else { return false };
             match wanted {
                 Wanted::Any => true,
                 Wanted::Exactly(text) => *text == *found,
@@ -55,7 +54,11 @@ impl Flow {
     /// How lines become entries.
     pub fn rules(&self) -> Rules<'_> {
         let settings = &self.settings;
-        Rules { envelope: settings.parse.envelope(), multiline: settings.multiline.as_ref(), bytes_max: settings.line.value.bytes() }
+        Rules {
+            envelope: settings.parse.envelope(),
+            multiline: settings.multiline.as_ref().map(Multiline::group),
+            bytes_max: settings.line.value.bytes(),
+        }
     }
 
     /// Makes a record of an entry that arrived at this time (RFC 3339), unless nobody wants it.
@@ -86,7 +89,7 @@ impl Flow {
     /// As [`Flow::take`], of what attache itself has put into JSON.
     pub fn take_json(&self, line: &str, source: &str, arrived: &str, batch: &mut Batch) {
         batch.read += line.len() + 1;
-        if let Some(record) = super::parse::json(line) {
+        if let Some(record) = logs::json(line) {
             self.finish(record, source, arrived, batch);
         }
     }

@@ -35,7 +35,7 @@ pub struct Connector {
 /// An endpoint as TLS knows it: the name it must prove, and everything that its connections were made under.
 ///
 /// Has sessions of its own, so that whoever shares a `Peer` shares sessions, and nobody else does.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,

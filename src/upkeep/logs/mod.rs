@@ -21,8 +21,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::services::logs::assemble::{Assembler, Entry};
+use crate::proto::logs::{Assembler, Entry};
 use crate::services::logs::{Batch, Flow, Origin};
+use crate::tls::Peer;
 use crate::upkeep::Ear;
 use crate::value::EarKey;
 use checkpoint::Checkpoint;
@@ -125,7 +126,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
         heard::Road { name, sender, bytes_max: settings.line.value.bytes(), stopped }
     };
     let mut followed = Vec::new();
-    for source in &settings.from.value {
+    for (source, peer) in settings.from.value.iter().zip(&flow.peers.sources) {
         let name: Option<Arc<str>> = source.name.as_deref().map(Arc::from);
         match &source.origin {
             Origin::File(files) => match Followed::new(files, name) {
@@ -148,7 +149,8 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
                 }
             }
             Origin::Slowlog(server, interval) => {
-                let looked = Looked { server: server.clone(), interval: *interval, key: format!("redis_slowlog {server}") };
+                let looked =
+                    Looked { server: server.clone(), peer: peer.clone(), interval: *interval, key: format!("redis_slowlog {server}") };
                 let seen = checkpoint.get(&looked.key).and_then(|seen| serde_json::from_value(seen).ok()).unwrap_or_default();
                 let (flow, road) = (Arc::clone(&flow), road(name));
                 tokio::spawn(async move { road.unless_stopped(hear_slowlog(flow, looked, seen, &road)).await });
@@ -157,7 +159,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
     }
     // The others have theirs.
     drop(sender);
-    let mut sinks: Vec<Sink> = settings.to.iter().map(Sink::new).collect();
+    let mut sinks: Vec<Sink> = settings.to.iter().zip(&flow.peers.sinks).map(|(sink, peer)| Sink::new(sink, peer.as_ref())).collect();
     let linger = if sinks.iter().any(Sink::is_far) { LINGER_FAR } else { LINGER_NEAR };
     let alarms: Vec<_> = followed.iter().filter_map(|files| register(files.inotify()?.as_fd().try_clone_to_owned().ok()?).ok()).collect();
     let mut room = Vec::new();
@@ -354,16 +356,17 @@ async fn hear_posts(mut posts: mpsc::Receiver<crate::services::logs::Posted>, ro
 /// Whose slow commands are looked at, how often, and what the checkpoint calls them.
 struct Looked {
     server: crate::value::Server,
+    peer: Option<Peer>,
     interval: Duration,
     key: String,
 }
 
 async fn hear_slowlog(flow: Arc<Flow>, looked: Looked, mut seen: slowlog::Seen, road: &heard::Road) {
-    let Looked { server, interval, key } = looked;
+    let Looked { server, peer, interval, key } = looked;
     let source = road.name.clone().unwrap_or_else(|| key.as_str().into());
     let mut pause = interval;
     loop {
-        match slowlog::look(&server, &seen).await {
+        match slowlog::look(&server, peer.as_ref(), &seen).await {
             Ok(found) => {
                 pause = if found.is_fast { (pause / 2).max(interval / 16) } else { interval };
                 flow.metrics.lost(found.lost);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::proto::resp::Reply;
+use crate::tls::Peer;
 use crate::upkeep::probe::line::{Line, Talk};
 use crate::upkeep::probe::redis;
 use crate::upstream::health::Reason;
@@ -38,9 +39,9 @@ const REPLY_BYTES_MAX: usize = 16 << 20;
 /// Its log may be longer, but not be read at once.
 const ENTRIES_MAX: i64 = 10_000;
 
-pub(super) async fn look(server: &Server, seen: &Seen) -> Result<Found, Reason> {
-    let line = Line::to(server.address.clone(), None, TIMEOUT);
-    let mut talk = Talk::new(line.open(None).await?).hearing_up_to(REPLY_BYTES_MAX);
+pub(super) async fn look(server: &Server, peer: Option<&Peer>, seen: &Seen) -> Result<Found, Reason> {
+    let line = Line::to(server.address.clone(), peer, TIMEOUT);
+    let mut talk = Talk::new(line.open(Some(&[])).await?).hearing_up_to(REPLY_BYTES_MAX);
     let most = ENTRIES_MAX.to_string();
     let (info, entries) = line
         .in_time(async {

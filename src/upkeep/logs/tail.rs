@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::services::logs::assemble::{Assembler, Entry};
+use crate::proto::logs::{Assembler, Entry};
 use crate::services::logs::{Batch, Flow};
 
 /// Device and inode.
@@ -257,11 +257,12 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::logs::Peers;
     use crate::value::decoded;
 
     fn flow() -> Flow {
         let settings = Arc::new(decoded("{ from = [{ http = true }] }").unwrap());
-        Flow::new("l", &settings, Arc::default(), None)
+        Flow::new("l", &settings, Peers::default(), Arc::default(), None)
     }
 
     /// What was read and was on its way to a sink went into the checkpoint as taken when the file was renamed.

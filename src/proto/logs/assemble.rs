@@ -3,10 +3,11 @@
 //! Reads nothing of an entry but where it begins; and no clock.
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::parse::{Envelope, Peeled};
-use super::settings::Multiline;
+use regex::Regex;
+
+use super::{Envelope, Peeled};
 
 /// What may be one record.
 pub struct Entry<'a> {
@@ -43,11 +44,22 @@ struct Pending {
 /// A container has two; more than this are taken for one.
 const STREAMS_MAX: usize = 4;
 
+/// Lines that belong together.
+#[derive(Clone, Copy)]
+pub struct Group<'a> {
+    /// A line that this fits begins an entry.
+    pub start: &'a Regex,
+    /// An entry is whole when nothing has come for so long.
+    pub flush: Duration,
+    /// An entry of more lines is cut into several.
+    pub lines: u32,
+}
+
 /// How lines become entries.
 #[derive(Clone, Copy)]
 pub struct Rules<'a> {
     pub envelope: Option<Envelope>,
-    pub multiline: Option<&'a Multiline>,
+    pub multiline: Option<Group<'a>>,
     /// Of an entry.
     pub bytes_max: usize,
 }
@@ -78,7 +90,7 @@ impl Assembler {
             None => (Cow::Borrowed(line), None, Cow::Borrowed(""), false),
         };
         let known = self.pending.iter().position(|pending| pending.stream == stream);
-        let is_begin = |text: &str| rules.multiline.is_none_or(|multiline| multiline.start.0.is_match(text));
+        let is_begin = |text: &str| rules.multiline.is_none_or(|multiline| multiline.start.is_match(text));
         let Some(at) = known else {
             self.begin(Peeled { text, ts, stream, is_partial }, is_cut, rules, begins, now, take);
             return;
@@ -88,7 +100,7 @@ impl Assembler {
         let room = rules.bytes_max.saturating_sub(pending.text.len() + 1);
         match pending.part {
             Some(_) => push_within(&mut pending.text, &text, room, &mut pending.is_cut),
-            None if is_begin(&text) || pending.lines >= rules.multiline.map_or(1, |multiline| multiline.lines.0) => {
+            None if is_begin(&text) || pending.lines >= rules.multiline.map_or(1, |multiline| multiline.lines) => {
                 let whole = self.pending.remove(at);
                 whole.give(take);
                 self.begin(Peeled { text, ts, stream, is_partial }, is_cut, rules, begins, now, take);
@@ -193,15 +205,10 @@ fn push_within(text: &mut String, more: &str, room: usize, is_cut: &mut bool) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use regex::Regex;
-
     use super::*;
-    use crate::value::{Pattern, Whole};
 
-    fn multiline(start: &str) -> Multiline {
-        Multiline { start: Pattern(Regex::new(start).unwrap()), flush: Duration::from_secs(1), lines: Whole(3) }
+    fn group(start: &Regex) -> Group<'_> {
+        Group { start, flush: Duration::from_secs(1), lines: 3 }
     }
 
     #[track_caller]
@@ -225,8 +232,8 @@ mod tests {
 
     #[test]
     fn lines_that_begin_nothing_go_on() {
-        let multiline = multiline("^[A-Z]");
-        let rules = Rules { envelope: None, multiline: Some(&multiline), bytes_max: 100 };
+        let start = Regex::new("^[A-Z]").unwrap();
+        let rules = Rules { envelope: None, multiline: Some(group(&start)), bytes_max: 100 };
         check(rules, &["A", " b", " c", "D", "E", " f"], &["A\n b\n c", "D"], &["E\n f"]);
         // No more than three lines each.
         check(rules, &["A", "1", "2", "3", "4"], &["A\n1\n2"], &["3\n4"]);
@@ -240,8 +247,8 @@ mod tests {
         let lines = [line("stdout", "P", "he"), line("stderr", "F", "other"), line("stdout", "P", "ll"), line("stdout", "F", "o")];
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         check(rules, &lines, &["other", "hello"], &[]);
-        let multiline = multiline("^[A-Z]");
-        let rules = Rules { multiline: Some(&multiline), ..rules };
+        let start = Regex::new("^[A-Z]").unwrap();
+        let rules = Rules { multiline: Some(group(&start)), ..rules };
         let lines = [line("stdout", "F", "A"), line("stdout", "P", "B"), line("stdout", "F", "C"), line("stdout", "F", " d")];
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         check(rules, &lines, &["A"], &["BC\n d"]);
@@ -249,15 +256,15 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_cut() {
-        let multiline = multiline("^[A-Z]");
-        let rules = Rules { envelope: None, multiline: Some(&multiline), bytes_max: 8 };
+        let start = Regex::new("^[A-Z]").unwrap();
+        let rules = Rules { envelope: None, multiline: Some(group(&start)), bytes_max: 8 };
         check(rules, &["A", " éééééé", "B"], &["A\n éé"], &["B"]);
     }
 
     #[test]
     fn a_group_ends_when_nothing_follows() {
-        let multiline = multiline("^[A-Z]");
-        let rules = Rules { envelope: None, multiline: Some(&multiline), bytes_max: 100 };
+        let start = Regex::new("^[A-Z]").unwrap();
+        let rules = Rules { envelope: None, multiline: Some(group(&start)), bytes_max: 100 };
         let (mut assembler, mut found, now) = (Assembler::default(), 0, Instant::now());
         assembler.line(rules, "A", false, 7, now, &mut |_| found += 1);
         assembler.flush_idle(rules, now + Duration::from_millis(999), &mut |_| found += 1);

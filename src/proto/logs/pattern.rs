@@ -1,22 +1,17 @@
 //! Lines that a regex fits, or a grok pattern, which becomes one.
 //!
-//! Linear in the length of a line, whatever is written: no look-around, no references back.
+//! Linear in the length of a line, whatever is written: no look-around, no references back. Compiles no regex: who does can say what is wrong with it.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
-use indexmap::IndexMap;
 use regex::Regex;
 
-use super::plain;
-use crate::services::logs::record::Record;
-use crate::services::logs::settings::Word;
-use crate::value::Pattern;
+use super::{Record, plain};
 
 /// A regex with names.
 #[derive(Clone, Debug)]
 pub struct Named {
-    written: String,
     regex: Regex,
     /// Of each group that has one.
     names: Vec<(usize, String)>,
@@ -24,41 +19,75 @@ pub struct Named {
 
 impl PartialEq for Named {
     fn eq(&self, other: &Self) -> bool {
-        self.written == other.written && self.names == other.names && self.regex.as_str() == other.regex.as_str()
+        self.names == other.names && self.regex.as_str() == other.regex.as_str()
+    }
+}
+
+/// A grok pattern as a regex, and what its groups are called.
+#[derive(Debug)]
+pub struct Grok {
+    pub regex: String,
+    names: Vec<String>,
+}
+
+/// Why something is no grok pattern.
+#[derive(Debug, PartialEq, Eq)]
+pub enum GrokError {
+    Unclosed,
+    /// Nobody knows a pattern of this name.
+    Unknown(String),
+    /// This pattern is made of itself, or of too much.
+    TooDeep(String),
+}
+
+impl fmt::Display for GrokError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unclosed => f.write_str("a `%{` has no `}`"),
+            Self::Unknown(name) => write!(f, "there is no pattern `{name}`"),
+            Self::TooDeep(name) => write!(f, "`{name}` is made of itself, or of too much"),
+        }
     }
 }
 
 const EXPANSIONS_MAX: usize = 1000;
+const DEPTH_MAX: usize = 20;
 
-impl Named {
-    pub(super) fn regex(text: &str) -> Result<Self, String> {
-        let Pattern(regex) = Pattern::parse(text)?;
-        let names: Vec<(usize, String)> = regex.capture_names().enumerate().filter_map(|(at, name)| Some((at, name?.to_owned()))).collect();
-        if names.is_empty() {
-            return Err("no group of this regex has a name".to_owned());
-        }
-        Ok(Self { written: text.to_owned(), regex, names })
+impl Grok {
+    /// `%{PATTERN:field}`, from the patterns that everybody knows and `own`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn expand<'o>(text: &str, own: impl Fn(&str) -> Option<&'o str>) -> Result<Self, GrokError> {
+        let mut expansion = Expansion { own, left: EXPANSIONS_MAX, names: Vec::new() };
+        let regex = expansion.of(text, 0)?;
+        Ok(Self { regex, names: expansion.names })
     }
 
-    /// `%{PATTERN:field}`, from the patterns that everybody knows and `own`.
-    pub(super) fn grok(text: &str, own: &IndexMap<Word, String>) -> Result<Self, String> {
-        let mut names = Vec::new();
-        let mut left = EXPANSIONS_MAX;
-        let expanded = expand(text, own, 0, &mut left, &mut names)?;
-        let Pattern(regex) = Pattern::parse(&expanded)?;
-        let groups: Vec<(usize, String)> = regex
-            .capture_names()
-            .enumerate()
-            .filter_map(|(at, name)| {
-                let name = name?;
-                let number = name.strip_prefix("g_").and_then(|number| number.parse::<usize>().ok());
-                Some((at, number.and_then(|number| names.get(number).cloned()).unwrap_or_else(|| name.to_owned())))
-            })
-            .collect();
-        if groups.is_empty() {
-            return Err("nothing in this pattern has a name".to_owned());
-        }
-        Ok(Self { written: text.to_owned(), regex, names: groups })
+    /// Names of the patterns that everybody knows.
+    pub fn known() -> impl Iterator<Item = &'static str> {
+        KNOWN.iter().map(|(name, _)| *name)
+    }
+}
+
+impl Named {
+    /// By the names of its groups; `None` if none has one.
+    pub fn regex(regex: Regex) -> Option<Self> {
+        Self::of(regex, str::to_owned)
+    }
+
+    /// `regex` is that of `grok`, compiled.
+    pub fn grok(grok: &Grok, regex: Regex) -> Option<Self> {
+        Self::of(regex, |name| {
+            let number = name.strip_prefix("g_").and_then(|number| number.parse::<usize>().ok());
+            number.and_then(|number| grok.names.get(number).cloned()).unwrap_or_else(|| name.to_owned())
+        })
+    }
+
+    fn of(regex: Regex, called: impl Fn(&str) -> String) -> Option<Self> {
+        let names: Vec<(usize, String)> = regex.capture_names().enumerate().filter_map(|(at, name)| Some((at, called(name?)))).collect();
+        (!names.is_empty()).then_some(Self { regex, names })
     }
 
     pub(super) fn parse<'a>(&'a self, text: &'a str) -> Option<Record<'a>> {
@@ -77,31 +106,37 @@ impl Named {
     }
 }
 
-fn expand(text: &str, own: &IndexMap<Word, String>, depth: usize, left: &mut usize, names: &mut Vec<String>) -> Result<String, String> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("%{") {
-        out.push_str(&rest[..at]);
-        let (inside, behind) = rest[at + 2..].split_once('}').ok_or("a `%{` has no `}`")?;
-        rest = behind;
-        let mut parts = inside.split(':');
-        let (pattern, field) = (parts.next().unwrap_or_default(), parts.next());
-        *left = left.checked_sub(1).filter(|_| depth < 20).ok_or_else(|| format!("`{pattern}` is made of itself, or of too much"))?;
-        let Some(meaning) = own.get(pattern).map(String::as_str).or_else(|| known(pattern)) else {
-            let all = own.keys().map(|name| name.0.as_str()).chain(KNOWN.iter().map(|(name, _)| *name));
-            let help = crate::value::nearest(pattern, all).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            return Err(format!("there is no pattern `{pattern}`{help}"));
-        };
-        let meaning = expand(meaning, own, depth + 1, left, names)?;
-        if let Some(field) = field {
-            let _ = write!(out, "(?<g_{}>{meaning})", names.len());
-            names.push(field.to_owned());
-        } else {
-            let _ = write!(out, "(?:{meaning})");
+struct Expansion<F> {
+    own: F,
+    left: usize,
+    names: Vec<String>,
+}
+
+impl<'o, F: Fn(&str) -> Option<&'o str>> Expansion<F> {
+    fn of(&mut self, text: &str, depth: usize) -> Result<String, GrokError> {
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find("%{") {
+            out.push_str(&rest[..at]);
+            let (inside, behind) = rest[at + 2..].split_once('}').ok_or(GrokError::Unclosed)?;
+            rest = behind;
+            let mut parts = inside.split(':');
+            let (pattern, field) = (parts.next().unwrap_or_default(), parts.next());
+            self.left = self.left.checked_sub(1).filter(|_| depth < DEPTH_MAX).ok_or_else(|| GrokError::TooDeep(pattern.to_owned()))?;
+            let Some(meaning) = (self.own)(pattern).or_else(|| known(pattern)) else {
+                return Err(GrokError::Unknown(pattern.to_owned()));
+            };
+            let meaning = self.of(meaning, depth + 1)?;
+            if let Some(field) = field {
+                let _ = write!(out, "(?<g_{}>{meaning})", self.names.len());
+                self.names.push(field.to_owned());
+            } else {
+                let _ = write!(out, "(?:{meaning})");
+            }
         }
+        out.push_str(rest);
+        Ok(out)
     }
-    out.push_str(rest);
-    Ok(out)
 }
 
 fn known(name: &str) -> Option<&'static str> {
@@ -109,7 +144,7 @@ fn known(name: &str) -> Option<&'static str> {
 }
 
 /// The names that Logstash made common, meaning what its manual says, written without look-around.
-pub(super) const KNOWN: [(&str, &str); 52] = [
+const KNOWN: [(&str, &str); 52] = [
     ("USERNAME", r"[a-zA-Z0-9._-]+"),
     ("USER", "%{USERNAME}"),
     ("EMAILADDRESS", r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~.-]+@%{HOSTNAME}"),

@@ -9,8 +9,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::Peeled;
-use crate::services::logs::record::{Record, Value};
+use super::{Peeled, Record, Value};
 
 /// A name, borrowed where nothing in it is escaped.
 struct Name<'a>(Cow<'a, str>);

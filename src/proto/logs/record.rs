@@ -5,8 +5,6 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 
-use crate::value::{Decode, Item, Reader, json_parts};
-
 /// A field's value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value<'a> {
@@ -26,64 +24,10 @@ pub struct Record<'a> {
     pub fields: Vec<(Cow<'a, str>, Value<'a>)>,
 }
 
-/// Where something is in a record: a name, or a JSON pointer (RFC 6901) into a field.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FieldPlace {
-    name: String,
-    within: Vec<String>,
-}
-
-impl FieldPlace {
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (name, within) = if text.starts_with('/') {
-            let mut parts = json_parts(text).into_iter();
-            (parts.next().unwrap_or_default(), parts.collect())
-        } else {
-            (text.to_owned(), Vec::new())
-        };
-        if name.is_empty() { Err(format!("`{}` names no field", text.escape_debug())) } else { Ok(Self { name, within }) }
-    }
-}
-
-impl Decode for FieldPlace {
-    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        let text = String::decode(item, reader)?;
-        reader.accept(Self::parse(&text), item.place, "write \"level\", or \"/http/status\"")
-    }
-}
-
 /// What `source` and the others are called; nothing else has these names in what is written.
 const OWN: [&str; 4] = ["ts", "level", "msg", "source"];
 
 impl Record<'_> {
-    /// What is at a place: text as it is, anything else as JSON.
-    pub fn get(&self, place: &FieldPlace) -> Option<Cow<'_, str>> {
-        let own = match place.name.as_str() {
-            "ts" => self.ts.as_deref(),
-            "level" => self.level.as_deref(),
-            "msg" => self.msg.as_deref(),
-            _ => None,
-        };
-        if let Some(own) = own.filter(|_| place.within.is_empty()) {
-            return Some(Cow::Borrowed(own));
-        }
-        let (_, value) = self.fields.iter().find(|(name, _)| *name == place.name)?;
-        match value {
-            Value::Text(text) if place.within.is_empty() => Some(Cow::Borrowed(text)),
-            Value::Json(text) if place.within.is_empty() => Some(Cow::Borrowed(text)),
-            Value::Text(_) => None,
-            Value::Json(text) => {
-                let document: serde_json::Value = serde_json::from_str(text).ok()?;
-                let found = place.within.iter().try_fold(&document, |at, part| match at {
-                    serde_json::Value::Object(map) => map.get(part),
-                    serde_json::Value::Array(list) => list.get(part.parse::<usize>().ok()?),
-                    _ => None,
-                })?;
-                Some(Cow::Owned(found.as_str().map_or_else(|| found.to_string(), str::to_owned)))
-            }
-        }
-    }
-
     /// One JSON object and a line end: `ts`, `level`, `msg` and `source` first. `arrived` is for lines that say no time.
     pub fn write(&self, source: &str, arrived: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"ts\":");
@@ -165,16 +109,5 @@ mod tests {
         record.write("app", "2026-01-02T03:04:05Z", &mut out);
         let line = "{\"ts\":\"2026-01-02T03:04:05Z\",\"msg\":\"x\\\"\\u0001é\",\"source\":\"app\",\"source__\":2,\"source_\":3,\"a\":4}\n";
         assert_eq!(String::from_utf8(out).unwrap(), line);
-    }
-
-    #[test]
-    fn places_lead_into_fields() {
-        let record = Record { level: Some("info".into()), fields: vec![field("http", "{\"status\":[200,\"x\"]}")], ..Record::default() };
-        let get = |place: &str| record.get(&FieldPlace::parse(place).unwrap()).map(Cow::into_owned);
-        assert_eq!(get("/level").as_deref(), Some("info"));
-        assert_eq!(get("/http/status/0").as_deref(), Some("200"));
-        assert_eq!(get("/http/status/1").as_deref(), Some("x"));
-        assert_eq!(get("/http/other"), None);
-        assert!(FieldPlace::parse("/").is_err() && FieldPlace::parse("").is_err());
     }
 }

@@ -4,8 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::plain;
-use crate::services::logs::record::{Record, Value};
+use super::{Record, Value, plain, time};
 
 /// `key=value key="quoted value" flag`; at least one has a value.
 pub(super) fn logfmt(text: &str) -> Option<Record<'_>> {
@@ -89,7 +88,7 @@ pub(super) fn combined(text: &str) -> Option<Record<'_>> {
     let (_ident, rest) = rest.split_once(' ')?;
     let (user, rest) = rest.split_once(" [")?;
     let (at, rest) = rest.split_once("] ")?;
-    let ts = crate::services::logs::time::time(at)?;
+    let ts = time::time(at)?;
     let (request, rest) = quoted(rest)?;
     let rest = rest.strip_prefix(' ')?;
     let (status, rest) = rest.split_once(' ')?;

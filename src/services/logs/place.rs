@@ -1,0 +1,82 @@
+//! Where in a record something is that settings speak of.
+//!
+//! Changes nothing there.
+
+use std::borrow::Cow;
+
+use crate::proto::logs::{Record, Value};
+use crate::value::{Decode, Item, Reader, json_parts};
+
+/// Where something is in a record: a name, or a JSON pointer (RFC 6901) into a field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldPlace {
+    name: String,
+    within: Vec<String>,
+}
+
+impl FieldPlace {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, within) = if text.starts_with('/') {
+            let mut parts = json_parts(text).into_iter();
+            (parts.next().unwrap_or_default(), parts.collect())
+        } else {
+            (text.to_owned(), Vec::new())
+        };
+        if name.is_empty() { Err(format!("`{}` names no field", text.escape_debug())) } else { Ok(Self { name, within }) }
+    }
+
+    /// What is there: text as it is, anything else as JSON.
+    pub fn of<'r>(&self, record: &'r Record<'_>) -> Option<Cow<'r, str>> {
+        let own = match self.name.as_str() {
+            "ts" => record.ts.as_deref(),
+            "level" => record.level.as_deref(),
+            "msg" => record.msg.as_deref(),
+            _ => None,
+        };
+        if let Some(own) = own.filter(|_| self.within.is_empty()) {
+            return Some(Cow::Borrowed(own));
+        }
+        let (_, value) = record.fields.iter().find(|(name, _)| *name == self.name)?;
+        match value {
+            Value::Text(text) if self.within.is_empty() => Some(Cow::Borrowed(text)),
+            Value::Json(text) if self.within.is_empty() => Some(Cow::Borrowed(text)),
+            Value::Text(_) => None,
+            Value::Json(text) => {
+                let document: serde_json::Value = serde_json::from_str(text).ok()?;
+                let found = self.within.iter().try_fold(&document, |at, part| match at {
+                    serde_json::Value::Object(map) => map.get(part),
+                    serde_json::Value::Array(list) => list.get(part.parse::<usize>().ok()?),
+                    _ => None,
+                })?;
+                Some(Cow::Owned(found.as_str().map_or_else(|| found.to_string(), str::to_owned)))
+            }
+        }
+    }
+}
+
+impl Decode for FieldPlace {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = String::decode(item, reader)?;
+        reader.accept(Self::parse(&text), item.place, "write \"level\", or \"/http/status\"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_lead_into_fields() {
+        let record = Record {
+            level: Some("info".into()),
+            fields: vec![("http".into(), Value::Json("{\"status\":[200,\"x\"]}".into()))],
+            ..Record::default()
+        };
+        let get = |place: &str| FieldPlace::parse(place).unwrap().of(&record).map(Cow::into_owned);
+        assert_eq!(get("/level").as_deref(), Some("info"));
+        assert_eq!(get("/http/status/0").as_deref(), Some("200"));
+        assert_eq!(get("/http/status/1").as_deref(), Some("x"));
+        assert_eq!(get("/http/other"), None);
+        assert!(FieldPlace::parse("/").is_err() && FieldPlace::parse("").is_err());
+    }
+}
