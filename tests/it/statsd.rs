@@ -5,10 +5,12 @@
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use crate::exporters::{check_readable, config, value};
-use crate::support::{Rig, binary, eventually, free_address, refused};
+use crate::support::{Origin, Rig, alone, binary, eventually, free_address, refused};
 
 fn statsd(address: impl std::fmt::Display, more: &str) -> String {
     config(&format!("from = [{{ statsd = \"{address}\", name = \"s\"{more} }}]"))
@@ -180,4 +182,40 @@ fn wrong_settings_are_told_with_a_remedy() {
     check_wrong("statsd = \"127.0.0.1:8125\", buckets = [\"a\"]", "expected a number, found a string");
     check_wrong("process = false", "processes are looked at or left out");
     check_wrong("process = { tops = 3 }", "unknown key `tops`");
+}
+
+/// Probes of endpoints have a thread of their own.
+#[test]
+fn a_flood_delays_no_probe() {
+    const INTERVAL: Duration = Duration::from_millis(100);
+    let _alone = alone();
+    let address = free_address();
+    let origin = Origin::ok("");
+    let rig = Rig::start(&format!(
+        "{}\n[service.app]\nendpoints = [\"{}\"]\nhealth = {{ path = \"/\", interval = \"100ms\", timeout = \"100ms\" }}\n[[listener]]\nname = \"app\"\nlisten = \"127.0.0.1:0\"\nservice = \"app\"\n",
+        statsd(format!("udp:{address}"), ""),
+        origin.address
+    ));
+    let probes = || rig.metrics("attache_health_checks_total{service=\"app\"");
+    eventually("it is probed", || probes() >= 1.0);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let flood = std::thread::spawn({
+        let is_over = Arc::clone(&is_over);
+        move || {
+            let (socket, lines) = (UdpSocket::bind("127.0.0.1:0").unwrap(), "a.b.c:1|c|#k:v\n".repeat(50));
+            while !is_over.load(SeqCst) {
+                socket.send_to(lines.as_bytes(), address).unwrap();
+            }
+        }
+    });
+    let (began, before) = (Instant::now(), probes());
+    let lines = |least: f64| value(&rig, "attache_statsd_lines_total{source=\"s\"}") >= Some(least);
+    eventually("many lines came", || began.elapsed() > Duration::from_secs(2) && lines(100_000.0));
+    let (made, took) = (probes() - before, began.elapsed());
+    is_over.store(true, SeqCst);
+    flood.join().unwrap();
+    // A tenth more than the interval is usual, and this machine has others to wait for.
+    let least = took.div_duration_f64(INTERVAL) / 4.0;
+    assert!(made >= least, "{made} probes in {took:?}, at least {least}");
+    assert_eq!(rig.metrics("attache_endpoint_up{service=\"app\""), 1.0);
 }

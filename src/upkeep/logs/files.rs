@@ -39,6 +39,8 @@ pub(super) struct Followed {
 
 /// At once, of one source.
 const FILES_MAX: usize = 1024;
+/// That are read at once, and few more.
+const EVENTS_MAX: usize = 4096;
 /// Are read into one batch, of all files.
 const BATCH_BYTES: usize = 256 << 10;
 const COMPRESSED: [&str; 6] = ["gz", "bz2", "xz", "zst", "lz4", "zip"];
@@ -226,7 +228,12 @@ impl Followed {
         let mut room = [MaybeUninit::uninit(); 16 << 10];
         let mut events = inotify::Reader::new(&inotify, &mut room);
         let mut renamed = Vec::new();
-        while let Ok(event) = events.next() {
+        // Whoever writes beside our files may be faster than this is read; what is left is read next time.
+        for count in 0.. {
+            if count >= EVENTS_MAX && events.is_buffer_empty() {
+                break;
+            }
+            let Ok(event) = events.next() else { break };
             let Some(directory) = self.watched.get(&event.wd()) else { continue };
             let Some(name) = event.file_name() else { continue };
             let path = directory.join(OsStr::from_bytes(name.to_bytes()));
