@@ -12,7 +12,7 @@ use super::proto::http1::{
     ChunkError, ChunkStep, ChunkedDecoder, Field, HeadError, Limits, Progress, RequestHead, ResponseHead, TrailerLimits, Version,
     check_host, compare_form, is_field_value, is_token, request_framing, response_framing, split_target, trailer_fields,
 };
-use super::proto::logs::{Assembler, Entry, Envelope, Grok, Group, Named, Parser, Parsers, Rules};
+use super::proto::logs::{Assembler, Entry, Envelope, Frames, Grok, Group, Named, Parser, Parsers, Rules};
 use super::proto::proxy_header::{self, Parsed, ProxyError};
 use super::proto::resp::Reply;
 use super::proto::statsd::{self, Line, Metric};
@@ -393,4 +393,34 @@ pub fn log_lines(bytes: &[u8]) -> bool {
     }
     let line = String::from_utf8_lossy(bytes.split(|byte| *byte == b'\n').next().unwrap_or_default());
     [Envelope::Cri, Envelope::Docker].into_iter().any(|envelope| envelope.peel(&line).is_some())
+}
+
+/// However a stream arrives, the same messages are in it, and none is longer than it may be.
+pub fn log_frames(bytes: &[u8], step: usize) -> bool {
+    let told = |arrivals: &[usize], mut frames: Frames| {
+        let (mut told, mut at) = (Vec::new(), 0);
+        for &arrived in arrivals {
+            frames.room().extend_from_slice(&bytes[at..arrived]);
+            at = arrived;
+            while let Some(message) = frames.message() {
+                assert!(message.len() <= SHORT + 1);
+                told.push(message.to_vec());
+            }
+        }
+        (told, frames.rest().to_vec())
+    };
+    for kind in [Frames::messages, Frames::lines] {
+        let [at_once, slowly, stepped] = arrivals(bytes.len(), step).map(|arrivals| told(&arrivals, kind(SHORT)));
+        assert_eq!(at_once, slowly);
+        assert_eq!(at_once, stepped);
+    }
+    // Nothing of lines is lost.
+    let (mut lines, rest) = told(&[bytes.len()], Frames::lines(SHORT));
+    lines.push(rest);
+    let written: Vec<Vec<u8>> = bytes.split(|byte| *byte == b'\n').map(|line| line[..line.len().min(SHORT + 1)].to_vec()).collect();
+    assert!(
+        lines == written
+            || (lines.len() == written.len() + 1 && lines.last().is_some_and(Vec::is_empty) && lines[..written.len()] == written)
+    );
+    bytes.first().is_some_and(u8::is_ascii_digit)
 }

@@ -291,6 +291,20 @@ fn lines_are_posted_and_sampled() {
 }
 
 #[test]
+fn fields_are_renamed_and_hidden_wherever_they_are() {
+    let rig = Rig::start(&config(
+        "from = [{ http = true }]\nparse = \"json\"\nrename = { text = \"msg\", user = \"login\", when = \"ts\" }\ndrop = [\"/http/headers/cookie\", \"tmp\"]\nredact = [{ field = \"/user/password\" }, { field = \"token\", with = \"-\" }]",
+    ));
+    let body = r#"{"when":"2026-01-02T03:04:05Z","text":"a","tmp":1,"token":"t","user":{"name":"n","password":"p"},"http":{"headers":{"cookie":"c","host":"h"}}}"#;
+    let mut client = rig.connect("web");
+    client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len())).unwrap();
+    let crate::support::Read1::Answer(answer) = client.read("POST").unwrap() else { panic!("no answer") };
+    assert_eq!(answer.status, 204);
+    let wanted = r#"{"ts":"2026-01-02T03:04:05Z","msg":"a","source":"http 127.0.0.1","token":"-","login":{"name":"n","password":"[redacted]"},"http":{"headers":{"host":"h"}}}"#;
+    assert_eq!(ask(&rig, "/").text().trim_end(), wanted);
+}
+
+#[test]
 fn who_follows_is_told_what_comes() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.log");
@@ -370,6 +384,53 @@ fn syslog_is_heard_in_every_way() {
     let written = std::fs::read_to_string(&out).unwrap();
     assert_eq!(written.lines().count(), 9, "{written}");
     assert!(!socket.exists() && !stream.exists());
+}
+
+/// Whoever is told that the log has changed is the log.
+#[test]
+fn streams_go_on_over_a_reload_in_the_middle_of_a_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let (address, other, path) = (crate::support::free_address(), crate::support::free_address(), directory.path().join("stream"));
+    let text = |ears: &str, keep: u32| {
+        config(&format!(
+            "from = [{{ syslog = [{ears}\"unix-stream:{}\"] }}, {{ stdin = true }}]\nparse = [\"syslog\", \"text\"]\nkeep = {keep}",
+            path.display()
+        ))
+    };
+    let (both, one) = (format!("\"tcp:{address}\", \"tcp:{other}\", "), format!("\"tcp:{address}\", "));
+    let mut command = crate::support::binary();
+    let (reader, writer) = std::io::pipe().unwrap();
+    command.stdin(reader);
+    let rig = Rig::start_with(command, tempfile::tempdir().unwrap(), &text(&both, 100));
+    let mut tcp = std::net::TcpStream::connect(address).unwrap();
+    let mut gone = std::net::TcpStream::connect(other).unwrap();
+    let mut unix = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    let mut stdin = writer;
+    for (stream, begin) in [
+        (&mut tcp as &mut dyn std::io::Write, "<14>1 - - - - - - a whole one\n26 <14>1 - - - - - - half"),
+        (&mut gone, "x\n"),
+        (&mut unix, "<11>begun "),
+        (&mut stdin, "by std"),
+    ] {
+        stream.write_all(begin.as_bytes()).unwrap();
+    }
+    eventually("what is whole is told", || messages(&rig).len() == 2);
+    for keep in [101, 102] {
+        rig.reloaded(&text(&one, keep));
+        eventually("the log has changed", || rig.log().matches("reloaded").count() >= keep as usize - 100);
+        tcp.write_all(b"w").unwrap();
+    }
+    // Nobody hears by this any more.
+    gone.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    assert_eq!(std::io::Read::read(&mut gone, &mut [0]).unwrap(), 0);
+    for (stream, end) in [(&mut tcp as &mut dyn std::io::Write, "ay"), (&mut unix, "before\n"), (&mut stdin, "in\n")] {
+        stream.write_all(end.as_bytes()).unwrap_or_else(|error| panic!("{end}: {error}"));
+    }
+    eventually("each is whole", || messages(&rig).len() == 5);
+    let told = messages(&rig);
+    for wanted in ["a whole one", "halfwway", "begun before", "by stdin"] {
+        assert!(told.iter().any(|told| told == wanted), "{wanted}: {told:?}");
+    }
 }
 
 #[test]
@@ -469,6 +530,10 @@ fn what_is_wrong_is_said() {
         "from = [{ http = true }]\ncount = [{ name = \"a\" }]\n[service.m.logs]\nfrom = [{ http = true }]\ncount = [{ name = \"a\" }]",
         "counts something by the name `a`",
     );
+    check_wrong("from = [{ http = true }]\ndrop = [\"ts\"]", "every record has `ts`");
+    check_wrong("from = [{ http = true }]\nredact = [{ field = \"/source\" }]", "every record has `source`");
+    check_wrong("from = [{ http = true }]\nrename = { msg = \"message\" }", "`msg` has this name in every record");
+    check_wrong("from = [{ http = true }]\nrename = { a = \"\" }", "this name is empty");
     check_wrong("from = [{ stdin = false }]", "`stdin = false` is no source");
     check_wrong("from = [{ file = \"/a\" }, { file = \"/a\" }]", "this is read twice");
     check_wrong("from = [{ http = true }]\nto = [\"stderr\"]", "`stderr` is no sink");

@@ -78,6 +78,16 @@ fn lines_of_logs_become_json_whatever_they_are() {
     });
 }
 
+#[test]
+fn messages_of_syslog_are_the_same_however_they_arrive() {
+    check(mutated(log_stream()), 25..100, |bytes| laws::log_frames(bytes, bytes.len() % 7 + 2));
+}
+
+fn log_stream() -> impl Strategy<Value = Vec<u8>> {
+    let message = select(vec!["3 abc", "12 <14>1 - - - ", "2026-01-02 a line\n", "123456789 b\n", "a\n", "40 no more than this\n", "\n"]);
+    prop::collection::vec(message, 1..6).prop_map(|messages| messages.concat().into_bytes())
+}
+
 fn log_line() -> impl Strategy<Value = Vec<u8>> {
     select(vec![
         r#"{"time":"2026-01-02T03:04:05Z","level":"info","msg":"a\nb","o":{"b":[1,{}]},"n":1.5}"#,

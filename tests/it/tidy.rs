@@ -51,6 +51,7 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("tests/it/health.rs", "one claim after another about probes"),
     ("tests/it/http2_pairs.rs", "one table, with the origins and the clients that it is for"),
     ("tests/it/http2_upstream.rs", "one claim after another about one protocol"),
+    ("tests/it/logs.rs", "one claim after another about what lines become"),
     ("tests/it/pools.rs", "one claim after another about pools under pressure"),
     ("tests/it/programs.rs", "one program after another"),
     ("tests/it/reload.rs", "one claim after another about one act"),

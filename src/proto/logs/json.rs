@@ -86,6 +86,50 @@ pub fn parse(text: &str) -> Option<Record<'_>> {
     Some(record)
 }
 
+/// A JSON value without what is at `path` in it, or with another value (JSON) there; `None` if nothing is there. All else stays as it
+/// is written.
+pub fn edited(text: &str, path: &[String], with: Option<&str>) -> Option<String> {
+    let [part, path @ ..] = path else { return with.map(str::to_owned) };
+    let mut out = String::with_capacity(text.len());
+    let mut is_found = false;
+    // What is written of one that may be meant, or `None` if nothing is.
+    let mut member = |is_meant: bool, raw: &RawValue| {
+        if !is_meant {
+            return Some(raw.get().to_owned());
+        }
+        if path.is_empty() {
+            is_found = true;
+            return with.map(str::to_owned);
+        }
+        let edited = edited(raw.get(), path, with);
+        is_found |= edited.is_some();
+        Some(edited.unwrap_or_else(|| raw.get().to_owned()))
+    };
+    if text.starts_with('{') {
+        let Object(members) = serde_json::from_str(text).ok()?;
+        out.push('{');
+        for (name, raw) in members {
+            let Some(value) = member(name == *part, raw) else { continue };
+            out.push_str(if out.len() > 1 { "," } else { "" });
+            out.push_str(&serde_json::to_string(&name).ok()?);
+            out.push(':');
+            out.push_str(&value);
+        }
+        out.push('}');
+    } else {
+        let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+        let at: usize = part.parse().ok()?;
+        out.push('[');
+        for (index, raw) in elements.into_iter().enumerate() {
+            let Some(value) = member(index == at, raw) else { continue };
+            out.push_str(if out.len() > 1 { "," } else { "" });
+            out.push_str(&value);
+        }
+        out.push(']');
+    }
+    is_found.then_some(out)
+}
+
 /// What Docker's `json-file` driver writes.
 pub(super) fn docker(line: &str) -> Option<Peeled<'_>> {
     let Object(members) = serde_json::from_str(line).ok()?;
@@ -107,4 +151,28 @@ pub(super) fn docker(line: &str) -> Option<Peeled<'_>> {
         }
     }
     Some(Peeled { text: log, ts: text("time"), stream: text("stream").unwrap_or_default(), is_partial })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::edited;
+
+    #[track_caller]
+    fn check(text: &str, place: &str, with: Option<&str>, wanted: Option<&str>) {
+        let path: Vec<String> = place.split('/').map(str::to_owned).collect();
+        assert_eq!(edited(text, &path, with).as_deref(), wanted, "{text} {place}");
+    }
+
+    #[test]
+    fn what_is_nested_is_taken_out_and_the_rest_stays() {
+        let text = r#"{ "a" : {"b":1.50, "c\n":[10, {"d":"x"}]}, "e":12345678901234567890}"#;
+        check(text, "a/b", None, Some(r#"{"a":{"c\n":[10, {"d":"x"}]},"e":12345678901234567890}"#));
+        check(text, "a/c\n/1/d", Some("\"-\""), Some(r#"{"a":{"b":1.50,"c\n":[10,{"d":"-"}]},"e":12345678901234567890}"#));
+        check(text, "a/c\n/0", None, Some(r#"{"a":{"b":1.50,"c\n":[{"d":"x"}]},"e":12345678901234567890}"#));
+        check(r#"{"a":1,"a":2}"#, "a", None, Some("{}"));
+        for place in ["b", "a/x", "a/b/c", "a/c\n/7", "a/c\n/x"] {
+            check(text, place, None, None);
+        }
+        check("1", "a", None, None);
+    }
 }

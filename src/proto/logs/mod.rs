@@ -3,6 +3,7 @@
 //! Keeps nothing from one line to the next; `assemble` puts together what belongs together.
 
 mod assemble;
+mod frames;
 mod json;
 mod pattern;
 mod record;
@@ -13,9 +14,10 @@ mod words;
 use std::borrow::Cow;
 
 pub use assemble::{Assembler, Entry, Group, Rules};
-pub use json::parse as json;
+pub use frames::Frames;
+pub use json::{edited, parse as json};
 pub use pattern::{Grok, GrokError, Named};
-pub use record::{Record, Value};
+pub use record::{OWN, Record, Value};
 pub use syslog::write as write_syslog;
 
 /// One after the other.
@@ -143,6 +145,17 @@ impl Envelope {
 }
 
 impl<'a> Record<'a> {
+    /// Gives fields other names. What is called `ts`, `level` or `msg` then is that, unless something is already.
+    pub fn rename(&mut self, renamed: impl Fn(&str) -> Option<&'a str>) {
+        for (name, value) in std::mem::take(&mut self.fields) {
+            match renamed(&name) {
+                Some(own @ ("ts" | "level" | "msg")) => self.put(Cow::Borrowed(own), value),
+                Some(other) => self.fields.push((Cow::Borrowed(other), value)),
+                None => self.fields.push((name, value)),
+            }
+        }
+    }
+
     /// Puts a field where it belongs: the time, the level and the message have places of their own.
     fn put(&mut self, name: Cow<'a, str>, value: Value<'a>) {
         match &*name {

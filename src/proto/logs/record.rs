@@ -25,7 +25,7 @@ pub struct Record<'a> {
 }
 
 /// What `source` and the others are called; nothing else has these names in what is written.
-const OWN: [&str; 4] = ["ts", "level", "msg", "source"];
+pub const OWN: [&str; 4] = ["ts", "level", "msg", "source"];
 
 impl Record<'_> {
     /// One JSON object and a line end: `ts`, `level`, `msg` and `source` first. `arrived` is for lines that say no time.

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use crate::proto::logs::{Record, Value};
+use crate::proto::logs::{Record, Value, edited};
 use crate::value::{Decode, Item, Reader, json_parts};
 
 /// Where something is in a record: a name, or a JSON pointer (RFC 6901) into a field.
@@ -23,6 +23,35 @@ impl FieldPlace {
             (text.to_owned(), Vec::new())
         };
         if name.is_empty() { Err(format!("`{}` names no field", text.escape_debug())) } else { Ok(Self { name, within }) }
+    }
+
+    /// Takes out what is there, or has something else stand there.
+    pub fn edit<'r>(&'r self, record: &mut Record<'r>, with: Option<&'r str>) {
+        if !self.within.is_empty() {
+            let with = with.map(|with| serde_json::Value::from(with).to_string());
+            for (_, value) in record.fields.iter_mut().filter(|(name, _)| *name == self.name) {
+                if let Value::Json(text) = value
+                    && let Some(edited) = edited(text, &self.within, with.as_deref())
+                {
+                    *text = Cow::Owned(edited);
+                }
+            }
+            return;
+        }
+        let own = match self.name.as_str() {
+            "level" => &mut record.level,
+            "msg" => &mut record.msg,
+            _ => &mut None,
+        };
+        *own = own.take().and_then(|_| with.map(Cow::Borrowed));
+        match with {
+            None => record.fields.retain(|(name, _)| *name != self.name),
+            Some(with) => record
+                .fields
+                .iter_mut()
+                .filter(|(name, _)| *name == self.name)
+                .for_each(|(_, value)| *value = Value::Text(Cow::Borrowed(with))),
+        }
     }
 
     /// What is there: text as it is, anything else as JSON.
@@ -51,6 +80,21 @@ impl FieldPlace {
                 Some(Cow::Owned(found.as_str().map_or_else(|| found.to_string(), str::to_owned)))
             }
         }
+    }
+}
+
+/// A place that may be left out or redacted: every record has a `ts` and a `source`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hideable(pub FieldPlace);
+
+impl Decode for Hideable {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        let place = FieldPlace::decode(item, reader)?;
+        if place.within.is_empty() && matches!(place.name.as_str(), "ts" | "source") {
+            reader.error(item.place, format!("every record has `{}`", place.name)).help("remove this");
+            return None;
+        }
+        Some(Self(place))
     }
 }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 
-use super::place::FieldPlace;
+use super::place::{FieldPlace, Hideable};
 use super::sinks::SinkSettings;
 use crate::proto::exposition::plain_name;
-use crate::proto::logs::{Group, Parsers};
+use crate::proto::logs::{Group, OWN, Parsers};
 use crate::services::metrics::{Buckets, LabelName, MetricName};
 use crate::tls::ConnectorSettings;
 use crate::value::{
@@ -33,9 +33,9 @@ settings! {
         /// Where it is written down how far sinks have taken what was read. Without it a restart begins anew.
         checkpoint: Option<Spanned<PathBuf>> = None,
         /// Fields that get another name.
-        rename: IndexMap<Word, String> = IndexMap::new(),
+        rename: IndexMap<Renamed, Word> = IndexMap::new(),
         /// Fields that are left out.
-        drop: Vec<String> = Vec::new(),
+        drop: Vec<Hideable> = Vec::new(),
         /// What nobody may read.
         redact: Vec<Redact> = Vec::new(),
         /// Records of which only a share is kept; the others are counted.
@@ -72,9 +72,36 @@ impl Key for Word {
     }
 }
 
+impl Decode for Word {
+    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
+        Self::read(Spanned::decode(item, reader)?, reader)
+    }
+}
+
 impl std::borrow::Borrow<str> for Word {
     fn borrow(&self) -> &str {
         &self.0
+    }
+}
+
+/// A field that is to have another name: not one that every record calls the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Renamed(Word);
+
+impl Key for Renamed {
+    fn read(name: Spanned<String>, reader: &mut Reader<'_>) -> Option<Self> {
+        if OWN.contains(&name.value.as_str()) {
+            let message = format!("`{}` has this name in every record", name.value);
+            reader.error(name.place, message).help("have whoever takes records rename it");
+            return None;
+        }
+        Word::read(name, reader).map(Self)
+    }
+}
+
+impl std::borrow::Borrow<str> for Renamed {
+    fn borrow(&self) -> &str {
+        &self.0.0
     }
 }
 
@@ -100,7 +127,7 @@ impl Multiline {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Redact {
     /// All of a field.
-    Field(String, String),
+    Field(Hideable, String),
     /// Wherever it fits, in the message and in the text of every field.
     Text(Pattern, String),
 }
@@ -109,7 +136,7 @@ impl Decode for Redact {
     fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
         let mut fields = Fields::of(item, "what is redacted", reader)?;
         let place = fields.place();
-        let field = fields.optional::<String>("field", reader);
+        let field = fields.optional::<Hideable>("field", reader);
         let regex = fields.optional::<Pattern>("regex", reader);
         let with = fields.or("with", "[redacted]".to_owned(), reader);
         fields.finish(reader)?;

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::sync::PoisonError;
 
 use super::Flow;
+use super::place::Hideable;
 use super::settings::{Multiline, Redact, Wanted, When};
 use crate::proto::logs::{self, Entry, Record, Rules, Value};
 
@@ -118,22 +119,12 @@ impl Flow {
 
     fn edit<'a>(&'a self, record: &mut Record<'a>) {
         let settings = &*self.settings;
-        if !settings.drop.is_empty() {
-            let is_dropped = |name: &str| settings.drop.iter().any(|dropped| dropped == name);
-            record.fields.retain(|(name, _)| !is_dropped(name));
-            record.level = record.level.take().filter(|_| !is_dropped("level"));
-            record.msg = record.msg.take().filter(|_| !is_dropped("msg"));
+        for Hideable(place) in &settings.drop {
+            place.edit(record, None);
         }
         for redact in &settings.redact {
             match redact {
-                Redact::Field(field, with) => {
-                    for (_, value) in record.fields.iter_mut().filter(|(name, _)| **name == **field) {
-                        *value = Value::Text(Cow::Borrowed(with));
-                    }
-                    if field == "msg" && record.msg.is_some() {
-                        record.msg = Some(Cow::Borrowed(with));
-                    }
-                }
+                Redact::Field(Hideable(place), with) => place.edit(record, Some(with)),
                 Redact::Text(pattern, with) => {
                     let texts = record.fields.iter_mut().map(|(_, value)| match value {
                         // What is inside of other JSON is text too.
@@ -155,10 +146,8 @@ impl Flow {
                 }
             }
         }
-        for (name, _) in &mut record.fields {
-            if let Some(renamed) = settings.rename.get(&**name) {
-                *name = Cow::Borrowed(renamed.as_str());
-            }
+        if !settings.rename.is_empty() {
+            record.rename(|name| settings.rename.get(name).map(|renamed| renamed.0.as_str()));
         }
     }
 }

@@ -1,26 +1,27 @@
 //! Lines that others bring: standard input, syslog by datagrams and streams.
 //!
 //! Holds what waits within a bound; while nobody takes it, streams are not read, and of datagrams the kernel drops what it cannot hold.
+//! Ends no stream because a log is written otherwise: the next one goes on with it, in the middle of a message if need be.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
-use tokio::net::{TcpListener, UdpSocket, UnixDatagram, UnixListener};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::{Arrived, What};
+use crate::proto::logs::Frames;
 use crate::upkeep::Ear;
+use crate::value::EarKey;
 
 const DATAGRAM_BYTES_MAX: usize = 64 << 10;
 /// Of one socket.
 const CONNECTIONS_MAX: usize = 256;
 const PAUSE: Duration = Duration::from_millis(100);
-/// A longer count of octets is none.
-const COUNT_DIGITS_MAX: usize = 8;
 
 /// What a line is from, and where it goes.
 #[derive(Clone)]
@@ -32,6 +33,20 @@ pub(super) struct Road {
     pub(super) bytes_max: usize,
     /// Whether somebody else hears from now on.
     pub(super) stopped: watch::Receiver<bool>,
+}
+
+/// A stream that nobody has ended: for who hears by the same socket next.
+pub(super) struct Left {
+    key: EarKey,
+    stream: Stood,
+    frames: Frames,
+    from: String,
+}
+
+/// A stream without a runtime.
+enum Stood {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
 }
 
 impl Road {
@@ -54,27 +69,118 @@ impl Road {
         let source = self.name.as_ref().map_or_else(|| from.into(), Arc::clone);
         self.sender.send(Arrived { source, what: What::Line(line.to_vec()) }).await.is_ok()
     }
+
+    async fn bring_all(&self, from: &str, frames: &mut Frames) -> bool {
+        while let Some(message) = frames.message() {
+            if !self.bring(from, message).await {
+                return false;
+            }
+        }
+        true
+    }
 }
 
-/// For as long as there is some.
-pub(super) async fn stdin(road: Road) {
-    let lines = BufReader::new(tokio::io::stdin());
-    road.unless_stopped(read_lines(lines, "stdin", &road)).await;
+/// What the process has on its standard input, for one log at a time.
+struct Stdin {
+    pieces: mpsc::Receiver<Vec<u8>>,
+    /// What was read of a line that is not whole.
+    begun: Vec<u8>,
 }
 
-/// By this socket, which is somebody else's again when this is dropped.
-pub(super) async fn syslog(ear: Arc<Ear>, road: Road) {
-    let ended = match ear.share() {
-        Ok(Ear::Udp(socket)) => udp(UdpSocket::from_std(socket), &road).await,
-        Ok(Ear::UnixDatagram(socket)) => local(UnixDatagram::from_std(socket), &road).await,
-        Ok(Ear::Tcp(socket)) => road.unless_stopped(tcp(TcpListener::from_std(socket), &road)).await.unwrap_or(Ok(())),
-        Ok(Ear::UnixStream(socket)) => road.unless_stopped(unix(UnixListener::from_std(socket), &road)).await.unwrap_or(Ok(())),
+/// While no log reads it. Started by the first.
+static STDIN: Mutex<Option<Stdin>> = Mutex::new(None);
+static STDIN_HAS_BEGUN: Mutex<bool> = Mutex::new(false);
+/// Pieces that wait.
+const PIECES_MAX: usize = 16;
+const PIECE_BYTES: usize = 16 << 10;
+
+impl Stdin {
+    /// `None` while another log has it.
+    fn take() -> Option<Self> {
+        if std::mem::replace(&mut *STDIN_HAS_BEGUN.lock().unwrap_or_else(PoisonError::into_inner), true) {
+            return STDIN.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        let (sender, pieces) = mpsc::channel(PIECES_MAX);
+        // For as long as the process lives: a read of it cannot be taken back.
+        let reading = std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+            let mut room = vec![0; PIECE_BYTES];
+            let mut input = io::stdin().lock();
+            loop {
+                match input.read(&mut room) {
+                    Ok(0) => return,
+                    Ok(length) => {
+                        if sender.blocking_send(room[..length].to_vec()).is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return tracing::error!(%error, "standard input cannot be read any more"),
+                }
+            }
+        });
+        if let Err(error) = reading {
+            tracing::error!(%error, "standard input has no thread");
+        }
+        Some(Self { pieces, begun: Vec::new() })
+    }
+
+    fn give_back(self) {
+        *STDIN.lock().unwrap_or_else(PoisonError::into_inner) = Some(self);
+    }
+}
+
+/// For as long as there is some. Leaves no stream: what is begun is kept here.
+pub(super) async fn stdin(road: Road) -> Vec<Left> {
+    const FROM: &str = "stdin";
+    let mut stdin = loop {
+        match Stdin::take() {
+            Some(stdin) => break stdin,
+            // Who had it before is about to give it back.
+            None if road.unless_stopped(tokio::time::sleep(PAUSE)).await.is_none() => return Vec::new(),
+            None => {}
+        }
+    };
+    let mut frames = Frames::lines(road.bytes_max);
+    frames.room().append(&mut stdin.begun);
+    loop {
+        if !road.bring_all(FROM, &mut frames).await {
+            break;
+        }
+        match road.unless_stopped(stdin.pieces.recv()).await {
+            Some(Some(piece)) => frames.room().extend_from_slice(&piece),
+            Some(None) => {
+                road.bring(FROM, frames.rest()).await;
+                frames = Frames::lines(road.bytes_max);
+                break;
+            }
+            None => break,
+        }
+    }
+    stdin.begun = frames.rest().to_vec();
+    stdin.give_back();
+    Vec::new()
+}
+
+/// By this socket, which is somebody else's again when this is dropped. Gives back the streams that have not ended.
+pub(super) async fn syslog(key: EarKey, ear: Arc<Ear>, left: Vec<Left>, road: Road) -> Vec<Left> {
+    let heard = match ear.share() {
+        Ok(Ear::Udp(socket)) => udp(UdpSocket::from_std(socket), &road).await.map(|()| Vec::new()),
+        Ok(Ear::UnixDatagram(socket)) => local(UnixDatagram::from_std(socket), &road).await.map(|()| Vec::new()),
+        Ok(Ear::Tcp(socket)) => streams(TcpListener::from_std(socket).map(Listener::Tcp), key, left, &road).await,
+        Ok(Ear::UnixStream(socket)) => streams(UnixListener::from_std(socket).map(Listener::Unix), key, left, &road).await,
         Err(error) => Err(error),
     };
-    if let Err(error) = ended {
-        tracing::error!(%error, "syslog is not heard any more");
-    }
     drop(ear);
+    heard.unwrap_or_else(|error| {
+        tracing::error!(%error, "syslog is not heard any more");
+        Vec::new()
+    })
+}
+
+impl Left {
+    pub(super) fn is_of(&self, key: &EarKey) -> bool {
+        self.key == *key
+    }
 }
 
 fn sender_of(address: SocketAddr) -> String {
@@ -108,102 +214,102 @@ async fn local(socket: io::Result<UnixDatagram>, road: &Road) -> io::Result<()> 
     }
 }
 
-async fn tcp(listener: io::Result<TcpListener>, road: &Road) -> io::Result<()> {
-    let listener = listener?;
-    let mut streams = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if streams.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, from)) => {
-                    let road = road.clone();
-                    streams.spawn(async move { read_frames(stream, &sender_of(from), &road).await });
-                }
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            },
-            Some(_) = streams.join_next() => {}
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<(Stream, String)> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, from)| (Stream::Tcp(stream), sender_of(from))),
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), LOCAL.to_owned())),
         }
     }
 }
 
-async fn unix(listener: io::Result<UnixListener>, road: &Road) -> io::Result<()> {
-    let listener = listener?;
-    let mut streams = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if streams.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => {
-                    let road = road.clone();
-                    streams.spawn(async move { read_frames(stream, LOCAL, &road).await });
-                }
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            },
-            Some(_) = streams.join_next() => {}
+impl Stream {
+    async fn read(&mut self, room: &mut Vec<u8>) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read_buf(room).await,
+            Self::Unix(stream) => stream.read_buf(room).await,
+        }
+    }
+
+    /// Out of its runtime.
+    fn stood(self) -> io::Result<Stood> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(Stood::Tcp),
+            Self::Unix(stream) => stream.into_std().map(Stood::Unix),
+        }
+    }
+
+    /// Into this runtime.
+    fn resumed(stood: Stood) -> io::Result<Self> {
+        match stood {
+            Stood::Tcp(stream) => TcpStream::from_std(stream).map(Self::Tcp),
+            Stood::Unix(stream) => UnixStream::from_std(stream).map(Self::Unix),
         }
     }
 }
 
-/// Messages with their lengths before them (RFC 6587 §3.4.1) or with a line end behind them, as each begins.
-async fn read_frames(stream: impl AsyncRead + Unpin, from: &str, road: &Road) {
-    let mut stream = BufReader::new(stream);
+async fn streams(listener: io::Result<Listener>, key: EarKey, left: Vec<Left>, road: &Road) -> io::Result<Vec<Left>> {
+    let listener = listener?;
+    let mut heard = JoinSet::new();
+    for left in left {
+        if let Ok(stream) = Stream::resumed(left.stream) {
+            heard.spawn(hear(stream, left.frames, left.from, road.clone()));
+        }
+    }
+    let mut left = Vec::new();
+    let mut leave = |ended: Result<Option<(Stream, Frames, String)>, JoinError>| {
+        let Ok(Some((stream, frames, from))) = ended else { return };
+        if let Ok(stream) = stream.stood() {
+            left.push(Left { key: key.clone(), stream, frames, from });
+        }
+    };
     loop {
-        let Ok(room) = stream.fill_buf().await else { return };
-        match room.first() {
-            None => return,
-            Some(b'1'..=b'9') => {}
-            Some(_) => {
-                if !read_line(&mut stream, from, road).await {
-                    return;
-                }
+        let accepted = tokio::select! {
+            accepted = road.unless_stopped(listener.accept()), if heard.len() < CONNECTIONS_MAX => accepted,
+            _ = road.unless_stopped(std::future::pending::<()>()) => None,
+            // One may know sooner than we do that it is somebody else's.
+            Some(ended) = heard.join_next() => {
+                leave(ended);
                 continue;
             }
-        }
-        let mut count = Vec::new();
-        let counted = (&mut stream).take(COUNT_DIGITS_MAX as u64 + 1).read_until(b' ', &mut count).await;
-        let length = std::str::from_utf8(&count).ok().and_then(|count| count.strip_suffix(' ')?.parse::<usize>().ok());
-        let (Ok(_), Some(length)) = (counted, length) else {
-            // A line that begins with a digit, such as a year.
-            let mut rest = count;
-            if !read_rest(&mut stream, &mut rest, from, road).await {
-                return;
-            }
-            continue;
         };
-        let kept = length.min(road.bytes_max + 1);
-        let mut message = Vec::new();
-        let Ok(_) = (&mut stream).take(kept as u64).read_to_end(&mut message).await else { return };
-        if message.len() < kept || !skip(&mut stream, length - kept).await || !road.bring(from, &message).await {
-            return;
+        match accepted {
+            Some(Ok((stream, from))) => {
+                heard.spawn(hear(stream, Frames::messages(road.bytes_max), from, road.clone()));
+            }
+            Some(Err(_)) => tokio::time::sleep(PAUSE).await,
+            None => break,
         }
     }
+    while let Some(ended) = heard.join_next().await {
+        leave(ended);
+    }
+    Ok(left)
 }
 
-async fn skip(stream: &mut (impl AsyncRead + Unpin), length: usize) -> bool {
-    tokio::io::copy(&mut stream.take(length as u64), &mut tokio::io::sink()).await.is_ok_and(|skipped| skipped == length as u64)
-}
-
-async fn read_lines<R: AsyncRead + Unpin>(mut stream: BufReader<R>, from: &str, road: &Road) {
-    while read_line(&mut stream, from, road).await {}
-}
-
-async fn read_line<R: AsyncRead + Unpin>(stream: &mut BufReader<R>, from: &str, road: &Road) -> bool {
-    read_rest(stream, &mut Vec::new(), from, road).await
-}
-
-/// Up to the end of a line, of which some is there. Of a long one the end is skipped. `false` if there is no more.
-async fn read_rest<R: AsyncRead + Unpin>(stream: &mut BufReader<R>, line: &mut Vec<u8>, from: &str, road: &Road) -> bool {
-    let mut has_more = true;
+/// Until it ends, or is somebody else's.
+async fn hear(mut stream: Stream, mut frames: Frames, from: String, road: Road) -> Option<(Stream, Frames, String)> {
     loop {
-        let Ok(room) = stream.fill_buf().await else { return false };
-        let end = memchr::memchr(b'\n', room);
-        let (length, taken) = (end.unwrap_or(room.len()), end.map_or(room.len(), |end| end + 1));
-        has_more &= taken > 0;
-        // One byte more than a line may have says that it was cut.
-        let kept = length.min((road.bytes_max + 1).saturating_sub(line.len()));
-        line.extend_from_slice(&room[..kept]);
-        stream.consume(taken);
-        if end.is_some() || taken == 0 {
-            break;
+        if !road.bring_all(&from, &mut frames).await {
+            return None;
+        }
+        match road.unless_stopped(stream.read(frames.room())).await {
+            None => return Some((stream, frames, from)),
+            Some(Ok(length)) if length > 0 => {}
+            Some(_) => {
+                road.bring(&from, frames.rest()).await;
+                return None;
+            }
         }
     }
-    road.bring(from, line).await && has_more
 }

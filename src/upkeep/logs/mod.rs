@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::proto::logs::{Assembler, Entry};
@@ -28,12 +29,13 @@ use crate::upkeep::Ear;
 use crate::value::EarKey;
 use checkpoint::Checkpoint;
 use files::{Followed, SCAN_INTERVAL};
+use heard::Left;
 use sinks::Sink;
 
 /// A log at work; ends when dropped.
 pub(super) struct Running {
     stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Vec<Left>>>,
 }
 
 impl Running {
@@ -42,17 +44,19 @@ impl Running {
         let (stop, stopped) = watch::channel(false);
         let flow = Arc::clone(flow);
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
-            if let Some(before) = before {
-                before.end();
-            }
+            let left = before.map(Self::end).unwrap_or_default();
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
-                Err(error) => return tracing::error!(log = flow.name, %error, "a log cannot be read"),
+                Err(error) => {
+                    tracing::error!(log = flow.name, %error, "a log cannot be read");
+                    return Vec::new();
+                }
             };
-            runtime.block_on(run(flow, ears, stopped));
-            // A read of standard input may never end.
+            let left = runtime.block_on(run(flow, ears, left, stopped));
+            // Names may still be looked up.
             runtime.shutdown_background();
             drop(alive);
+            left
         });
         if let Err(error) = &thread {
             tracing::error!(%error, "a log has no thread");
@@ -60,13 +64,11 @@ impl Running {
         Self { stop, thread: thread.ok() }
     }
 
-    /// Has it write down how far it came, and waits for that.
-    fn end(mut self) {
+    /// Has it write down how far it came, and waits for that and for what it leaves.
+    fn end(mut self) -> Vec<Left> {
         self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take() {
-            // A panic was told.
-            let _ = thread.join();
-        }
+        // A panic was told.
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }
 
@@ -105,7 +107,7 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// A checkpoint that cannot be opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch::Receiver<bool>) {
+async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>, mut stopped: watch::Receiver<bool>) -> Vec<Left> {
     let settings = Arc::clone(&flow.settings);
     let path = settings.checkpoint.as_ref().map(|path| path.value.as_path());
     let mut checkpoint = loop {
@@ -117,7 +119,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
             }
         }
         if timeout(RETRY, stopped.wait_for(|stopped| *stopped)).await.is_ok() {
-            return;
+            return left;
         }
     };
     let (sender, mut arrivals) = mpsc::channel(ARRIVED_MAX);
@@ -126,6 +128,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
         heard::Road { name, sender, bytes_max: settings.line.value.bytes(), stopped }
     };
     let mut followed = Vec::new();
+    let mut hearing = JoinSet::new();
     for (source, peer) in settings.from.value.iter().zip(&flow.peers.sources) {
         let name: Option<Arc<str>> = source.name.as_deref().map(Arc::from);
         match &source.origin {
@@ -134,7 +137,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
                 Err(error) => tracing::error!(log = flow.name, error, "files cannot be looked for"),
             },
             Origin::Stdin => {
-                tokio::spawn(heard::stdin(road(name)));
+                hearing.spawn(heard::stdin(road(name)));
             }
             Origin::Http => {
                 if let Some(posts) = flow.posts() {
@@ -143,8 +146,9 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
             }
             Origin::Syslog(keys) => {
                 for key in &keys.0 {
-                    if let Some((_, ear)) = ears.iter().find(|(bound, _)| *bound == key.value) {
-                        tokio::spawn(heard::syslog(Arc::clone(ear), road(name.clone())));
+                    if let Some((key, ear)) = ears.iter().find(|(bound, _)| *bound == key.value) {
+                        let theirs = left.extract_if(.., |left| left.is_of(key)).collect();
+                        hearing.spawn(heard::syslog(key.clone(), Arc::clone(ear), theirs, road(name.clone())));
                     }
                 }
             }
@@ -157,8 +161,8 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
             }
         }
     }
-    // The others have theirs.
-    drop(sender);
+    // The others have theirs. Streams that came by sockets that are not wanted any more end here.
+    drop((sender, left));
     let mut sinks: Vec<Sink> = settings.to.iter().zip(&flow.peers.sinks).map(|(sink, peer)| Sink::new(sink, peer.as_ref())).collect();
     let linger = if sinks.iter().any(Sink::is_far) { LINGER_FAR } else { LINGER_NEAR };
     let alarms: Vec<_> = followed.iter().filter_map(|files| register(files.inotify()?.as_fd().try_clone_to_owned().ok()?).ok()).collect();
@@ -225,7 +229,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
                 };
                 tokio::select! {
                     () = taken => {}
-                    () = ending => return,
+                    () = ending => break,
                 }
                 began = None;
             }
@@ -250,7 +254,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
         if is_last {
             // Until whoever hears has said all that it has heard.
             if (arrivals.is_closed() && arrivals.is_empty()) || *ends.get_or_insert(now + LAST_WORDS) <= now {
-                return;
+                break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
@@ -268,6 +272,13 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut stopped: watch:
             () = tokio::time::sleep(pause) => {}
         }
     }
+    // Whoever waits to bring something is told that nobody takes it.
+    drop(arrivals);
+    let mut left = Vec::new();
+    while let Some(theirs) = hearing.join_next().await {
+        left.append(&mut theirs.unwrap_or_default());
+    }
+    left
 }
 
 fn note(checkpoint: &mut Checkpoint, flow: &Flow) {
