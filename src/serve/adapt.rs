@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{timeout, timeout_at};
 
@@ -28,7 +28,7 @@ use crate::generation::Listener;
 use crate::proto::http1::{BodyFraming, LAST_CHUNK, RequestFraming};
 use crate::route::Head;
 use crate::route::key::write_decoded;
-use crate::services::logs::{Logs, Posted};
+use crate::services::logs::Logs;
 use crate::services::metrics::process::Settings;
 use crate::services::metrics::process::topz::{self, Shape, Sort};
 use crate::services::metrics::{Collected, Format, Metrics, Page, Probes, Source};
@@ -154,7 +154,7 @@ async fn follow<S: Side>(
 
 /// Whether a record has this level, which is its second field if it has one.
 fn has_level(record: &str, level: &str) -> bool {
-    let wanted = format!("\"level\":\"{}\"", level.to_ascii_lowercase());
+    let wanted = format!("\"level\":\"{}\"", crate::proto::logs::level(level));
     record.split(',').nth(1).is_some_and(|field| field.trim_end_matches(['}', '\n']) == wanted)
 }
 
@@ -162,9 +162,9 @@ fn has_level(record: &str, level: &str) -> bool {
 pub async fn report(adapter: &Adapter<'_>, head: &Head<'_>, body: Option<Body<'_>>, deadline: Option<Instant>) -> Report {
     match adapter {
         Adapter::Health(health) => health.report(head, Instant::now()),
-        Adapter::Logs(logs) => match (head.method, body, logs.flow.posted()) {
-            (b"GET" | b"HEAD", ..) => latest(logs, head),
-            (b"POST", Some(Body::Is(lines)), Some(posted)) => taken(posted, lines, head, deadline).await,
+        Adapter::Logs(logs) => match (head.method, body) {
+            (b"GET" | b"HEAD", _) => latest(logs, head),
+            (b"POST", Some(Body::Is(lines))) if logs.flow.hears_posts() => taken(logs, lines, head, deadline).await,
             _ => Report::of_method(),
         },
         Adapter::Metrics(_) if !matches!(head.method, b"GET" | b"HEAD") => Report::of_method(),
@@ -199,16 +199,16 @@ fn latest(logs: &Logs, head: &Head<'_>) -> Report {
 const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// Lines that a client posts; it is told when every sink has them.
-async fn taken(posted: &mpsc::Sender<Posted>, lines: &[u8], head: &Head<'_>, deadline: Option<Instant>) -> Report {
+async fn taken(logs: &Logs, lines: &[u8], head: &Head<'_>, deadline: Option<Instant>) -> Report {
+    if head.headers.first(b"content-encoding").is_some() {
+        return plain(415, "lines are taken as they are, without Content-Encoding");
+    }
     let until = Instant::now() + TAKEN_WITHIN;
     let until = deadline.map_or(until, |deadline| deadline.min(until));
-    let (taken, told) = oneshot::channel();
     let source = head.client.map_or_else(|| "http".to_owned(), |client| format!("http {client}"));
-    let sent = async {
-        posted.send(Posted { lines: lines.to_vec(), source, taken }).await.ok()?;
-        told.await.ok()
-    };
-    if let Ok(Some(())) = timeout_at(until.into(), sent).await {
+    if let Some(told) = logs.flow.post(lines, source)
+        && let Ok(Ok(())) = timeout_at(until.into(), told).await
+    {
         return Report { status: 204, fields: Vec::new(), body: Vec::new() };
     }
     // They may arrive all the same: whoever sends them again may have them twice.

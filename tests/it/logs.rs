@@ -386,6 +386,22 @@ fn syslog_is_heard_in_every_way() {
     assert!(!socket.exists() && !stream.exists());
 }
 
+/// Connections that say nothing kept everybody else out.
+#[test]
+fn whoever_is_silent_for_longest_makes_room() {
+    let address = crate::support::free_address();
+    let rig = Rig::start(&config(&format!("from = [{{ syslog = \"tcp:{address}\" }}]\nparse = \"syslog\"")));
+    let connect = || std::net::TcpStream::connect(address).unwrap();
+    let mut first = connect();
+    let silent: Vec<_> = (0..260).map(|_| connect()).collect();
+    connect().write_all(b"<14>1 - - - - - - honest\n").unwrap();
+    tells(&rig, &["honest"]);
+    first.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    assert_eq!(std::io::Read::read(&mut first, &mut [0]).unwrap(), 0, "it was the first to be silent");
+    assert!(rig.metric("attache_logs_errors_total{service=\"l\"}") >= 1.0);
+    drop(silent);
+}
+
 /// Whoever is told that the log has changed is the log.
 #[test]
 fn streams_go_on_over_a_reload_in_the_middle_of_a_line() {

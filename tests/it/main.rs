@@ -45,6 +45,7 @@ mod ramps; // arms that grow by themselves, and are taken back
 mod reload; // reloads: all or nothing, and nobody notices
 mod reports; // health reports over real servers
 mod retries; // requests that go out again, and those that are asked twice
+mod rotations; // files that are renamed, copied and cut: each line once
 mod routing; // which route takes a request, and what it does to it
 mod scatters; // one question to many leaves, whatever becomes of them
 mod searches; // the book's two searches over a corpus on disk

@@ -244,6 +244,21 @@ fn a_slow_receiver_loses_nothing() {
     assert_eq!(rig.metrics("attache_logs_missing_total{service=\"l\""), 0.0);
 }
 
+/// Whether the answer ends or not, it was taken.
+#[test]
+fn an_answer_without_an_end_is_one() {
+    let origin = Origin::run(|stream, _, _| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok");
+        std::thread::sleep(Duration::from_secs(3));
+        Next::Close
+    });
+    let directory = TempDir::new().unwrap();
+    append(&directory.path().join("app.log"), "one\n");
+    let rig = Rig::start(&to(directory.path(), &format!("{{ http = \"http://{}/\", timeout = \"1s\" }}", origin.address)));
+    tells(&rig, &["one"]);
+    assert_eq!(origin.seen().len(), 1);
+}
+
 /// Ended by its own process id.
 struct Rsyslog {
     child: Child,

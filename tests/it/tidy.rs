@@ -58,6 +58,7 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("tests/it/routing.rs", "one claim after another about one table"),
     ("tests/it/scatters.rs", "one claim after another about what becomes of leaves"),
     ("tests/it/shards.rs", "one claim after another about whose key goes where"),
+    ("tests/it/sinks.rs", "one claim after another about who takes records"),
     ("tests/it/storm.rs", "one storm, its clients and the ends it may have"),
     ("tests/it/strictness.rs", "one table for each clause of one section"),
     ("tests/it/tcp.rs", "one claim after another about one relay"),

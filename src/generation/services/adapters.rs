@@ -100,6 +100,14 @@ impl Services<'_> {
                 return None;
             }
         }
+        let reads_stdin = |settings: &logs::Settings| settings.from.value.iter().any(|source| source.origin == logs::Origin::Stdin);
+        if reads_stdin(settings)
+            && let Some(other) =
+                self.others.iter().find(|other| matches!(&*other.service, Service::Logs(logs) if reads_stdin(&logs.flow.settings)))
+        {
+            found.error(settings.from.place, format!("`{}` reads standard input", other.name)).help("read it in one log");
+            return None;
+        }
         // Two families of one name would make the page one that nobody can read.
         for count in &settings.count.value {
             let counts = |logs: &Logs| logs.flow.settings.count.value.iter().any(|other| other.name.value == count.name.value);

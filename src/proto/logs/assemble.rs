@@ -36,11 +36,13 @@ struct Pending {
     /// The place of its first byte.
     begins: u64,
     touched: Instant,
-    /// The line that is not whole yet begins here in `text`.
-    part: Option<usize>,
+    /// The line that is not whole yet begins here in `text`, and there in its source.
+    part: Option<(usize, u64)>,
     is_cut: bool,
 }
 
+/// The rest of a line in parts comes at once, or never.
+const PART_IDLE: Duration = Duration::from_secs(5);
 /// A container has two; more than this are taken for one.
 const STREAMS_MAX: usize = 4;
 
@@ -75,7 +77,15 @@ impl Assembler {
     pub fn bytes(&mut self, rules: Rules<'_>, line: &[u8], begins: u64, now: Instant, take: &mut impl FnMut(Entry<'_>)) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let is_cut = line.len() > rules.bytes_max;
-        let text = String::from_utf8_lossy(&line[..line.len().min(rules.bytes_max)]);
+        let mut kept = &line[..line.len().min(rules.bytes_max)];
+        // Not within a character.
+        if is_cut
+            && let Err(error) = std::str::from_utf8(kept)
+            && error.error_len().is_none()
+        {
+            kept = &kept[..error.valid_up_to()];
+        }
+        let text = String::from_utf8_lossy(kept);
         self.line(rules, &text, is_cut, begins, now, take);
     }
 
@@ -110,7 +120,7 @@ impl Assembler {
                 pending.lines += 1;
                 pending.text.push('\n');
                 if is_partial {
-                    pending.part = Some(pending.text.len());
+                    pending.part = Some((pending.text.len(), begins));
                 }
                 push_within(&mut pending.text, &text, room, &mut pending.is_cut);
             }
@@ -119,7 +129,7 @@ impl Assembler {
             return;
         }
         // The line is whole now, and tells whether it began a record.
-        let Some(from) = pending.part.take() else { return };
+        let Some((from, begins)) = pending.part.take() else { return };
         if rules.multiline.is_none() {
             self.pending.remove(at).give(take);
         } else if from > 0 && is_begin(&pending.text[from..]) {
@@ -156,19 +166,22 @@ impl Assembler {
             lines: 1,
             begins,
             touched: now,
-            part: is_partial.then_some(0),
+            part: is_partial.then_some((0, begins)),
             is_cut,
         });
     }
 
     /// Gives what nothing was added to for a while.
     pub fn flush_idle(&mut self, rules: Rules<'_>, now: Instant, take: &mut impl FnMut(Entry<'_>)) {
-        let Some(multiline) = rules.multiline else { return };
         let mut at = 0;
         while at < self.pending.len() {
             let pending = &self.pending[at];
-            if pending.part.is_none() && now.saturating_duration_since(pending.touched) >= multiline.flush {
-                self.pending.remove(at).give(take);
+            let flush = rules.multiline.map_or(PART_IDLE, |multiline| multiline.flush);
+            let flush = if pending.part.is_some() { flush.max(PART_IDLE) } else { flush };
+            if now.saturating_duration_since(pending.touched) >= flush {
+                let mut pending = self.pending.remove(at);
+                pending.is_cut |= pending.part.is_some();
+                pending.give(take);
             } else {
                 at += 1;
             }
@@ -271,5 +284,29 @@ mod tests {
         assert_eq!((found, assembler.begins()), (0, Some(7)));
         assembler.flush_idle(rules, now + Duration::from_secs(1), &mut |_| found += 1);
         assert_eq!((found, assembler.begins()), (1, None));
+    }
+
+    #[test]
+    fn a_part_without_an_end_is_given_after_a_while() {
+        let rules = Rules { envelope: Some(Envelope::Cri), multiline: None, bytes_max: 100 };
+        let (mut assembler, mut found, now) = (Assembler::default(), Vec::new(), Instant::now());
+        let mut take = |entry: Entry<'_>| found.push((entry.text.to_owned(), entry.is_cut));
+        assembler.line(rules, "2026-01-02T03:04:05Z stderr P half", false, 7, now, &mut take);
+        assembler.flush_idle(rules, now + Duration::from_secs(4), &mut take);
+        assert_eq!(assembler.begins(), Some(7));
+        assembler.flush_idle(rules, now + PART_IDLE, &mut take);
+        assert_eq!((found, assembler.begins()), (vec![("half".to_owned(), true)], None));
+    }
+
+    /// A restart went on in the middle of the line.
+    #[test]
+    fn a_record_of_parts_begins_where_its_first_part_does() {
+        let start = Regex::new("^[A-Z]").unwrap();
+        let rules = Rules { envelope: Some(Envelope::Cri), multiline: Some(group(&start)), bytes_max: 100 };
+        let (mut assembler, now) = (Assembler::default(), Instant::now());
+        for (begins, line) in [(0, "F A"), (50, "P B"), (100, "F b")] {
+            assembler.line(rules, &format!("2026-01-02T03:04:05Z stdout {line}"), false, begins, now, &mut |_| {});
+        }
+        assert_eq!(assembler.begins(), Some(50));
     }
 }

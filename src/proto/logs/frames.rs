@@ -123,7 +123,12 @@ impl Frames {
         };
         let length = std::str::from_utf8(&rest[..digits]).ok().and_then(|digits| digits.parse().ok());
         match length {
-            Some(length) if rest[digits] == b' ' => Count::Of(digits, length),
+            // A message begins with its priority; a line may begin with a number.
+            Some(length) if rest[digits] == b' ' => match rest.get(digits + 1) {
+                Some(b'<') => Count::Of(digits, length),
+                Some(_) => Count::Line,
+                None => Count::Unknown,
+            },
             // Such as a year.
             _ => Count::Line,
         }
@@ -159,18 +164,19 @@ mod tests {
 
     #[test]
     fn messages_have_lengths_or_line_ends() {
-        check("3 abc2 de\nf\n", &["abc", "de", "", "f"], "");
-        check("a\n\n3 b\nc", &["a", "", "b\nc"], "");
-        check("2 a\n2026-01\n123456789\n", &["a", "2026-01", "123456789"], "");
+        check("3 <bc2 <e\nf\n", &["<bc", "<e", "", "f"], "");
+        check("a\n\n3 <\nc10 items\n", &["a", "", "<\nc", "10 items"], "");
+        check("2 <\n2026-01\n123456789\n", &["<", "2026-01", "123456789"], "");
         check("1234567890 x\n", &["123456789"], "");
         check("12345", &[], "12345");
-        check("5 ab", &[], "ab");
+        check("5 <b", &[], "<b");
+        check("5 ", &[], "5 ");
         check("no end", &[], "no end");
     }
 
     #[test]
     fn of_long_ones_one_byte_more_is_given() {
-        check("12 123456789abcx\n", &["123456789", "x"], "");
+        check("12 <23456789abcx\n", &["<23456789", "x"], "");
         check("123456789abc\nx\n", &["123456789", "x"], "");
         check("aaaaaaaaaaaaaaa", &["aaaaaaaaa"], "");
     }

@@ -70,7 +70,61 @@ fn value(raw: &RawValue) -> Value<'_> {
     if memchr::memchr(b'\\', quoted.as_bytes()).is_none() {
         return Value::Text(Cow::Borrowed(quoted));
     }
-    serde_json::from_str::<String>(text).map_or(Value::Json(Cow::Borrowed("null")), |text| Value::Text(Cow::Owned(text)))
+    let read = serde_json::from_str::<String>(text).or_else(|_| serde_json::from_str(&without_halves(text)));
+    read.map_or(Value::Json(Cow::Borrowed("null")), |text| Value::Text(Cow::Owned(text)))
+}
+
+/// JSON has two escapes for one character beyond 16 bits. Programs write one of them, which stands for a byte that was no character.
+fn without_halves(text: &str) -> String {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut out = String::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(next) = memchr::memchr(b'\\', &text.as_bytes()[at..]).map(|next| at + next) {
+        out.push_str(&text[at..next]);
+        at = match (unit(next), unit(next + 6)) {
+            (Some(0xd800..0xdc00), Some(0xdc00..0xe000)) => next + 12,
+            (Some(0xd800..0xe000), _) => {
+                out.push('\u{fffd}');
+                at = next + 6;
+                continue;
+            }
+            (Some(_), _) => next + 6,
+            // Two bytes, of which the second is one of ASCII.
+            (None, _) => (next + 2).min(text.len()),
+        };
+        out.push_str(text.get(next..at).unwrap_or_default());
+    }
+    out.push_str(text.get(at..).unwrap_or_default());
+    out
+}
+
+/// JSON without escapes that nothing needs: so that what is looked for in its text is found.
+pub fn plainly(text: &str) -> Cow<'_, str> {
+    if memchr::memmem::find(text.as_bytes(), b"\\u00").is_none() {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let byte =
+            rest.get(at + 2..at + 6).filter(|_| rest[at..].starts_with("\\u00")).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let end = match byte {
+            Some(byte) if byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\') => {
+                out.push(char::from(byte));
+                rest = &rest[at + 6..];
+                continue;
+            }
+            _ => rest[at..].char_indices().nth(2).map_or(rest.len(), |(length, _)| at + length),
+        };
+        out.push_str(&rest[at..end]);
+        rest = &rest[end..];
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
 }
 
 /// An object; anything else does not fit.
@@ -155,7 +209,7 @@ pub(super) fn docker(line: &str) -> Option<Peeled<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use super::edited;
+    use super::*;
 
     #[track_caller]
     fn check(text: &str, place: &str, with: Option<&str>, wanted: Option<&str>) {
@@ -174,5 +228,17 @@ mod tests {
             check(text, place, None, None);
         }
         check("1", "a", None, None);
+    }
+
+    #[test]
+    fn escapes_that_nothing_needs_go() {
+        assert_eq!(plainly(r#"{"a":"\u0034\u00e9\u0022\\u0034\n\u0041"}"#), r#"{"a":"4\u00e9\u0022\\u0034\nA"}"#);
+        assert!(matches!(plainly(r#""\n""#), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn half_a_character_is_one_that_is_unknown() {
+        let msg = |line: &str| parse(line).and_then(|record| record.msg.map(Cow::into_owned));
+        assert_eq!(msg(r#"{"msg":"a \udcff.txt \ud83d\ude00 \\udcff"}"#).as_deref(), Some("a \u{fffd}.txt 😀 \\udcff"));
     }
 }

@@ -15,10 +15,11 @@ use std::borrow::Cow;
 
 pub use assemble::{Assembler, Entry, Group, Rules};
 pub use frames::Frames;
-pub use json::{edited, parse as json};
+pub use json::{edited, parse as json, plainly};
 pub use pattern::{Grok, GrokError, Named};
 pub use record::{OWN, Record, Value};
 pub use syslog::write as write_syslog;
+pub use time::level;
 
 /// One after the other.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,38 +157,48 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Puts a field where it belongs: the time, the level and the message have places of their own.
-    fn put(&mut self, name: Cow<'a, str>, value: Value<'a>) {
-        match &*name {
-            "ts" | "time" | "timestamp" | "@timestamp" | "t" | "date" if self.ts.is_none() => {
-                let read = match &value {
-                    Value::Text(Cow::Borrowed(text)) => time::time(text),
-                    Value::Text(Cow::Owned(text)) => time::time(text).map(|read| Cow::Owned(read.into_owned())),
-                    Value::Json(text) => time::epoch(text),
-                };
-                if let Some(read) = read {
-                    self.ts = Some(read);
-                    return;
-                }
-            }
-            "level" | "lvl" | "severity" | "loglevel" | "log.level" | "levelname" if self.level.is_none() => {
-                match value {
-                    Value::Text(Cow::Borrowed(text)) => self.level = Some(time::level(text)),
-                    Value::Text(Cow::Owned(text)) => self.level = Some(Cow::Owned(time::level(&text).into_owned())),
-                    Value::Json(text) => self.level = Some(Cow::Owned(time::level(&text).into_owned())),
-                }
+    /// Puts a field where it belongs: the time, the level and the message have places of their own, which of several that may be one the
+    /// first of these names has.
+    fn put(&mut self, name: Cow<'a, str>, mut value: Value<'a>) {
+        if let Some(rank) = rank(&TIMES, &name).filter(|rank| self.ts.is_none() || *rank < self.ranks[0]) {
+            let read = match &value {
+                Value::Text(Cow::Borrowed(text)) => time::time(text),
+                Value::Text(Cow::Owned(text)) => time::time(text).map(|read| Cow::Owned(read.into_owned())),
+                Value::Json(text) => time::epoch(text),
+            };
+            if let Some(read) = read {
+                let (before, was) = (self.ts.replace(read), std::mem::replace(&mut self.ranks[0], rank));
+                self.fields.extend(before.map(|before| (Cow::Borrowed(TIMES[was]), Value::Text(before))));
                 return;
             }
-            "msg" | "message" | "event" | "log" | "body" if self.msg.is_none() => {
-                if let Value::Text(text) = value {
-                    self.msg = Some(text);
-                    return;
-                }
-            }
-            _ => {}
+        } else if let Some(rank) = rank(&LEVELS, &name).filter(|rank| self.level.is_none() || *rank < self.ranks[1]) {
+            let level = match value {
+                Value::Text(Cow::Borrowed(text)) => level(text),
+                Value::Text(Cow::Owned(text)) => Cow::Owned(level(&text).into_owned()),
+                Value::Json(text) => Cow::Owned(level(&text).into_owned()),
+            };
+            let (before, was) = (self.level.replace(level), std::mem::replace(&mut self.ranks[1], rank));
+            self.fields.extend(before.map(|before| (Cow::Borrowed(LEVELS[was]), Value::Text(before))));
+            return;
+        } else if let (Some(rank), Value::Text(text)) =
+            (rank(&MESSAGES, &name).filter(|rank| self.msg.is_none() || *rank < self.ranks[2]), &mut value)
+        {
+            let text = std::mem::take(text);
+            let (before, was) = (self.msg.replace(text), std::mem::replace(&mut self.ranks[2], rank));
+            self.fields.extend(before.map(|before| (Cow::Borrowed(MESSAGES[was]), Value::Text(before))));
+            return;
         }
         self.fields.push((name, value));
     }
+}
+
+/// What the time, the level and the message of a line are called, the best name first.
+const TIMES: [&str; 6] = ["ts", "time", "timestamp", "@timestamp", "t", "date"];
+pub const LEVELS: [&str; 6] = ["level", "lvl", "severity", "loglevel", "log.level", "levelname"];
+pub const MESSAGES: [&str; 5] = ["msg", "message", "event", "log", "body"];
+
+fn rank(names: &[&str], name: &str) -> Option<usize> {
+    names.iter().position(|known| *known == name)
 }
 
 /// A number as JSON has it, kept as it is written; anything else is text.

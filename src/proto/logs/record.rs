@@ -3,6 +3,7 @@
 //! Borrows from the line; nothing nested is taken apart, it is moved as it came.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::io::Write as _;
 
 /// A field's value.
@@ -22,7 +23,12 @@ pub struct Record<'a> {
     pub level: Option<Cow<'a, str>>,
     pub msg: Option<Cow<'a, str>>,
     pub fields: Vec<(Cow<'a, str>, Value<'a>)>,
+    /// Of the names that the first three were read from, the place among those they may have.
+    pub ranks: [usize; 3],
 }
+
+/// So many fields are looked through one by one.
+const FIELDS_FEW: usize = 32;
 
 /// What `source` and the others are called; nothing else has these names in what is written.
 pub const OWN: [&str; 4] = ["ts", "level", "msg", "source"];
@@ -42,15 +48,25 @@ impl Record<'_> {
         }
         out.extend_from_slice(b",\"source\":");
         text(source, out);
+        // Of two of one name the last counts.
+        let last: Option<HashMap<&str, usize>> =
+            (self.fields.len() > FIELDS_FEW).then(|| self.fields.iter().enumerate().map(|(at, (name, _))| (&**name, at)).collect());
+        let is_taken = |name: &str| match &last {
+            Some(last) => last.contains_key(name),
+            None => self.fields.iter().any(|(taken, _)| taken == name),
+        };
         for (at, (name, value)) in self.fields.iter().enumerate() {
-            // Of two of one name the last counts.
-            if self.fields[at + 1..].iter().any(|(later, _)| later == name) {
+            let comes_again = match &last {
+                Some(last) => last.get(&**name).is_some_and(|last| *last > at),
+                None => self.fields[at + 1..].iter().any(|(later, _)| later == name),
+            };
+            if comes_again {
                 continue;
             }
             out.push(b',');
             if OWN.contains(&&**name) {
                 let mut other = format!("{name}_");
-                while self.fields.iter().any(|(taken, _)| *taken == other) {
+                while is_taken(&other) {
                     other.push('_');
                 }
                 text(&other, out);

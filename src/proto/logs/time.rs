@@ -19,11 +19,7 @@ pub fn time(text: &str) -> Option<Cow<'_, str>> {
     if bytes.get(4) == Some(&b'-') {
         if let Ok(read) = text.parse::<Timestamp>() {
             // With `T` and a zone it is RFC 3339 already.
-            return Some(if bytes.get(10) == Some(&b'T') && !text.ends_with(']') {
-                Cow::Borrowed(text)
-            } else {
-                Cow::Owned(read.to_string())
-            });
+            return Some(if is_exact(bytes) { Cow::Borrowed(text) } else { Cow::Owned(read.to_string()) });
         }
         let comma = text.replace(',', ".");
         return of_utc(comma.parse::<DateTime>().ok()?);
@@ -36,6 +32,18 @@ pub fn time(text: &str) -> Option<Cow<'_, str>> {
         return of_utc(read);
     }
     epoch(text)
+}
+
+/// Whether it is as RFC 3339 has it, and not as only its kin do.
+fn is_exact(bytes: &[u8]) -> bool {
+    let fits = |bytes: &[u8], shape: &[u8]| {
+        bytes.len() == shape.len()
+            && bytes.iter().zip(shape).all(|(byte, want)| if *want == b'0' { byte.is_ascii_digit() } else { byte == want })
+    };
+    let Some((at, zone)) = bytes.split_at_checked(19) else { return false };
+    let fraction = zone.iter().skip(1).take_while(|byte| byte.is_ascii_digit()).count();
+    let zone = if zone.first() == Some(&b'.') && fraction > 0 { &zone[1 + fraction..] } else { zone };
+    fits(at, b"0000-00-00T00:00:00") && (zone == b"Z" || fits(zone, b"+00:00") || fits(zone, b"-00:00"))
 }
 
 fn of_utc(read: DateTime) -> Option<Cow<'static, str>> {
@@ -126,6 +134,9 @@ mod tests {
             ("2026-01-02 03:04:05,123", "2026-01-02T03:04:05.123Z"),
             ("2026-01-02 03:04:05", "2026-01-02T03:04:05Z"),
             ("2026-01-02 03:04:05+01:00", "2026-01-02T02:04:05Z"),
+            ("2026-01-02T03:04:05+0100", "2026-01-02T02:04:05Z"),
+            ("2026-01-02T03:04:05,123Z", "2026-01-02T03:04:05.123Z"),
+            ("2026-01-02T03Z", "2026-01-02T03:00:00Z"),
             ("2026/01/02 03:04:05", "2026-01-02T03:04:05Z"),
             ("10/Oct/2000:13:55:36 -0700", "2000-10-10T20:55:36Z"),
             ("1767323045", "2026-01-02T03:04:05Z"),

@@ -75,6 +75,18 @@ fn unescaped(text: &str) -> String {
             ('\\', Some('n')) => plain.push('\n'),
             ('\\', Some('t')) => plain.push('\t'),
             ('\\', Some('r')) => plain.push('\r'),
+            ('\\', Some(kind @ ('x' | 'u'))) => {
+                let rest = chars.as_str();
+                let digits = rest.get(..if kind == 'x' { 2 } else { 4 });
+                match digits.and_then(|digits| char::from_u32(u32::from_str_radix(digits, 16).ok()?)) {
+                    // A byte that may be a part of a character stays as it is written.
+                    Some(char) if kind == 'u' || char.is_ascii() => {
+                        plain.push(char);
+                        chars = rest[digits.map_or(0, str::len)..].chars();
+                    }
+                    _ => plain.extend(['\\', kind]),
+                }
+            }
             ('\\', Some(other)) => plain.push(other),
             (char, _) => plain.push(char),
         }
@@ -129,7 +141,7 @@ pub(super) fn combined(text: &str) -> Option<Record<'_>> {
         }
     }
     field("rest", Value::Text(Cow::Borrowed(rest)));
-    Some(Record { ts: Some(ts), level: Some(Cow::Borrowed(level)), msg: Some(request.clone()), fields })
+    Some(Record { ts: Some(ts), level: Some(Cow::Borrowed(level)), msg: Some(request.clone()), fields, ..Record::default() })
 }
 
 /// Ends the borrow of a local.

@@ -8,17 +8,19 @@ mod place;
 mod settings;
 mod shape;
 mod sinks;
+mod sources;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 
 pub use counts::Counts;
-pub use settings::{Files, Origin, Settings, SourceSettings};
+pub use settings::{FRESH, Settings};
 pub use shape::Batch;
 pub use sinks::{Posting, SinkSettings, Telling, Transport};
+pub use sources::{COMPRESSED, Files, Origin, SourceSettings};
 
 use crate::refusal::Refusal;
 use crate::services::{Adapter, Asked, Body, Decision};
@@ -45,6 +47,7 @@ pub struct Flow {
     /// How far sources were taken; stays with the name, whatever else changes.
     pub positions: Arc<Mutex<BTreeMap<String, serde_json::Value>>>,
     posted: mpsc::Sender<Posted>,
+    post_room: Arc<Semaphore>,
     posts: Mutex<Option<mpsc::Receiver<Posted>>>,
     /// For samples.
     dice: AtomicU64,
@@ -73,21 +76,23 @@ pub struct Posted {
     pub source: String,
     /// Sinks have them.
     pub taken: oneshot::Sender<()>,
+    _held: OwnedSemaphorePermit,
 }
 
 /// Of one post.
 const POST_BYTES_MAX: u64 = 8 << 20;
 /// Of batches that who follows has not read yet.
 const NEWS_MAX: usize = 64;
-/// Of posts that nobody has read yet.
-const POSTS_MAX: usize = 64;
+/// Posts that nobody has read yet, and their KiB: those beyond are told at once that they were not taken.
+const POSTS_MAX: usize = 256;
+const POSTS_KIB_MAX: usize = 16 << 10;
 /// Of the latest records, all together.
 const RECENT_BYTES_MAX: usize = 4 << 20;
 
 impl Logs {
     /// Lines that are posted are wanted as a whole; everything else is told the latest records.
     pub fn decide<'g>(&'g self, asked: &Asked<'g, '_>) -> Decision<'g> {
-        let is_post = asked.head.method == b"POST" && self.flow.posted().is_some();
+        let is_post = asked.head.method == b"POST" && self.flow.hears_posts();
         match asked.body {
             Body::Unread if is_post => Decision::Read(POST_BYTES_MAX),
             Body::TooLong if is_post => Decision::Refuse(Refusal::BodyTooLarge),
@@ -110,6 +115,7 @@ impl Flow {
             news: Mutex::new(Some(broadcast::Sender::new(NEWS_MAX))),
             positions,
             posted,
+            post_room: Arc::new(Semaphore::new(POSTS_KIB_MAX)),
             posts: Mutex::new(Some(posts)),
             dice: AtomicU64::new(0),
         }
@@ -125,9 +131,18 @@ impl Flow {
         self.posts.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Where to post lines to, if that is wanted.
-    pub fn posted(&self) -> Option<&mpsc::Sender<Posted>> {
-        self.settings.from.value.iter().any(|source| source.origin == Origin::Http).then_some(&self.posted)
+    /// Whether lines may be posted.
+    pub fn hears_posts(&self) -> bool {
+        self.settings.from.value.iter().any(|source| source.origin == Origin::Http)
+    }
+
+    /// Where to hear that sinks have these lines; `None` if there is no room for them now.
+    pub fn post(&self, lines: &[u8], source: String) -> Option<oneshot::Receiver<()>> {
+        let kib = u32::try_from(lines.len() / 1024 + 1).ok()?;
+        let held = Arc::clone(&self.post_room).try_acquire_many_owned(kib).ok()?;
+        let (taken, told) = oneshot::channel();
+        self.posted.try_send(Posted { lines: lines.to_vec(), source, taken, _held: held }).ok()?;
+        Some(told)
     }
 
     /// Sinks have these.

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use crate::proto::logs::{Record, Value, edited};
+use crate::proto::logs::{LEVELS, MESSAGES, Record, Value, edited};
 use crate::value::{Decode, Item, Reader, json_parts};
 
 /// Where something is in a record: a name, or a JSON pointer (RFC 6901) into a field.
@@ -25,6 +25,11 @@ impl FieldPlace {
         if name.is_empty() { Err(format!("`{}` names no field", text.escape_debug())) } else { Ok(Self { name, within }) }
     }
 
+    /// The last of its names.
+    pub fn last(&self) -> &str {
+        self.within.last().unwrap_or(&self.name)
+    }
+
     /// Takes out what is there, or has something else stand there.
     pub fn edit<'r>(&'r self, record: &mut Record<'r>, with: Option<&'r str>) {
         if !self.within.is_empty() {
@@ -38,10 +43,12 @@ impl FieldPlace {
             }
             return;
         }
-        let own = match self.name.as_str() {
-            "level" => &mut record.level,
-            "msg" => &mut record.msg,
-            _ => &mut None,
+        let own = if LEVELS.contains(&self.name.as_str()) {
+            &mut record.level
+        } else if MESSAGES.contains(&self.name.as_str()) {
+            &mut record.msg
+        } else {
+            &mut None
         };
         *own = own.take().and_then(|_| with.map(Cow::Borrowed));
         match with {
@@ -56,10 +63,15 @@ impl FieldPlace {
 
     /// What is there: text as it is, anything else as JSON.
     pub fn of<'r>(&self, record: &'r Record<'_>) -> Option<Cow<'r, str>> {
+        let is_own = |names: &[&str]| names.contains(&self.name.as_str());
         let own = match self.name.as_str() {
             "ts" => record.ts.as_deref(),
             "level" => record.level.as_deref(),
             "msg" => record.msg.as_deref(),
+            // What is called so in a line may have become one of these.
+            name if record.fields.iter().any(|(field, _)| field == name) => None,
+            _ if is_own(&LEVELS) => record.level.as_deref(),
+            _ if is_own(&MESSAGES) => record.msg.as_deref(),
             _ => None,
         };
         if let Some(own) = own.filter(|_| self.within.is_empty()) {

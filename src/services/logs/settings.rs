@@ -9,14 +9,11 @@ use indexmap::IndexMap;
 
 use super::place::{FieldPlace, Hideable};
 use super::sinks::SinkSettings;
+use super::sources::{Origin, SourceSettings};
 use crate::proto::exposition::plain_name;
 use crate::proto::logs::{Group, OWN, Parsers};
 use crate::services::metrics::{Buckets, LabelName, MetricName};
-use crate::tls::ConnectorSettings;
-use crate::value::{
-    Address, Choice, Decode, EarKey, EarKeys, Fields, Grace, Item, Key, Pattern, Place, Reader, Server, ServerKind, Share, Size, Spanned,
-    Value, Whole,
-};
+use crate::value::{Decode, EarKey, Fields, Item, Key, Pattern, Place, Reader, Share, Size, Spanned, Value, Whole};
 use crate::{settings, words};
 
 settings! {
@@ -49,6 +46,8 @@ settings! {
     }
 }
 
+/// What a checkpoint that is written anew is called besides, until it is whole.
+pub const FRESH: &str = ".new";
 const LINE_MIN: Size = Size(64);
 const LINE_MAX: Size = Size::mib(16);
 const SOURCES_MAX: usize = 64;
@@ -225,106 +224,6 @@ settings! {
     }
 }
 
-impl Files {
-    fn finds(&self, path: &Path) -> bool {
-        glob::Pattern::new(&self.pattern.to_string_lossy()).is_ok_and(|pattern| pattern.matches_path(path))
-    }
-}
-
-/// Where lines come from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SourceSettings {
-    pub origin: Origin,
-    /// What `source` says in records. Default: the path, or who sent it.
-    pub name: Option<String>,
-    pub tls: Option<Spanned<ConnectorSettings>>,
-    pub place: Place,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Origin {
-    File(Files),
-    /// Slow commands of a Redis.
-    Slowlog(Server, Duration),
-    Stdin,
-    /// What programs send to these sockets.
-    Syslog(EarKeys),
-    /// Lines that clients post to the service.
-    Http,
-}
-
-/// Files that are followed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Files {
-    /// A path, which may have `*`, `?`, `[…]` and `**`.
-    pub pattern: PathBuf,
-    /// What is not known yet is read from its end on.
-    pub from_end: bool,
-    /// For how long a file that went away is still read.
-    pub rotate_wait: Duration,
-}
-
-const SOURCES: Choice<'_> = Choice {
-    kinds: &["file", "redis_slowlog", "syslog", "stdin", "http"],
-    rule: "a source is one thing, this is",
-    missing: "nothing says where lines come from",
-    example: "file = \"/var/log/app/*.log\"",
-};
-
-impl Decode for SourceSettings {
-    fn decode(item: &Item, reader: &mut Reader<'_>) -> Option<Self> {
-        let mut fields = Fields::of(item, "a source of logs", reader)?;
-        let place = fields.place();
-        let kinds = SOURCES.take(&mut fields);
-        let start = fields.optional::<Spanned<String>>("start", reader);
-        let rotate_wait = fields.optional::<Spanned<Grace>>("rotate_wait", reader);
-        let interval = fields.optional::<Spanned<Duration>>("interval", reader);
-        let name = fields.optional::<String>("name", reader);
-        let tls = fields.optional::<Spanned<ConnectorSettings>>("tls", reader);
-        fields.finish(reader)?;
-        let (kind, entry) = SOURCES.only(&kinds, place, reader)?;
-        let (start, rotate_wait, interval) = (start?, rotate_wait?, interval?);
-        let of_files = start.as_ref().map(|start| ("start", start.place)).or(rotate_wait.as_ref().map(|wait| ("rotate_wait", wait.place)));
-        if let (Some((key, place)), true) = (of_files, kind != "file") {
-            reader.error(place, format!("`{key}` is for `file`, this is `{kind}`")).help("remove it");
-            return None;
-        }
-        if let (Some(interval), true) = (&interval, kind != "redis_slowlog") {
-            reader.error(interval.place, format!("`interval` is for `redis_slowlog`, this is `{kind}`")).help("remove it");
-            return None;
-        }
-        let origin = match kind {
-            "file" => {
-                let pattern = PathBuf::decode(&entry.item, reader)?;
-                let valid = glob::Pattern::new(&pattern.to_string_lossy()).map_err(|error| format!("this is no pattern: {}", error.msg));
-                reader.accept(valid, entry.item.place, "write \"/var/log/app/*.log\"")?;
-                let rotate_wait = rotate_wait.map_or(Duration::from_secs(5), |wait| wait.value.0);
-                let from_end = is_second(start, ["beginning", "end"], reader)?;
-                Origin::File(Files { pattern, from_end, rotate_wait })
-            }
-            "redis_slowlog" => {
-                let text = String::decode(&entry.item, reader)?;
-                let server = reader.accept(ServerKind::REDIS.parse(&text), entry.item.place, "remove what does not belong there")?;
-                Origin::Slowlog(server, interval.map_or(Duration::from_secs(1), |interval| interval.value))
-            }
-            "syslog" => Origin::Syslog(EarKeys::decode(&entry.item, reader)?),
-            word => {
-                if !bool::decode(&entry.item, reader)? {
-                    reader.error(entry.item.place, format!("`{word} = false` is no source")).help("remove it");
-                    return None;
-                }
-                if word == "stdin" { Origin::Stdin } else { Origin::Http }
-            }
-        };
-        let source = Self { origin, name: name?, tls: tls?, place };
-        if let (Some(tls), None) = (&source.tls, source.tls_address()) {
-            reader.error(tls.place, "this source is not spoken to with TLS").help("remove `tls`, or write rediss://");
-            return None;
-        }
-        Some(source)
-    }
-}
-
 /// Whether it is the second of two words.
 pub(super) fn is_second(written: Option<Spanned<String>>, words: [&str; 2], reader: &mut Reader<'_>) -> Option<bool> {
     let Some(written) = written else { return Some(false) };
@@ -335,31 +234,22 @@ pub(super) fn is_second(written: Option<Spanned<String>>, words: [&str; 2], read
     found.map(|at| at == 1)
 }
 
-impl SourceSettings {
-    pub fn label(&self) -> String {
-        self.name.clone().unwrap_or_else(|| match &self.origin {
-            Origin::File(files) => format!("file {}", files.pattern.display()),
-            Origin::Slowlog(server, _) => format!("redis_slowlog {server}"),
-            Origin::Stdin => "stdin".to_owned(),
-            Origin::Syslog(ears) => format!("syslog {ears}"),
-            Origin::Http => "http".to_owned(),
-        })
-    }
-
-    /// Who is asked inside TLS.
-    pub fn tls_address(&self) -> Option<&Address> {
-        match &self.origin {
-            Origin::Slowlog(server, _) => server.is_tls.then_some(&server.address),
-            Origin::File(_) | Origin::Stdin | Origin::Syslog(_) | Origin::Http => None,
-        }
-    }
-}
-
 impl Settings {
     /// Files that are read with the configuration.
     pub fn files(&self) -> impl Iterator<Item = &Spanned<PathBuf>> {
         let sources = self.from.value.iter().filter_map(|source| source.tls.as_ref());
         sources.chain(self.to.iter().filter_map(SinkSettings::tls)).flat_map(|tls| tls.value.files())
+    }
+
+    /// What it writes itself.
+    pub fn own_paths(&self) -> Vec<PathBuf> {
+        let sinks = self.to.iter().filter_map(|sink| if let SinkSettings::File(path) = sink { Some(path.clone()) } else { None });
+        let checkpoint = self.checkpoint.iter().flat_map(|path| {
+            let mut fresh = path.value.clone().into_os_string();
+            fresh.push(FRESH);
+            [path.value.clone(), fresh.into()]
+        });
+        sinks.chain(checkpoint).collect()
     }
 
     /// Sockets that it hears by.
@@ -411,11 +301,21 @@ impl Settings {
                 return None;
             }
         }
+        for (index, sink) in self.to.iter().enumerate() {
+            if self.to[..index].contains(sink) {
+                reader.error(self.from.place, format!("this log has the same `{}` sink twice", sink.word())).help("remove one");
+                return None;
+            }
+        }
+        let is_sink = |path: &Path| self.to.iter().any(|sink| matches!(sink, SinkSettings::File(sink) if sink == path));
+        if let Some(checkpoint) = self.checkpoint.as_ref().filter(|checkpoint| is_sink(&checkpoint.value)) {
+            reader.error(checkpoint.place, "records are written to this file").help("write what is known elsewhere");
+            return None;
+        }
         // What it writes it would read, and write again.
-        let written = self.to.iter().filter_map(|sink| if let SinkSettings::File(path) = sink { Some(path) } else { None });
-        for path in written.chain(self.checkpoint.iter().map(|path| &path.value)) {
+        for path in self.own_paths() {
             let reads = |source: &&SourceSettings| match &source.origin {
-                Origin::File(files) => files.finds(path),
+                Origin::File(files) => files.finds(&path),
                 _ => false,
             };
             if let Some(source) = sources.iter().find(reads) {
@@ -452,6 +352,11 @@ impl Settings {
                 return None;
             }
             let is_histogram = count.r#type == CountType::Histogram;
+            if let Some(label) = count.labels.keys().find(|label| is_histogram && label.0 == "le") {
+                let message = format!("`{}` is what Prometheus calls the bounds of a histogram's buckets", label.0);
+                reader.error(name.place, message).help("give this label another name");
+                return None;
+            }
             if is_histogram && count.value.is_none() {
                 reader.error(name.place, "a histogram needs a value").help("write value = \"/duration\"");
                 return None;

@@ -8,7 +8,11 @@ use std::sync::PoisonError;
 use super::Flow;
 use super::place::Hideable;
 use super::settings::{Multiline, Redact, Wanted, When};
-use crate::proto::logs::{self, Entry, Record, Rules, Value};
+use crate::proto::logs::{self, Entry, Record, Rules, Value, plainly};
+
+/// Bytes of the lines of a batch, and of what is made of them; the last line may go beyond.
+const READ_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// Records that go out together, each a line of JSON.
 #[derive(Debug, Default)]
@@ -30,6 +34,11 @@ impl Batch {
 
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Enough was read, or made of it, for one go.
+    pub fn is_full(&self) -> bool {
+        self.read >= READ_BYTES || self.bytes.len() >= BATCH_BYTES
     }
 
     /// One by one, each with its line end.
@@ -73,7 +82,7 @@ impl Flow {
         };
         let mut record = parsed.unwrap_or_else(|| {
             self.metrics.misread();
-            let mut record = Record { msg: Some(Cow::Borrowed(entry.text)), ..Record::default() };
+            let mut record = Record { msg: Some(self.without_hidden(entry.text)), ..Record::default() };
             record.ts = entry.ts.map(Cow::Borrowed);
             if !entry.stream.is_empty() {
                 record.fields.push((Cow::Borrowed("stream"), Value::Text(Cow::Borrowed(entry.stream))));
@@ -95,8 +104,24 @@ impl Flow {
         }
     }
 
+    /// A line that could not be taken apart, up to the first field in it that nobody may read: who makes a line too long must not have its
+    /// fields read.
+    fn without_hidden<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let fields = self.settings.redact.iter().filter_map(|redact| match redact {
+            Redact::Field(Hideable(place), with) => Some((place.last(), with)),
+            Redact::Text(..) => None,
+        });
+        let found = fields.filter_map(|(name, with)| {
+            let is_field = |at: &usize| text[at + name.len()..].trim_start_matches(['"', '\'', ' ', '\t']).starts_with([':', '=']);
+            let at = text.match_indices(name).map(|(at, _)| at).find(is_field)?;
+            Some((at + name.len(), with))
+        });
+        found.min_by_key(|(at, _)| *at).map_or(Cow::Borrowed(text), |(at, with)| Cow::Owned(format!("{} {with}", &text[..at])))
+    }
+
     fn finish<'a>(&'a self, mut record: Record<'a>, source: &str, arrived: &str, batch: &mut Batch) {
         let settings = &*self.settings;
+        self.redact(&mut record);
         // Before anything is left out: what is counted is what happened.
         if !settings.count.value.is_empty() {
             let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,25 +137,33 @@ impl Flow {
             self.metrics.sampled();
             return;
         }
-        self.edit(&mut record);
+        for Hideable(place) in &settings.drop {
+            place.edit(&mut record, None);
+        }
+        if !settings.rename.is_empty() {
+            record.rename(|name| settings.rename.get(name).map(|renamed| renamed.0.as_str()));
+        }
         record.write(source, arrived, &mut batch.bytes);
         batch.count += 1;
     }
 
-    fn edit<'a>(&'a self, record: &mut Record<'a>) {
-        let settings = &*self.settings;
-        for Hideable(place) in &settings.drop {
-            place.edit(record, None);
-        }
-        for redact in &settings.redact {
+    /// Before anybody sees it, counts included.
+    fn redact<'a>(&'a self, record: &mut Record<'a>) {
+        for redact in &self.settings.redact {
             match redact {
                 Redact::Field(Hideable(place), with) => place.edit(record, Some(with)),
                 Redact::Text(pattern, with) => {
                     let texts = record.fields.iter_mut().map(|(_, value)| match value {
                         // What is inside of other JSON is text too.
-                        Value::Text(text) | Value::Json(text) => text,
+                        Value::Text(text) => text,
+                        Value::Json(text) => {
+                            if let Cow::Owned(plain) = plainly(text) {
+                                *text = Cow::Owned(plain);
+                            }
+                            text
+                        }
                     });
-                    for text in record.msg.iter_mut().chain(texts) {
+                    for text in record.msg.iter_mut().chain(&mut record.level).chain(texts) {
                         if let Cow::Owned(replaced) = pattern.0.replace_all(text, with.as_str()) {
                             *text = Cow::Owned(replaced);
                         }
@@ -145,9 +178,6 @@ impl Flow {
                     }
                 }
             }
-        }
-        if !settings.rename.is_empty() {
-            record.rename(|name| settings.rename.get(name).map(|renamed| renamed.0.as_str()));
         }
     }
 }

@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::services::logs::FRESH;
 
 /// What is known of all sources, and where it is written down.
 pub(super) struct Checkpoint {
@@ -39,6 +42,8 @@ struct Line {
     at: Option<Value>,
 }
 
+/// Of what may have been read of files that not everybody may read.
+pub(super) const FILE_MODE: u32 = 0o640;
 const GROWN_MAX: usize = 256 << 10;
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer files are no checkpoints.
@@ -144,14 +149,14 @@ fn write_anew(path: &Path, positions: &BTreeMap<String, Value>) -> io::Result<Fi
         std::fs::create_dir_all(directory)?;
     }
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    name.push(FRESH);
     let fresh = path.with_file_name(name);
     let mut lines = Vec::new();
     for (source, at) in positions {
         serde_json::to_writer(&mut lines, &Line { source: source.clone(), at: Some(at.clone()) })?;
         lines.push(b'\n');
     }
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(&fresh)?;
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(FILE_MODE).open(&fresh)?;
     file.write_all(&lines)?;
     file.sync_all()?;
     std::fs::rename(&fresh, path)?;

@@ -5,16 +5,17 @@
 
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
-use super::{Arrived, What};
+use super::{ARRIVED_KIB_MAX, Arrived, What};
 use crate::proto::logs::Frames;
+use crate::telemetry::metrics::LogMetrics;
 use crate::upkeep::Ear;
 use crate::value::EarKey;
 
@@ -29,8 +30,13 @@ pub(super) struct Road {
     /// Else it is who sent it.
     pub(super) name: Option<Arc<str>>,
     pub(super) sender: mpsc::Sender<Arrived>,
+    /// KiB that may wait.
+    pub(super) room: Arc<Semaphore>,
     /// Of a line.
     pub(super) bytes_max: usize,
+    /// Lines without anything are brought, too.
+    pub(super) keeps_empty: bool,
+    pub(super) metrics: Arc<LogMetrics>,
     /// Whether somebody else hears from now on.
     pub(super) stopped: watch::Receiver<bool>,
 }
@@ -61,18 +67,26 @@ impl Road {
     }
 
     /// `false` if nobody takes any more.
-    async fn bring(&self, from: &str, line: &[u8]) -> bool {
+    async fn bring(&self, from: &str, stream: u64, line: &[u8]) -> bool {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
-        if line.is_empty() {
+        if line.is_empty() && !self.keeps_empty {
             return true;
         }
         let source = self.name.as_ref().map_or_else(|| from.into(), Arc::clone);
-        self.sender.send(Arrived { source, what: What::Line(line.to_vec()) }).await.is_ok()
+        self.send(source, stream, line.len(), What::Line(line.to_vec())).await
     }
 
-    async fn bring_all(&self, from: &str, frames: &mut Frames) -> bool {
+    /// `false` if nobody takes any more. Waits until there is room for so many bytes.
+    pub(super) async fn send(&self, source: Arc<str>, stream: u64, length: usize, what: What) -> bool {
+        let kib = u32::try_from(length / 1024 + 1).unwrap_or(u32::MAX).min(ARRIVED_KIB_MAX as u32);
+        // Nobody closes it.
+        let Ok(held) = Arc::clone(&self.room).acquire_many_owned(kib).await else { return false };
+        self.sender.send(Arrived { source, stream, what, _held: held }).await.is_ok()
+    }
+
+    async fn bring_all(&self, from: &str, stream: u64, frames: &mut Frames) -> bool {
         while let Some(message) = frames.message() {
-            if !self.bring(from, message).await {
+            if !self.bring(from, stream, message).await {
                 return false;
             }
         }
@@ -143,13 +157,15 @@ pub(super) async fn stdin(road: Road) -> Vec<Left> {
     let mut frames = Frames::lines(road.bytes_max);
     frames.room().append(&mut stdin.begun);
     loop {
-        if !road.bring_all(FROM, &mut frames).await {
+        if !road.bring_all(FROM, 0, &mut frames).await {
             break;
         }
         match road.unless_stopped(stdin.pieces.recv()).await {
             Some(Some(piece)) => frames.room().extend_from_slice(&piece),
             Some(None) => {
-                road.bring(FROM, frames.rest()).await;
+                if !frames.rest().is_empty() {
+                    road.bring(FROM, 0, frames.rest()).await;
+                }
                 frames = Frames::lines(road.bytes_max);
                 break;
             }
@@ -196,7 +212,7 @@ async fn udp(socket: io::Result<UdpSocket>, road: &Road) -> io::Result<()> {
         let Some(heard) = road.unless_stopped(socket.recv_from(&mut room)).await else { return Ok(()) };
         // An error was some sender's.
         let Ok((length, from)) = heard else { continue };
-        if !road.bring(&sender_of(from), &room[..length]).await {
+        if !road.bring(&sender_of(from), 0, &room[..length]).await {
             return Ok(());
         }
     }
@@ -208,7 +224,7 @@ async fn local(socket: io::Result<UnixDatagram>, road: &Road) -> io::Result<()> 
     loop {
         let Some(heard) = road.unless_stopped(socket.recv(&mut room)).await else { return Ok(()) };
         let length = heard?;
-        if !road.bring(LOCAL, &room[..length]).await {
+        if !road.bring(LOCAL, 0, &room[..length]).await {
             return Ok(());
         }
     }
@@ -258,25 +274,52 @@ impl Stream {
     }
 }
 
+/// A stream that is heard.
+struct Heard {
+    stream: Stream,
+    frames: Frames,
+    from: String,
+    /// Of this one, among those of its socket.
+    number: u64,
+    /// When it said something last.
+    news: Arc<Mutex<Instant>>,
+}
+
 async fn streams(listener: io::Result<Listener>, key: EarKey, left: Vec<Left>, road: &Road) -> io::Result<Vec<Left>> {
     let listener = listener?;
     let mut heard = JoinSet::new();
+    let mut all: Vec<(AbortHandle, Arc<Mutex<Instant>>)> = Vec::new();
+    let mut number = 0;
+    let mut begin = |heard: &mut JoinSet<_>, stream, frames, from| {
+        number += 1;
+        let news = Arc::new(Mutex::new(Instant::now()));
+        let handle = heard.spawn(hear(Heard { stream, frames, from, number, news: Arc::clone(&news) }, road.clone()));
+        all.retain(|(handle, _)| !handle.is_finished());
+        if all.len() >= CONNECTIONS_MAX
+            && let Some(longest) = all.iter().enumerate().min_by_key(|(_, (_, news))| *lock(news)).map(|(at, _)| at)
+        {
+            // Whoever has been silent for longest makes room: connections that say nothing must not keep others out.
+            let (handle, _) = all.swap_remove(longest);
+            handle.abort();
+            road.metrics.failed();
+        }
+        all.push((handle, news));
+    };
     for left in left {
         if let Ok(stream) = Stream::resumed(left.stream) {
-            heard.spawn(hear(stream, left.frames, left.from, road.clone()));
+            begin(&mut heard, stream, left.frames, left.from);
         }
     }
     let mut left = Vec::new();
-    let mut leave = |ended: Result<Option<(Stream, Frames, String)>, JoinError>| {
-        let Ok(Some((stream, frames, from))) = ended else { return };
+    let mut leave = |ended: Result<Option<Heard>, JoinError>| {
+        let Ok(Some(Heard { stream, frames, from, .. })) = ended else { return };
         if let Ok(stream) = stream.stood() {
             left.push(Left { key: key.clone(), stream, frames, from });
         }
     };
     loop {
         let accepted = tokio::select! {
-            accepted = road.unless_stopped(listener.accept()), if heard.len() < CONNECTIONS_MAX => accepted,
-            _ = road.unless_stopped(std::future::pending::<()>()) => None,
+            accepted = road.unless_stopped(listener.accept()) => accepted,
             // One may know sooner than we do that it is somebody else's.
             Some(ended) = heard.join_next() => {
                 leave(ended);
@@ -284,9 +327,7 @@ async fn streams(listener: io::Result<Listener>, key: EarKey, left: Vec<Left>, r
             }
         };
         match accepted {
-            Some(Ok((stream, from))) => {
-                heard.spawn(hear(stream, Frames::messages(road.bytes_max), from, road.clone()));
-            }
+            Some(Ok((stream, from))) => begin(&mut heard, stream, Frames::messages(road.bytes_max), from),
             Some(Err(_)) => tokio::time::sleep(PAUSE).await,
             None => break,
         }
@@ -298,18 +339,24 @@ async fn streams(listener: io::Result<Listener>, key: EarKey, left: Vec<Left>, r
 }
 
 /// Until it ends, or is somebody else's.
-async fn hear(mut stream: Stream, mut frames: Frames, from: String, road: Road) -> Option<(Stream, Frames, String)> {
+async fn hear(mut heard: Heard, road: Road) -> Option<Heard> {
     loop {
-        if !road.bring_all(&from, &mut frames).await {
+        if !road.bring_all(&heard.from, heard.number, &mut heard.frames).await {
             return None;
         }
-        match road.unless_stopped(stream.read(frames.room())).await {
-            None => return Some((stream, frames, from)),
-            Some(Ok(length)) if length > 0 => {}
+        match road.unless_stopped(heard.stream.read(heard.frames.room())).await {
+            None => return Some(heard),
+            Some(Ok(length)) if length > 0 => *lock(&heard.news) = Instant::now(),
             Some(_) => {
-                road.bring(&from, frames.rest()).await;
+                if !heard.frames.rest().is_empty() {
+                    road.bring(&heard.from, heard.number, heard.frames.rest()).await;
+                }
                 return None;
             }
         }
     }
+}
+
+fn lock(news: &Mutex<Instant>) -> MutexGuard<'_, Instant> {
+    news.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,8 +9,10 @@ mod heard;
 mod sinks;
 mod slowlog;
 mod tail;
+mod walk;
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -81,7 +83,11 @@ impl Drop for Running {
 /// What others than files bring.
 struct Arrived {
     source: Arc<str>,
+    /// Lines of one stream belong together.
+    stream: u64,
     what: What,
+    /// Of the bytes that may wait.
+    _held: OwnedSemaphorePermit,
 }
 
 enum What {
@@ -93,10 +99,9 @@ enum What {
     Slow(Vec<String>, String, slowlog::Seen),
 }
 
-/// That wait to be read.
+/// That wait to be read, and their bytes in KiB: more than the longest line and the longest post have.
 const ARRIVED_MAX: usize = 1024;
-/// Bytes of lines in a batch.
-const BATCH_BYTES: usize = 256 << 10;
+const ARRIVED_KIB_MAX: usize = 24 << 10;
 /// Sources with lines that are waited for more of; whoever sends datagrams can claim to be many.
 const PENDING_MAX: usize = 1024;
 /// A batch of few waits for more, so long where each costs.
@@ -123,19 +128,23 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
         }
     };
     let (sender, mut arrivals) = mpsc::channel(ARRIVED_MAX);
-    let road = |name| {
-        let (sender, stopped) = (sender.clone(), stopped.clone());
-        heard::Road { name, sender, bytes_max: settings.line.value.bytes(), stopped }
+    let room = Arc::new(Semaphore::new(ARRIVED_KIB_MAX));
+    let road = |name| heard::Road {
+        name,
+        sender: sender.clone(),
+        room: Arc::clone(&room),
+        bytes_max: settings.line.value.bytes(),
+        // A line without anything is a part of a record that is several.
+        keeps_empty: settings.multiline.is_some(),
+        stopped: stopped.clone(),
+        metrics: Arc::clone(&flow.metrics),
     };
-    let mut followed = Vec::new();
+    let mut files = Vec::new();
     let mut hearing = JoinSet::new();
     for (source, peer) in settings.from.value.iter().zip(&flow.peers.sources) {
         let name: Option<Arc<str>> = source.name.as_deref().map(Arc::from);
         match &source.origin {
-            Origin::File(files) => match Followed::new(files, name) {
-                Ok(files) => followed.push(files),
-                Err(error) => tracing::error!(log = flow.name, error, "files cannot be looked for"),
-            },
+            Origin::File(wanted) => files.push((wanted.clone(), name)),
             Origin::Stdin => {
                 hearing.spawn(heard::stdin(road(name)));
             }
@@ -165,7 +174,8 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
     drop((sender, left));
     let mut sinks: Vec<Sink> = settings.to.iter().zip(&flow.peers.sinks).map(|(sink, peer)| Sink::new(sink, peer.as_ref())).collect();
     let linger = if sinks.iter().any(Sink::is_far) { LINGER_FAR } else { LINGER_NEAR };
-    let alarms: Vec<_> = followed.iter().filter_map(|files| register(files.inotify()?.as_fd().try_clone_to_owned().ok()?).ok()).collect();
+    let mut followed = Followed::new(files.into_iter(), settings.own_paths(), &checkpoint);
+    let alarm = followed.inotify().and_then(|inotify| register(inotify.as_fd().try_clone_to_owned().ok()?).ok());
     let mut room = Vec::new();
     let mut assemblers = Assemblers::new();
     let mut scanned: Option<Instant> = None;
@@ -173,38 +183,27 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
     let mut batch = Batch::default();
     let mut waiting = Waiting::default();
     let (mut is_last, mut ends) = (false, None);
-    loop {
+    'log: loop {
         let now = Instant::now();
         let arrived = Timestamp::now().to_string();
-        let mut has_moved = false;
-        for files in &mut followed {
-            has_moved |= files.hear(&mut checkpoint, now);
-        }
-        if has_moved || scanned.is_none_or(|scanned| now.saturating_duration_since(scanned) >= SCAN_INTERVAL) {
-            scanned = Some(now);
-            for files in &mut followed {
-                files.scan(&mut checkpoint, now);
+        look(&mut followed, &mut scanned, &mut checkpoint, &flow, now);
+        // What others brought first: there is always more of files.
+        while !batch.is_full() {
+            if waiting.give(&flow, &arrived, now, &mut batch) {
+                continue;
             }
-            let standing: Vec<(u64, u64)> = followed.iter().map(Followed::standing).collect();
-            flow.metrics.stands(standing.iter().map(|(files, _)| files).sum(), standing.iter().map(|(_, lag)| lag).sum());
-        }
-        // New files are known before anything of them is out.
-        note(&mut checkpoint, &flow);
-        let mut has_more = false;
-        for files in &mut followed {
-            // Files can be gone on with another time.
-            has_more |= !is_last && files.read(&flow, &mut room, &arrived, now, &mut batch);
-        }
-        while batch.read < BATCH_BYTES {
             let Ok(next) = arrivals.try_recv() else { break };
             waiting.take(next, &flow, &mut assemblers, &arrived, now, &mut batch);
         }
+        let mut has_more = waiting.has_more();
+        // Files can be gone on with another time.
+        has_more |= !is_last && followed.read(&flow, &mut room, &arrived, now, &mut batch);
         // What others brought is nowhere else: it goes out before the end.
         is_last |= *stopped.borrow();
-        let is_full = assemblers.len() > PENDING_MAX;
-        assemblers.retain(|source, assembler| {
+        let is_crowded = assemblers.len() > PENDING_MAX;
+        assemblers.retain(|(source, _), assembler| {
             let take = &mut |entry: Entry<'_>| flow.take(&entry, source, &arrived, &mut batch);
-            if is_last || is_full {
+            if is_last || is_crowded {
                 assembler.flush(take);
             } else {
                 assembler.flush_idle(flow.rules(), now, take);
@@ -214,7 +213,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
         if !batch.is_empty() && began.is_none() {
             began = Some(now);
         }
-        let is_due = is_last || batch.read >= BATCH_BYTES || began.is_some_and(|began| now.saturating_duration_since(began) >= linger);
+        let is_due = is_last || batch.is_full() || began.is_some_and(|began| now.saturating_duration_since(began) >= linger);
         if is_due || (batch.is_empty() && !has_more) {
             if !batch.is_empty() {
                 let taken = async {
@@ -223,20 +222,27 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
                     }
                 };
                 // Whoever ends now, and cannot have them taken soon, has not said that they are.
+                let mut stopping = stopped.clone();
                 let ending = async {
-                    let _ = stopped.wait_for(|stopped| *stopped).await;
+                    let _ = stopping.wait_for(|stopped| *stopped).await;
                     tokio::time::sleep(LAST_WORDS).await;
                 };
-                tokio::select! {
-                    () = taken => {}
-                    () = ending => break,
+                let (mut taken, mut ending) = (pin!(taken), pin!(ending));
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = &mut taken => break,
+                        () = &mut ending => break 'log,
+                        // Files that come and go meanwhile are known by name later on only if they are opened now.
+                        () = woken(alarm.as_ref()) => {}
+                        () = tokio::time::sleep(SCAN_INTERVAL) => {}
+                    }
+                    look(&mut followed, &mut scanned, &mut checkpoint, &flow, Instant::now());
                 }
                 began = None;
             }
             // At once: a kill between the two would repeat the batch.
-            for files in &mut followed {
-                files.commit(&mut checkpoint, now);
-            }
+            followed.commit(&mut checkpoint, now);
             waiting.commit(&mut checkpoint);
             note(&mut checkpoint, &flow);
             if checkpoint.is_sync_due(now) {
@@ -253,7 +259,8 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
         }
         if is_last {
             // Until whoever hears has said all that it has heard.
-            if (arrivals.is_closed() && arrivals.is_empty()) || *ends.get_or_insert(now + LAST_WORDS) <= now {
+            let is_done = arrivals.is_closed() && arrivals.is_empty() && !waiting.has_more();
+            if is_done || *ends.get_or_insert(now + LAST_WORDS) <= now {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -268,9 +275,18 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => {}
             Some(next) = arrivals.recv() => waiting.take(next, &flow, &mut assemblers, &arrived, now, &mut batch),
-            () = woken(&alarms) => tokio::time::sleep(LINGER_NEAR).await,
+            () = woken(alarm.as_ref()) => tokio::time::sleep(LINGER_NEAR).await,
             () = tokio::time::sleep(pause) => {}
         }
+    }
+    // Files have theirs still, and whoever posts is told; what was heard is nowhere else.
+    let mut lost = waiting.heard;
+    while let Ok(arrived) = arrivals.try_recv() {
+        lost += u64::from(matches!(arrived.what, What::Line(_)));
+    }
+    if lost > 0 {
+        flow.metrics.lost(lost);
+        tracing::warn!(log = flow.name, lines = lost, "lines that were heard are lost: sinks did not take them before this log ended");
     }
     // Whoever waits to bring something is told that nobody takes it.
     drop(arrivals);
@@ -279,6 +295,18 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
         left.append(&mut theirs.unwrap_or_default());
     }
     left
+}
+
+/// Has files found, and what is known of them written down before anything of them is out.
+fn look(followed: &mut Followed, scanned: &mut Option<Instant>, checkpoint: &mut Checkpoint, flow: &Flow, now: Instant) {
+    let has_moved = followed.hear(checkpoint, now);
+    if has_moved || scanned.is_none_or(|scanned| now.saturating_duration_since(scanned) >= SCAN_INTERVAL) {
+        *scanned = Some(now);
+        followed.scan(checkpoint, now);
+        let (files, lag) = followed.standing();
+        flow.metrics.stands(files, lag);
+    }
+    note(checkpoint, flow);
 }
 
 fn note(checkpoint: &mut Checkpoint, flow: &Flow) {
@@ -293,43 +321,52 @@ fn register(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, Interest::READABLE)
 }
 
-/// When one of these has something to say.
-async fn woken(alarms: &[AsyncFd<OwnedFd>]) {
-    let ready = alarms.iter().map(|alarm| Box::pin(alarm.readable()));
-    if alarms.is_empty() {
-        return std::future::pending().await;
-    }
-    let (ready, ..) = futures_util::future::select_all(ready).await;
+/// When it has something to say.
+async fn woken(alarm: Option<&AsyncFd<OwnedFd>>) {
+    let Some(alarm) = alarm else { return std::future::pending().await };
     // The events are read by who is woken.
-    if let Ok(mut ready) = ready {
+    if let Ok(mut ready) = alarm.readable().await {
         ready.clear_ready();
     }
 }
 
-/// Who is to be told when sinks have a batch.
+/// What is on its way: posts that are too long for one batch, and who is to be told when sinks have a batch.
 #[derive(Default)]
 struct Waiting {
+    post: Option<Post>,
     told: Vec<oneshot::Sender<()>>,
     seen: Vec<(String, slowlog::Seen)>,
+    /// Lines since the last that sinks have, which nobody would bring again.
+    heard: u64,
 }
 
-type Assemblers = std::collections::HashMap<Arc<str>, Assembler>;
+/// Of which some lines were taken.
+struct Post {
+    source: Arc<str>,
+    lines: Vec<u8>,
+    at: usize,
+    assembler: Assembler,
+    taken: oneshot::Sender<()>,
+    _held: OwnedSemaphorePermit,
+}
+
+/// By what lines come from, and which stream of it.
+type Assemblers = std::collections::HashMap<(Arc<str>, u64), Assembler>;
 
 impl Waiting {
     fn take(&mut self, arrived: Arrived, flow: &Flow, assemblers: &mut Assemblers, at: &str, now: Instant, batch: &mut Batch) {
-        let Arrived { source, what } = arrived;
+        let Arrived { source, stream, what, _held: held } = arrived;
         match what {
             What::Line(line) => {
-                let assembler = assemblers.entry(Arc::clone(&source)).or_default();
+                self.heard += 1;
+                let assembler = assemblers.entry((Arc::clone(&source), stream)).or_default();
                 assembler.bytes(flow.rules(), &line, 0, now, &mut |entry: Entry<'_>| flow.take(&entry, &source, at, batch));
             }
+            // Who was told that it was not taken says it again.
+            What::Posted(_, taken) if taken.is_closed() => {}
             What::Posted(lines, taken) => {
-                let mut assembler = Assembler::default();
-                for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                    assembler.bytes(flow.rules(), line, 0, now, &mut |entry: Entry<'_>| flow.take(&entry, &source, at, batch));
-                }
-                assembler.flush(&mut |entry| flow.take(&entry, &source, at, batch));
-                self.told.push(taken);
+                self.post = Some(Post { source, lines, at: 0, assembler: Assembler::default(), taken, _held: held });
+                self.give(flow, at, now, batch);
             }
             What::Slow(lines, name, seen) => {
                 for line in lines {
@@ -340,7 +377,33 @@ impl Waiting {
         }
     }
 
+    /// Has a batch take of the post what it has room for; `false` if there is none.
+    fn give(&mut self, flow: &Flow, at: &str, now: Instant, batch: &mut Batch) -> bool {
+        let Some(mut post) = self.post.take() else { return false };
+        let rules = flow.rules();
+        while post.at < post.lines.len() && !batch.is_full() {
+            let rest = &post.lines[post.at..];
+            let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            post.at += end + 1;
+            if end > 0 || rules.multiline.is_some() {
+                post.assembler.bytes(rules, &rest[..end], 0, now, &mut |entry: Entry<'_>| flow.take(&entry, &post.source, at, batch));
+            }
+        }
+        if post.at < post.lines.len() {
+            self.post = Some(post);
+            return true;
+        }
+        post.assembler.flush(&mut |entry| flow.take(&entry, &post.source, at, batch));
+        self.told.push(post.taken);
+        true
+    }
+
+    fn has_more(&self) -> bool {
+        self.post.is_some()
+    }
+
     fn commit(&mut self, checkpoint: &mut Checkpoint) {
+        self.heard = 0;
         for (name, seen) in self.seen.drain(..) {
             checkpoint.put(&name, serde_json::to_value(seen).ok());
         }
@@ -357,8 +420,8 @@ impl Waiting {
 async fn hear_posts(mut posts: mpsc::Receiver<crate::services::logs::Posted>, road: heard::Road) {
     while let Some(Some(posted)) = road.unless_stopped(posts.recv()).await {
         let source = road.name.clone().unwrap_or_else(|| posted.source.into());
-        let arrived = Arrived { source, what: What::Posted(posted.lines, posted.taken) };
-        if road.sender.send(arrived).await.is_err() {
+        let length = posted.lines.len();
+        if !road.send(source, 0, length, What::Posted(posted.lines, posted.taken)).await {
             return;
         }
     }
@@ -376,15 +439,20 @@ async fn hear_slowlog(flow: Arc<Flow>, looked: Looked, mut seen: slowlog::Seen, 
     let Looked { server, peer, interval, key } = looked;
     let source = road.name.clone().unwrap_or_else(|| key.as_str().into());
     let mut pause = interval;
+    let (mut most, mut is_said) = (slowlog::ENTRIES_MAX, false);
     loop {
-        match slowlog::look(&server, peer.as_ref(), &seen).await {
+        match slowlog::look(&server, peer.as_ref(), &seen, &mut most).await {
             Ok(found) => {
+                if std::mem::take(&mut is_said) {
+                    tracing::info!(log = flow.name, "slow commands are read again");
+                }
                 pause = if found.is_fast { (pause / 2).max(interval / 16) } else { interval };
                 flow.metrics.lost(found.lost);
                 if found.seen != seen {
                     seen = found.seen.clone();
+                    let length = found.lines.iter().map(String::len).sum();
                     let what = What::Slow(found.lines, key.clone(), found.seen);
-                    if road.sender.send(Arrived { source: Arc::clone(&source), what }).await.is_err() {
+                    if !road.send(Arc::clone(&source), 0, length, what).await {
                         return;
                     }
                 }
@@ -392,7 +460,9 @@ async fn hear_slowlog(flow: Arc<Flow>, looked: Looked, mut seen: slowlog::Seen, 
             Err(reason) => {
                 pause = interval;
                 flow.metrics.failed();
-                tracing::debug!(log = flow.name, %reason, "slow commands cannot be read");
+                if !std::mem::replace(&mut is_said, true) {
+                    tracing::warn!(log = flow.name, %reason, "slow commands cannot be read");
+                }
             }
         }
         tokio::time::sleep(pause).await;

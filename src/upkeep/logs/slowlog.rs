@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proto::resp::Reply;
 use crate::tls::Peer;
-use crate::upkeep::probe::line::{Line, Talk};
+use crate::upkeep::probe::line::{Line, TOO_LONG, Talk};
 use crate::upkeep::probe::redis;
 use crate::upstream::health::Reason;
 use crate::value::Server;
@@ -37,12 +37,22 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Of an answer.
 const REPLY_BYTES_MAX: usize = 16 << 20;
 /// Its log may be longer, but not be read at once.
-const ENTRIES_MAX: i64 = 10_000;
+pub(super) const ENTRIES_MAX: i64 = 10_000;
 
-pub(super) async fn look(server: &Server, peer: Option<&Peer>, seen: &Seen) -> Result<Found, Reason> {
+/// `most` entries, which become fewer where those are too long to be read.
+pub(super) async fn look(server: &Server, peer: Option<&Peer>, seen: &Seen, most: &mut i64) -> Result<Found, Reason> {
+    loop {
+        match ask(server, peer, seen, *most).await {
+            Err(reason) if reason.as_str() == TOO_LONG && *most > 1 => *most /= 2,
+            found => return found,
+        }
+    }
+}
+
+async fn ask(server: &Server, peer: Option<&Peer>, seen: &Seen, most: i64) -> Result<Found, Reason> {
     let line = Line::to(server.address.clone(), peer, TIMEOUT);
     let mut talk = Talk::new(line.open(Some(&[])).await?).hearing_up_to(REPLY_BYTES_MAX);
-    let most = ENTRIES_MAX.to_string();
+    let most = most.to_string();
     let (info, entries) = line
         .in_time(async {
             let login = server.login.password.is_some().then_some(&server.login);

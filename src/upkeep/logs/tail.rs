@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,15 +33,35 @@ pub(super) struct Tail {
     /// The rest of a line that was too long is skipped.
     is_skipping: bool,
     assembler: Assembler,
-    /// It is not where it was found any more.
-    pub(super) is_gone: bool,
-    pub(super) last_news: Instant,
+    /// Since when it is not where it was found any more.
+    gone: Option<Instant>,
+    last_news: Instant,
+    /// For how long one that is gone is read.
+    rotate_wait: Duration,
+    /// How far it was taken when it was cut short, if that was not said yet: a copy of it may be somewhere.
+    cut_short: Option<Left>,
     /// What sinks have of it ends here.
     taken: u64,
     /// The checkpoint does not say so yet, or knows another name.
     is_changed: bool,
+    /// What it was told last.
+    said: Option<Left>,
     /// What `source` says in its records, if not the path.
     name: Option<Arc<str>>,
+}
+
+/// Where to begin to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Start {
+    pub(super) offset: u64,
+    /// In the middle of a line that is nobody's.
+    skips: bool,
+}
+
+impl Start {
+    pub(super) fn at(offset: u64) -> Self {
+        Self { offset, skips: false }
+    }
 }
 
 /// Where a file was left.
@@ -51,20 +71,45 @@ pub(super) struct Left {
     pub(super) offset: u64,
     head: usize,
     hash: u64,
+    /// Of the last bytes before the offset.
+    #[serde(default)]
+    end: Option<u64>,
+    /// The line at the offset was cut, and its rest is nobody's.
+    #[serde(default)]
+    skips: bool,
 }
 
 /// So much of its beginning tells a file from others.
 const HEAD_BYTES: usize = 1024;
 /// Is read at once.
-const READ_BYTES: usize = 256 << 10;
+const READ_BYTES: usize = 64 << 10;
 
 impl Left {
-    /// Whether this file begins as that one did. An offset beyond its end is another file's, or one that was cut short.
+    /// Whether this file begins as that one did, and is the same before the offset. An offset beyond its end is another file's, or one
+    /// that was cut short.
     pub(super) fn fits(&self, file: &File) -> io::Result<bool> {
         let mut head = vec![0; self.head.min(HEAD_BYTES)];
         let length = read_at(file, &mut head, 0)?;
-        Ok(length == head.len() && hash(&head) == self.hash && file.metadata()?.len() >= self.offset)
+        let is_same = length == head.len() && hash(&head) == self.hash && file.metadata()?.len() >= self.offset;
+        Ok(is_same && (self.end.is_none() || self.end == end_hash(file, self.offset)?))
     }
+
+    pub(super) fn start(&self) -> Start {
+        Start { offset: self.offset, skips: self.skips }
+    }
+
+    /// As [`Left::fits`], where the same inode says nothing.
+    pub(super) fn is_copied_to(&self, file: &File) -> io::Result<bool> {
+        Ok(self.head > 0 && self.end.is_some() && self.fits(file)?)
+    }
+}
+
+/// Of what is before this place, as much as tells it from others.
+fn end_hash(file: &File, offset: u64) -> io::Result<Option<u64>> {
+    let mut room = [0; HEAD_BYTES];
+    let room = &mut room[..(offset.min(HEAD_BYTES as u64)) as usize];
+    let length = read_at(file, room, offset - room.len() as u64)?;
+    Ok((length == room.len()).then(|| hash(room)))
 }
 
 fn hash(head: &[u8]) -> u64 {
@@ -91,21 +136,31 @@ pub(super) fn identity(file: &File) -> io::Result<Identity> {
 }
 
 impl Tail {
-    /// From `offset` on.
-    pub(super) fn new(path: &Path, file: File, offset: u64, name: Option<Arc<str>>, now: Instant) -> io::Result<Self> {
+    /// From there on.
+    pub(super) fn new(
+        path: &Path,
+        file: File,
+        start: Start,
+        name: Option<Arc<str>>,
+        rotate_wait: Duration,
+        now: Instant,
+    ) -> io::Result<Self> {
         let mut tail = Self {
             path: path.to_owned(),
             file,
             head: Vec::new(),
-            offset,
+            offset: start.offset,
             part: Vec::new(),
-            part_begins: offset,
-            is_skipping: false,
+            part_begins: start.offset,
+            is_skipping: start.skips,
             assembler: Assembler::default(),
-            is_gone: false,
+            gone: None,
             last_news: now,
-            taken: offset,
+            rotate_wait,
+            cut_short: None,
+            taken: start.offset,
             is_changed: true,
+            said: None,
             name,
         };
         tail.grow_head()?;
@@ -156,6 +211,8 @@ impl Tail {
             if std::mem::take(&mut self.is_skipping) {
                 continue;
             }
+            // What a program leaves that was cut short and writes on at its old place.
+            let line = if line.first() == Some(&0) { &line[line.iter().position(|byte| *byte != 0).unwrap_or(line.len())..] } else { line };
             let take = &mut |entry: Entry<'_>| flow.take(&entry, &source, arrived, batch);
             if self.part.is_empty() {
                 self.assembler.bytes(rules, line, begins, now, take);
@@ -168,6 +225,11 @@ impl Tail {
         self.offset += rest.len() as u64;
         if self.is_skipping {
             return;
+        }
+        if self.part.is_empty() && rest.first() == Some(&0) {
+            let zeros = rest.iter().position(|byte| *byte != 0).unwrap_or(rest.len());
+            self.part_begins += zeros as u64;
+            rest = &rest[zeros..];
         }
         self.part.extend_from_slice(rest);
         if self.part.len() > rules.bytes_max {
@@ -196,6 +258,8 @@ impl Tail {
         flow.metrics.truncated();
         tracing::info!(log = flow.name, path = %self.path.display(), "a file begins anew");
         let now = self.last_news;
+        // It is another text now, so what its end was nobody knows but for what was said of it.
+        self.cut_short = self.said.take();
         self.finish(flow, arrived, now, batch);
         (self.offset, self.part_begins, self.is_skipping) = (0, 0, false);
         self.head.clear();
@@ -229,28 +293,58 @@ impl Tail {
 
     /// Sinks have all that was given.
     pub(super) fn commit(&mut self) {
-        let given = self.assembler.begins().unwrap_or(self.part_begins);
+        let read = if self.is_skipping { self.offset } else { self.part_begins };
+        let given = self.assembler.begins().unwrap_or(read);
         self.is_changed |= given != self.taken;
         self.taken = given;
     }
 
     /// Where to go on if this ended now, what is on its way being nobody's yet; `None` if that was said already.
     pub(super) fn left(&mut self) -> Option<Left> {
-        std::mem::take(&mut self.is_changed).then(|| Left {
+        if !std::mem::take(&mut self.is_changed) {
+            return None;
+        }
+        let left = Left {
             path: self.path.clone(),
             offset: self.taken,
             head: self.head.len(),
             hash: hash(&self.head),
-        })
+            // Of what was cut short since it was read this is something else, and then it is read again.
+            end: end_hash(&self.file, self.taken).ok().flatten(),
+            skips: self.taken == self.offset && self.is_skipping,
+        };
+        self.said = Some(left.clone());
+        Some(left)
     }
 
-    /// It has another name now.
-    pub(super) fn moved(&mut self, path: &Path) {
-        if self.path != path {
-            path.clone_into(&mut self.path);
+    /// Where it was left before it was cut short, if nobody was told.
+    pub(super) fn cut_short(&mut self) -> Option<Left> {
+        self.cut_short.take()
+    }
+
+    /// It is at one of these paths, which may be the one where it was.
+    pub(super) fn is_at(&mut self, paths: &[PathBuf]) {
+        self.gone = None;
+        if let Some(path) = paths.first().filter(|_| !paths.contains(&self.path)) {
+            self.path.clone_from(path);
             self.is_changed = true;
         }
-        self.is_gone = false;
+    }
+
+    /// It is nowhere where it is looked for; `true` if it was until now.
+    pub(super) fn goes(&mut self, now: Instant) -> bool {
+        let was_there = self.gone.is_none();
+        self.gone.get_or_insert(now);
+        was_there
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.is_some()
+    }
+
+    /// It is gone, and nothing has come for long enough since.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.gone.is_some_and(|gone| now.saturating_duration_since(gone.max(self.last_news)) >= self.rotate_wait)
     }
 }
 
@@ -272,11 +366,11 @@ mod tests {
         let path = directory.path().join("a");
         std::fs::write(&path, "one\ntwo").unwrap();
         let (flow, now) = (flow(), Instant::now());
-        let mut tail = Tail::new(&path, File::open(&path).unwrap(), 0, None, now).unwrap();
+        let mut tail = Tail::new(&path, File::open(&path).unwrap(), Start::default(), None, Duration::ZERO, now).unwrap();
         let mut batch = Batch::default();
         assert!(tail.read(&flow, &mut Vec::new(), "now", now, &mut batch).unwrap());
         assert_eq!((batch.len(), tail.left().map(|left| left.offset)), (1, Some(0)));
-        tail.moved(Path::new("b"));
+        tail.is_at(&["b".into()]);
         assert_eq!(tail.left().map(|left| left.offset), Some(0));
         tail.commit();
         // The second line has no end.

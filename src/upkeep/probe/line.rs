@@ -105,6 +105,8 @@ pub(in crate::upkeep) struct Talk {
     most: usize,
 }
 
+/// Why an answer was not read to its end.
+pub(in crate::upkeep) const TOO_LONG: &str = "its answer is too long";
 /// The longest message that a probe reads.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 const READ_BYTES: usize = 1024;
@@ -135,7 +137,7 @@ impl Talk {
                 return Ok(heard);
             }
             if self.read.len() >= self.most {
-                return Err(Reason::new("its answer is too long"));
+                return Err(Reason::new(TOO_LONG));
             }
             self.read.reserve(READ_BYTES);
             match self.wire.read_buf(&mut self.read).await {

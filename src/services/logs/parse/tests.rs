@@ -66,7 +66,7 @@ fn access_logs_are_read() {
     check(
         "\"combined\"",
         r#"::1 - - [10/Oct/2000:13:55:36 -0700] "\x16\x03\x01" 400 - "-" "-""#,
-        r#"2000-10-10T20:55:36Z","level":"warn","msg":"x16x03x01","client":"::1","status":400"#,
+        r#"2000-10-10T20:55:36Z","level":"warn","msg":"\u0016\u0003\u0001","client":"::1","status":400"#,
     );
     for line in [
         "",

@@ -4,9 +4,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use crate::upkeep::logs::checkpoint::FILE_MODE;
 
 pub(in crate::upkeep::logs) struct Appended {
     path: PathBuf,
@@ -58,10 +62,10 @@ fn opened(path: &Path) -> io::Result<File> {
         std::fs::create_dir_all(directory)?;
     }
     if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-        // A pipe, or a terminal: nothing of it can be taken back.
-        return OpenOptions::new().append(true).open(path);
+        // A pipe, or a terminal: nothing of it can be taken back, and nobody waits until somebody reads it.
+        return OpenOptions::new().append(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path);
     }
-    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    let mut file = OpenOptions::new().create(true).read(true).append(true).mode(FILE_MODE).open(path)?;
     let mut end = file.seek(SeekFrom::End(0))?;
     let mut room = vec![0; 64 << 10];
     let length = end;

@@ -84,7 +84,12 @@ impl Sink {
                     tracing::warn!(log = flow.name, records = batch.len(), "a sink refuses records for good; they are dropped");
                     return;
                 }
-                Ok(Offered::Later(wait)) => wait.clamp(PAUSE_MIN, PAUSE_MAX),
+                Ok(Offered::Later(wait)) => {
+                    if !std::mem::replace(&mut is_said, true) {
+                        tracing::warn!(log = flow.name, ?wait, "a sink wants records later; reading waits");
+                    }
+                    wait.clamp(PAUSE_MIN, PAUSE_MAX)
+                }
                 Err(error) => {
                     if !std::mem::replace(&mut is_said, true) {
                         tracing::warn!(log = flow.name, error, "a sink does not take records; reading waits");
@@ -102,7 +107,7 @@ impl Sink {
         match self {
             Self::Stdout | Self::File(_) => Parcel::Lines(batch.bytes(), 0),
             Self::Http(posting, _) => Parcel::Body(post::compressed(posting, batch.bytes().to_vec())),
-            Self::Otlp(posting, _) => Parcel::Body(post::compressed(posting, post::otlp(batch, &flow.name).into_bytes())),
+            Self::Otlp(posting, _) => Parcel::Body(post::compressed(posting, post::otlp(batch, &flow.name))),
             Self::Syslog(told) => Parcel::Messages(told.messages(batch, flow)),
         }
     }

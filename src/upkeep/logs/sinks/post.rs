@@ -14,6 +14,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::Offered;
 use crate::services::logs::{Batch, Posting};
@@ -23,6 +24,7 @@ use crate::upstream::health::Reason;
 
 /// Of an answer to a post, of which nothing is wanted.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) fn compressed(posting: &Posting, body: Vec<u8>) -> Bytes {
     if !posting.gzip {
@@ -49,34 +51,42 @@ pub(super) async fn post(posting: &Posting, peer: Option<&Peer>, body: &Bytes, k
         request = request.header(name, value);
     }
     let request = request.body(Full::new(body.clone())).map_err(|error| Reason::new(error.to_string()))?;
-    line.in_time(async {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(broken)?;
-        let connection = tokio::spawn(connection);
-        let answer = sender.send_request(request).await.map_err(broken)?;
-        let status = answer.status().as_u16();
-        let later = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-        // Whether it comes to its end or not, the status counts.
-        let _ = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        connection.abort();
-        match status {
-            200..300 => Ok(Offered::Taken),
-            429 | 503 if later.is_some() => Ok(Offered::Later(later.unwrap_or_default())),
-            408 | 425 | 429 => Err(Reason::new(format!("answered {status}"))),
-            400..500 if posting.drops_refused => Ok(Offered::Refused),
-            status => Err(Reason::new(format!("answered {status}"))),
-        }
-    })
-    .await
+    let (status, later, body, connection) = line
+        .in_time(async {
+            let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(broken)?;
+            let connection = tokio::spawn(connection);
+            let answer = sender.send_request(request).await.map_err(broken)?;
+            let status = answer.status().as_u16();
+            let later = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+            Ok((status, later, answer.into_body(), connection))
+        })
+        .await?;
+    // Whether it comes to its end or not, the status counts.
+    let _ = timeout(ANSWER_WITHIN, Limited::new(body, ANSWER_BYTES_MAX).collect()).await;
+    connection.abort();
+    match status {
+        200..300 => Ok(Offered::Taken),
+        429 | 503 if later.is_some() => Ok(Offered::Later(later.unwrap_or_default())),
+        408 | 425 | 429 => Err(Reason::new(format!("answered {status}"))),
+        400..500 if posting.drops_refused => Ok(Offered::Refused),
+        status => Err(Reason::new(format!("answered {status}"))),
+    }
 }
 
 /// Records as OTLP has them in JSON: `opentelemetry-proto`, `collector/logs/v1`.
-pub(super) fn otlp(batch: &Batch, name: &str) -> String {
-    let records: Vec<Value> = batch.records().map(otlp_record).collect();
-    json!({ "resourceLogs": [{
-        "resource": { "attributes": [{ "key": "service.name", "value": { "stringValue": name } }] },
-        "scopeLogs": [{ "scope": { "name": "attache" }, "logRecords": records }],
-    }] })
-    .to_string()
+pub(super) fn otlp(batch: &Batch, name: &str) -> Vec<u8> {
+    let resource = json!({ "attributes": [{ "key": "service.name", "value": { "stringValue": name } }] });
+    let mut out =
+        format!("{{\"resourceLogs\":[{{\"resource\":{resource},\"scopeLogs\":[{{\"scope\":{{\"name\":\"attache\"}},\"logRecords\":[")
+            .into_bytes();
+    // One by one: as a whole they would take many times their room.
+    for (at, record) in batch.records().enumerate() {
+        out.extend_from_slice(if at > 0 { b"," } else { b"" });
+        // A vector takes whatever is written.
+        let _ = serde_json::to_writer(&mut out, &otlp_record(record));
+    }
+    out.extend_from_slice(b"]}]}]}");
+    out
 }
 
 fn otlp_record(record: &str) -> Value {
