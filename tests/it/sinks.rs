@@ -259,6 +259,28 @@ fn an_answer_without_an_end_is_one() {
     assert_eq!(origin.seen().len(), 1);
 }
 
+/// A sink that takes nothing is mended by a reload: what was heard meanwhile goes to the new one.
+#[test]
+fn what_was_heard_goes_to_the_sink_that_is_mended() {
+    let directory = TempDir::new().unwrap();
+    let (address, out) = (free_address(), directory.path().join("out.json"));
+    let text = |sink: &str| config(&format!("from = [{{ syslog = \"tcp:{address}\" }}]\nparse = \"syslog\"\nto = [{sink}]"));
+    let rig = Rig::start(&text(&format!("{{ http = \"http://{}/\" }}", free_address())));
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    // More than are taken into one batch, and more than may wait.
+    let sent: String = (0..20_000).fold(String::new(), |mut text, number| {
+        let _ = writeln!(text, "<14>1 - - - - - - line {number:06} {}", "x".repeat(80));
+        text
+    });
+    stream.write_all(sent.as_bytes()).unwrap();
+    eventually("it is refused", || rig.metric("attache_logs_errors_total{service=\"l\"}") >= 1.0);
+    rig.reloaded(&text(&format!("{{ file = \"{}\" }}", out.display())));
+    let written = || std::fs::read_to_string(&out).unwrap_or_default();
+    eventually("all of it is there", || written().lines().count() >= 20_000);
+    each_once(20_000, read(&written()).iter().map(|record| record["msg"].as_str().unwrap()));
+    assert_eq!(rig.metrics("attache_logs_missing_total{service=\"l\""), 0.0);
+}
+
 /// Ended by its own process id.
 struct Rsyslog {
     child: Child,

@@ -9,22 +9,25 @@ mod heard;
 mod sinks;
 mod slowlog;
 mod tail;
+mod waiting;
 mod walk;
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::proto::logs::{Assembler, Entry};
+use crate::proto::logs::Entry;
 use crate::services::logs::{Batch, Flow, Origin};
 use crate::tls::Peer;
 use crate::upkeep::Ear;
@@ -33,11 +36,14 @@ use checkpoint::Checkpoint;
 use files::{Followed, SCAN_INTERVAL};
 use heard::Left;
 use sinks::Sink;
+use waiting::{Arrived, Assemblers, Heard, Waiting, What};
 
 /// A log at work; ends when dropped.
 pub(super) struct Running {
     stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<Vec<Left>>>,
+    thread: Option<JoinHandle<Remains>>,
+    /// Somebody takes what it leaves.
+    has_heir: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -45,29 +51,42 @@ impl Running {
     pub(super) fn start(flow: &Arc<Flow>, before: Option<Self>, ears: Vec<(EarKey, Arc<Ear>)>, alive: Arc<()>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let flow = Arc::clone(flow);
+        let has_heir = Arc::new(AtomicBool::new(false));
+        let inherited = Arc::clone(&has_heir);
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(move || {
-            let left = before.map(Self::end).unwrap_or_default();
+            let before = before.map(Self::end).unwrap_or_default();
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     tracing::error!(log = flow.name, %error, "a log cannot be read");
-                    return Vec::new();
+                    return before;
                 }
             };
-            let left = runtime.block_on(run(flow, ears, left, stopped));
+            let mut remains = runtime.block_on(run(Arc::clone(&flow), ears, before, stopped));
             // Names may still be looked up.
             runtime.shutdown_background();
+            let lost = remains.lines.len() as u64;
+            if lost > 0 && !inherited.load(Ordering::SeqCst) {
+                flow.metrics.lost(lost);
+                tracing::warn!(
+                    log = flow.name,
+                    lines = lost,
+                    "lines that were heard are lost: sinks did not take them before this log ended"
+                );
+                remains.lines.clear();
+            }
             drop(alive);
-            left
+            remains
         });
         if let Err(error) = &thread {
             tracing::error!(%error, "a log has no thread");
         }
-        Self { stop, thread: thread.ok() }
+        Self { stop, thread: thread.ok(), has_heir }
     }
 
     /// Has it write down how far it came, and waits for that and for what it leaves.
-    fn end(mut self) -> Vec<Left> {
+    fn end(mut self) -> Remains {
+        self.has_heir.store(true, Ordering::SeqCst);
         self.stop.send_replace(true);
         // A panic was told.
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
@@ -80,23 +99,12 @@ impl Drop for Running {
     }
 }
 
-/// What others than files bring.
-struct Arrived {
-    source: Arc<str>,
-    /// Lines of one stream belong together.
-    stream: u64,
-    what: What,
-    /// Of the bytes that may wait.
-    _held: OwnedSemaphorePermit,
-}
-
-enum What {
-    /// One line, without its end.
-    Line(Vec<u8>),
-    /// Whole documents, and whom to tell that sinks have them.
-    Posted(Vec<u8>, oneshot::Sender<()>),
-    /// Of a Redis, and how far that is.
-    Slow(Vec<String>, String, slowlog::Seen),
+/// What a log leaves to the one that follows.
+#[derive(Default)]
+struct Remains {
+    streams: Vec<Left>,
+    /// Lines that were heard, and that sinks have not taken.
+    lines: VecDeque<Heard>,
 }
 
 /// That wait to be read, and their bytes in KiB: more than the longest line and the longest post have.
@@ -112,7 +120,8 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// A checkpoint that cannot be opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>, mut stopped: watch::Receiver<bool>) -> Vec<Left> {
+async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, before: Remains, mut stopped: watch::Receiver<bool>) -> Remains {
+    let Remains { streams: mut left, lines: mut inherited } = before;
     let settings = Arc::clone(&flow.settings);
     let path = settings.checkpoint.as_ref().map(|path| path.value.as_path());
     let mut checkpoint = loop {
@@ -124,7 +133,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
             }
         }
         if timeout(RETRY, stopped.wait_for(|stopped| *stopped)).await.is_ok() {
-            return left;
+            return Remains { streams: left, lines: inherited };
         }
     };
     let (sender, mut arrivals) = mpsc::channel(ARRIVED_MAX);
@@ -189,13 +198,17 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
         look(&mut followed, &mut scanned, &mut checkpoint, &flow, now);
         // What others brought first: there is always more of files.
         while !batch.is_full() {
+            if let Some(line) = inherited.pop_front() {
+                waiting.line(line, &flow, &mut assemblers, &arrived, now, &mut batch);
+                continue;
+            }
             if waiting.give(&flow, &arrived, now, &mut batch) {
                 continue;
             }
             let Ok(next) = arrivals.try_recv() else { break };
             waiting.take(next, &flow, &mut assemblers, &arrived, now, &mut batch);
         }
-        let mut has_more = waiting.has_more();
+        let mut has_more = waiting.has_more() || !inherited.is_empty();
         // Files can be gone on with another time.
         has_more |= !is_last && followed.read(&flow, &mut room, &arrived, now, &mut batch);
         // What others brought is nowhere else: it goes out before the end.
@@ -259,7 +272,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
         }
         if is_last {
             // Until whoever hears has said all that it has heard.
-            let is_done = arrivals.is_closed() && arrivals.is_empty() && !waiting.has_more();
+            let is_done = arrivals.is_closed() && arrivals.is_empty() && inherited.is_empty() && !waiting.has_more();
             if is_done || *ends.get_or_insert(now + LAST_WORDS) <= now {
                 break;
             }
@@ -280,21 +293,24 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, mut left: Vec<Left>
         }
     }
     // Files have theirs still, and whoever posts is told; what was heard is nowhere else.
-    let mut lost = waiting.heard;
-    while let Ok(arrived) = arrivals.try_recv() {
-        lost += u64::from(matches!(arrived.what, What::Line(_)));
+    let mut lines: VecDeque<Heard> = waiting.heard.into();
+    lines.append(&mut inherited);
+    let mut heard = |arrived: Arrived| {
+        if let Arrived { source, stream, what: What::Line(line), .. } = arrived {
+            lines.push_back(Heard { source, stream, line });
+        }
+    };
+    let mut streams = Vec::new();
+    // Whoever waits for room has it now.
+    loop {
+        tokio::select! {
+            biased;
+            Some(arrived) = arrivals.recv() => heard(arrived),
+            Some(theirs) = hearing.join_next() => streams.append(&mut theirs.unwrap_or_default()),
+            else => break,
+        }
     }
-    if lost > 0 {
-        flow.metrics.lost(lost);
-        tracing::warn!(log = flow.name, lines = lost, "lines that were heard are lost: sinks did not take them before this log ended");
-    }
-    // Whoever waits to bring something is told that nobody takes it.
-    drop(arrivals);
-    let mut left = Vec::new();
-    while let Some(theirs) = hearing.join_next().await {
-        left.append(&mut theirs.unwrap_or_default());
-    }
-    left
+    Remains { streams, lines }
 }
 
 /// Has files found, and what is known of them written down before anything of them is out.
@@ -327,93 +343,6 @@ async fn woken(alarm: Option<&AsyncFd<OwnedFd>>) {
     // The events are read by who is woken.
     if let Ok(mut ready) = alarm.readable().await {
         ready.clear_ready();
-    }
-}
-
-/// What is on its way: posts that are too long for one batch, and who is to be told when sinks have a batch.
-#[derive(Default)]
-struct Waiting {
-    post: Option<Post>,
-    told: Vec<oneshot::Sender<()>>,
-    seen: Vec<(String, slowlog::Seen)>,
-    /// Lines since the last that sinks have, which nobody would bring again.
-    heard: u64,
-}
-
-/// Of which some lines were taken.
-struct Post {
-    source: Arc<str>,
-    lines: Vec<u8>,
-    at: usize,
-    assembler: Assembler,
-    taken: oneshot::Sender<()>,
-    _held: OwnedSemaphorePermit,
-}
-
-/// By what lines come from, and which stream of it.
-type Assemblers = std::collections::HashMap<(Arc<str>, u64), Assembler>;
-
-impl Waiting {
-    fn take(&mut self, arrived: Arrived, flow: &Flow, assemblers: &mut Assemblers, at: &str, now: Instant, batch: &mut Batch) {
-        let Arrived { source, stream, what, _held: held } = arrived;
-        match what {
-            What::Line(line) => {
-                self.heard += 1;
-                let assembler = assemblers.entry((Arc::clone(&source), stream)).or_default();
-                assembler.bytes(flow.rules(), &line, 0, now, &mut |entry: Entry<'_>| flow.take(&entry, &source, at, batch));
-            }
-            // Who was told that it was not taken says it again.
-            What::Posted(_, taken) if taken.is_closed() => {}
-            What::Posted(lines, taken) => {
-                self.post = Some(Post { source, lines, at: 0, assembler: Assembler::default(), taken, _held: held });
-                self.give(flow, at, now, batch);
-            }
-            What::Slow(lines, name, seen) => {
-                for line in lines {
-                    flow.take_json(&line, &source, at, batch);
-                }
-                self.seen.push((name, seen));
-            }
-        }
-    }
-
-    /// Has a batch take of the post what it has room for; `false` if there is none.
-    fn give(&mut self, flow: &Flow, at: &str, now: Instant, batch: &mut Batch) -> bool {
-        let Some(mut post) = self.post.take() else { return false };
-        let rules = flow.rules();
-        while post.at < post.lines.len() && !batch.is_full() {
-            let rest = &post.lines[post.at..];
-            let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
-            post.at += end + 1;
-            if end > 0 || rules.multiline.is_some() {
-                post.assembler.bytes(rules, &rest[..end], 0, now, &mut |entry: Entry<'_>| flow.take(&entry, &post.source, at, batch));
-            }
-        }
-        if post.at < post.lines.len() {
-            self.post = Some(post);
-            return true;
-        }
-        post.assembler.flush(&mut |entry| flow.take(&entry, &post.source, at, batch));
-        self.told.push(post.taken);
-        true
-    }
-
-    fn has_more(&self) -> bool {
-        self.post.is_some()
-    }
-
-    fn commit(&mut self, checkpoint: &mut Checkpoint) {
-        self.heard = 0;
-        for (name, seen) in self.seen.drain(..) {
-            checkpoint.put(&name, serde_json::to_value(seen).ok());
-        }
-    }
-
-    fn tell(&mut self) {
-        for told in self.told.drain(..) {
-            // It may have gone.
-            let _ = told.send(());
-        }
     }
 }
 
