@@ -213,29 +213,29 @@ async fn read(source: &Arc<Source>, document: Bytes) -> Result<Page, Reason> {
 async fn ask_mysql(source: &Source, server: &Server, queries: &[Query]) -> Result<Page, Reason> {
     let line = Line::to(server.address.clone(), None, source.timeout);
     line.in_time(async {
-        let mut connection = mysql::connect(&line, &server.login).await?;
+        let mut session = mysql::Session::open(&line, &server.login).await?;
         let (ours, mut page) = (&source.settings.labels, source.blank());
-        let status = mysql::rows(&mut connection, sql::MYSQL[0], sql::OWN_ROWS_MAX).await?;
-        let variables = mysql::rows(&mut connection, sql::MYSQL[1], sql::OWN_ROWS_MAX).await?;
+        let status = session.rows(sql::MYSQL[0], sql::OWN_ROWS_MAX).await?;
+        let variables = session.rows(sql::MYSQL[1], sql::OWN_ROWS_MAX).await?;
         let mut replica = Vec::new();
         for query in sql::MYSQL_REPLICA {
             // Of another version, or not for everybody.
-            let Ok(rows) = mysql::rows(&mut connection, query, sql::OWN_ROWS_MAX).await else { continue };
+            let Ok(rows) = session.rows(query, sql::OWN_ROWS_MAX).await else { continue };
             replica = rows;
             break;
         }
         sql::mysql(&status, &variables, &replica, ours, &mut page);
         for table in &sql::MYSQL_TABLES {
             // Not every version has every table.
-            if let Ok(rows) = mysql::rows(&mut connection, table.sql, sql::OWN_ROWS_MAX).await {
+            if let Ok(rows) = session.rows(table.sql, sql::OWN_ROWS_MAX).await {
                 table.read(&rows, ours, &mut page);
             }
         }
         for query in queries {
-            let rows = mysql::rows(&mut connection, &query.sql, source.max_series).await;
+            let rows = session.rows(&query.sql, source.max_series).await;
             sql::query(query, &rows.map_err(|reason| Reason::new(format!("`{}`: {reason}", query.name.0)))?, ours, &mut page);
         }
-        connection.disconnect().await.map_err(mysql::failed)?;
+        session.end().await?;
         Ok(page)
     })
     .await
