@@ -196,6 +196,25 @@ fn postgres_is_asked_with_a_password_that_it_keeps_hashed() {
     check(&format!("postgres = \"{}\"", primary.address), "ok", "");
 }
 
+/// It has replayed all that it has, and so was never behind.
+#[test]
+fn a_replica_of_postgres_that_is_cut_off_falls_behind() {
+    let Some(postgres) = Postgres::find() else { return };
+    let mut primary = postgres.start(false, &[]);
+    let replica = postgres.replica(&primary);
+    let at = format!("postgres://probe:p%40ss%2Fword@{}/postgres", replica.address);
+    let rig = Rig::start(&config(&format!("checks = {{ db = {{ postgres = \"{at}\" }} }}")));
+    postgres.execute(&primary, "CREATE TABLE a (b int)");
+    let is_near = || ask(&rig, "/health/role/replica?max_lag=1s").status == 200;
+    eventually("it has replayed that", is_near);
+    // Of who says nothing there is nothing to replay.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(is_near(), "{}", report(&rig));
+    primary.stop();
+    eventually("it is behind", || ask(&rig, "/health/role/replica?max_lag=1s").status == 503);
+    assert_eq!(ask(&rig, "/health/role/replica").status, 200);
+}
+
 #[test]
 fn a_reload_keeps_what_was_found_and_asks_no_sooner() {
     let origin = Origin::ok("x");

@@ -48,7 +48,7 @@ async fn mysql_facts(session: &mut mysql::Session, asked: &ServerQuestion) -> Re
     let rows = session.rows(query, OWN_ROWS_MAX).await?;
     asked.check(rows.first().and_then(|row| row.first()).and_then(|(_, value)| value.as_deref()))?;
     let read_only = session.rows("SELECT @@global.read_only", 1).await?;
-    let is_writable = read_only.first().and_then(|row| row.first()).is_some_and(|(_, value)| value.as_deref() == Some("0"));
+    let is_writable = read_only.first().and_then(|row| row.first()).is_some_and(|(_, value)| matches!(value.as_deref(), Some("0" | "OFF")));
     let role = if is_writable { Role::Primary } else { Role::Replica };
     let mut lag = None;
     if role == Role::Replica {
@@ -66,9 +66,11 @@ async fn mysql_facts(session: &mut mysql::Session, asked: &ServerQuestion) -> Re
     Ok(Facts { role: Some(role), lag, detail: None })
 }
 
-/// Whether it replays a primary's log; and if it has not replayed all that it has, of when the latest of that is.
+/// Whether it replays a primary's log; and of when the latest of that is, unless somebody sends it more and it has replayed all: a replica
+/// that is cut off has replayed all that it has, too.
 const RECOVERY: &str = "SELECT pg_is_in_recovery()";
-const LAG: &str = "SELECT CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
+const LAG: &str = "SELECT CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() \
+                   AND EXISTS (SELECT 1 FROM pg_stat_wal_receiver) THEN 0 \
                    ELSE extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END";
 
 pub(super) async fn postgres(line: &Line<'_>, asked: &ServerQuestion) -> Result<Facts, Reason> {
