@@ -4,9 +4,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use crate::exporters::{config, value};
-use crate::support::{Origin, Rig};
+use crate::support::{Origin, Rig, eventually};
 
 /// A source that is asked twice is down twice, and the other one is up.
 #[track_caller]
@@ -61,4 +62,45 @@ fn a_postgres_of_an_endless_message_is_down() {
     });
     let rig = check_down(&format!("{{ postgres = \"postgres://u:p@{}/\" }}", server.address), "pg_up");
     assert!(rig.log().contains("its answers are too long"), "{}", rig.log());
+}
+
+/// Whether a check of a health report on the same thread is made meanwhile, which takes milliseconds.
+fn check_answers_meanwhile(source: &str, busy: impl Fn(&Rig) + Sync) {
+    let web = Origin::ok("x");
+    let health = format!(
+        "[[listener]]\nname = \"h\"\nlisten = \"127.0.0.1:0\"\nservice = \"h\"\n[service.h.health]\ninterval = \"100ms\"\n\
+         checks = {{ web = {{ http = \"http://{}/\" }} }}\n",
+        web.address
+    );
+    let rig = Rig::start(&format!("{}{health}", config(&format!("timeout = \"30s\"\nfrom = [{source}]"))));
+    eventually("the check is made", || web.seen().len() > 1);
+    let mut longest = Duration::ZERO;
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| busy(&rig));
+        let (mut last, mut count) = (Instant::now(), web.seen().len());
+        while !asks.is_finished() {
+            std::thread::sleep(Duration::from_millis(5));
+            if web.seen().len() > count {
+                (last, count) = (Instant::now(), web.seen().len());
+            }
+            longest = longest.max(last.elapsed());
+        }
+    });
+    assert!(longest < Duration::from_secs(2), "nobody was asked for {longest:?}");
+}
+
+/// The only thread of probes looked through all of INFO for each of its names.
+#[test]
+fn a_redis_of_many_names_keeps_nobody_else_waiting() {
+    let lines = |number: u32| format!("latency_percentiles_usec_{number}:p50=1\r\ndb{number}:keys=1\r\n");
+    let info = (0..60_000).map(lines).collect::<Vec<_>>().concat();
+    let answer = format!("${}\r\n{info}\r\n*0\r\n:0\r\n*0\r\n*0\r\n", info.len());
+    let server = Origin::raw(move |mut stream, _| {
+        let _ = stream.read(&mut [0; 1024]);
+        let _ = stream.write_all(answer.as_bytes());
+        let _ = stream.read(&mut [0; 1024]);
+    });
+    check_answers_meanwhile(&format!("{{ redis = \"{}\" }}", server.address), |rig| {
+        assert_eq!(value(rig, "redis_up"), Some(1.0));
+    });
 }
