@@ -82,6 +82,9 @@ fn a_reload_loses_neither_what_was_counted_nor_what_comes_meanwhile() {
     let mut stream = sender.join().unwrap();
     becomes(&rig, "udp", 2000.0);
     becomes(&rig, "tcp", 2000.0);
+    // That the page waits otherwise is no reason to forget what was heard.
+    rig.reloaded(&format!("{}timeout = \"3s\"\n", statsd(address, "")));
+    assert_eq!((value(&rig, "udp"), value(&rig, "tcp")), (Some(2000.0), Some(2000.0)));
     // Other rules begin anew, by the same sockets and connections.
     rig.reloaded(&statsd(address, ", ttl = \"1h\""));
     assert_eq!(value(&rig, "udp"), None);

@@ -1,7 +1,7 @@
 //! The client's side of `MySQL`'s protocol, version 10: a login, and queries whose rows are text.
 //!
-//! Every number that a server sends is checked before it counts anything: the crate that was here before (`mysql_async` 0.37) reserves room for as
-//! many columns as a server says it has, and 2^44 of them end the process. Sends nothing.
+//! Every number that a server sends is checked before anything is made of it. (The crate `mysql_async` 0.37 reserves room for as many columns as
+//! a server says it has, and 2^44 of them end the process.) Sends nothing.
 
 use aws_lc_rs::digest::{self, Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};

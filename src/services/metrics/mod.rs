@@ -140,15 +140,11 @@ impl Source {
     /// Takes over what was heard and counted for `known`, if it would ask the same: that a page waits otherwise is no reason to forget it.
     #[must_use]
     pub fn heir_of(self, known: &Self) -> Self {
-        let (heard, max_series) = (self.heard.clone(), self.max_series);
         if !self.asks_as(known) {
             return self;
         }
-        let heard = known.heard.clone().or(heard);
-        if let Some(heard) = &heard {
-            heard.set_max_series(max_series);
-        }
-        Self { heard, known: Arc::clone(&known.known), failures: AtomicU64::new(known.failures.load(Ordering::Relaxed)), ..self }
+        let failures = AtomicU64::new(known.failures.load(Ordering::Relaxed));
+        Self { heard: known.heard.clone(), known: Arc::clone(&known.known), failures, ..self }
     }
 
     /// An empty page for what it will say. What is heard is bounded where it is heard.
