@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 /// What a series counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,10 +46,16 @@ pub struct Sample {
     pub name: String,
     pub suffix: &'static str,
     pub kind: Kind,
-    pub help: String,
+    /// Of all its series: of a page that has a million of them, each would have its own.
+    pub help: Arc<str>,
     pub labels: Vec<(String, String)>,
     pub value: f64,
 }
+
+/// Of one series. Rules look at each, and at all others for each.
+const LABELS_MAX: usize = 256;
+/// What is behind is not kept: a line for people.
+const HELP_BYTES_MAX: usize = 4096;
 
 /// Gives each series to `take`.
 ///
@@ -56,8 +63,21 @@ pub struct Sample {
 ///
 /// The number of the first line that is none of a page.
 pub fn read(text: &str, mut take: impl FnMut(Sample)) -> Result<(), String> {
+    try_read(text, |sample| {
+        take(sample);
+        Ok(())
+    })
+}
+
+/// As [`read`], to the first one that `take` does not want.
+///
+/// # Errors
+///
+/// As [`read`]; or what `take` says.
+pub fn try_read(text: &str, mut take: impl FnMut(Sample) -> Result<(), String>) -> Result<(), String> {
     let mut kinds: HashMap<&str, Kind> = HashMap::new();
-    let mut helps: HashMap<&str, String> = HashMap::new();
+    let mut helps: HashMap<&str, Arc<str>> = HashMap::new();
+    let none: Arc<str> = Arc::from("");
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if let Some(rest) = line.strip_prefix("# TYPE ") {
@@ -66,61 +86,88 @@ pub fn read(text: &str, mut take: impl FnMut(Sample)) -> Result<(), String> {
             }
         } else if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
-            helps.insert(name, help.replace("\\n", "\n").replace("\\\\", "\\"));
+            helps.insert(name, unescaped(help).into());
         } else if !line.is_empty() && !line.starts_with('#') {
-            let (name, labels, value) = sample(line).ok_or_else(|| format!("line {} of its page is no metric", index + 1))?;
+            let (name, labels, value) = sample(line).map_err(|why| format!("line {} of its page {why}", index + 1))?;
             let (family, suffix, kind) = family_of(name, &kinds);
-            take(Sample { name: family.to_owned(), suffix, kind, help: helps.get(family).cloned().unwrap_or_default(), labels, value });
+            let help = Arc::clone(helps.get(family).unwrap_or(&none));
+            take(Sample { name: family.to_owned(), suffix, kind, help, labels, value })?;
         }
     }
     Ok(())
 }
 
-type Parts<'a> = (&'a str, Vec<(String, String)>, f64);
+/// `\n` is a new line and `\\` is `\`, each read once.
+fn unescaped(help: &str) -> String {
+    let mut text = String::new();
+    let mut chars = help.chars();
+    while let Some(char) = chars.next().filter(|_| text.len() < HELP_BYTES_MAX) {
+        match (char, chars.as_str().chars().next()) {
+            ('\\', Some(escaped @ ('n' | '\\'))) => {
+                chars.next();
+                text.push(if escaped == 'n' { '\n' } else { escaped });
+            }
+            _ => text.push(char),
+        }
+    }
+    text
+}
 
-fn sample(line: &str) -> Option<Parts<'_>> {
-    let end = line.find(|char: char| char == '{' || char.is_ascii_whitespace())?;
+type Labels = Vec<(String, String)>;
+type Parts<'a> = (&'a str, Labels, f64);
+
+const NO_METRIC: &str = "is no metric";
+
+fn sample(line: &str) -> Result<Parts<'_>, String> {
+    let end = line.find(|char: char| char == '{' || char.is_ascii_whitespace()).ok_or(NO_METRIC)?;
     let (name, rest) = line.split_at(end);
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':') {
-        return None;
+        return Err(NO_METRIC.to_owned());
     }
     let rest = rest.trim_start();
     let (labels, rest) = match rest.strip_prefix('{') {
         Some(inside) => read_labels(inside)?,
         None => (Vec::new(), rest),
     };
-    let value = match rest.split_ascii_whitespace().next()? {
+    let value = match rest.split_ascii_whitespace().next().ok_or(NO_METRIC)? {
         "+Inf" | "Inf" => f64::INFINITY,
         "-Inf" => f64::NEG_INFINITY,
         "NaN" => f64::NAN,
-        number => number.parse().ok()?,
+        number => number.parse().map_err(|_| NO_METRIC)?,
     };
-    Some((name, labels, value))
+    Ok((name, labels, value))
 }
 
 /// Up to the closing brace, and what follows it.
-fn read_labels(mut rest: &str) -> Option<(Vec<(String, String)>, &str)> {
-    let mut labels = Vec::new();
+fn read_labels(mut rest: &str) -> Result<(Labels, &str), String> {
+    let mut labels = Labels::new();
     loop {
         rest = rest.trim_start_matches(|char: char| char == ',' || char.is_ascii_whitespace());
         if let Some(behind) = rest.strip_prefix('}') {
-            return Some((labels, behind));
+            return Ok((labels, behind));
         }
-        let (name, behind) = rest.split_once('=')?;
-        let quoted = behind.trim_start().strip_prefix('"')?;
+        if labels.len() >= LABELS_MAX {
+            return Err(format!("has more than {LABELS_MAX} labels"));
+        }
+        let (name, behind) = rest.split_once('=').ok_or(NO_METRIC)?;
+        let name = name.trim();
+        if labels.iter().any(|(known, _)| known == name) {
+            return Err(format!("has the label `{name:.40}` twice"));
+        }
+        let quoted = behind.trim_start().strip_prefix('"').ok_or(NO_METRIC)?;
         let mut value = String::new();
         let mut chars = quoted.char_indices();
         let end = loop {
-            match chars.next()? {
+            match chars.next().ok_or(NO_METRIC)? {
                 (at, '"') => break at,
-                (_, '\\') => value.push(match chars.next()?.1 {
+                (_, '\\') => value.push(match chars.next().ok_or(NO_METRIC)?.1 {
                     'n' => '\n',
                     char => char,
                 }),
                 (_, char) => value.push(char),
             }
         };
-        labels.push((name.trim().to_owned(), value));
+        labels.push((name.to_owned(), value));
         rest = &quoted[end + 1..];
     }
 }

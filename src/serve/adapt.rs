@@ -12,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{timeout, timeout_at};
 
@@ -31,7 +30,7 @@ use crate::route::key::write_decoded;
 use crate::services::logs::Logs;
 use crate::services::metrics::process::Settings;
 use crate::services::metrics::process::topz::{self, Shape, Sort};
-use crate::services::metrics::{Collected, Format, Metrics, Page, Probes, Source};
+use crate::services::metrics::{Collected, Format, Metrics, Page, Probes, Source, TARGETS_ASKED_MAX, Wait};
 use crate::services::{Adapter, Body, Report};
 
 /// So much sooner than the scraper gives up, a page has to be on its way.
@@ -246,7 +245,11 @@ async fn probe(metrics: &Metrics, probes: &Probes, head: &Head<'_>, deadline: Op
         Err(refused) => return plain(refused.status(), &refused.text()),
     };
     let now = Instant::now();
-    let said = heard(source.ask(now), until(metrics, head, now, deadline)).await;
+    let asked = source.ask(now);
+    if matches!(asked, Err(Wait::Crowd)) {
+        return plain(503, &format!("{TARGETS_ASKED_MAX} targets are being asked already; ask for this one later"));
+    }
+    let said = heard(asked, until(metrics, head, now, deadline)).await;
     let took = now.elapsed();
     written(head, move || Metrics::page_of_probe(&source, said, took, Instant::now())).await
 }
@@ -289,21 +292,30 @@ fn plain(status: u16, text: &str) -> Report {
     Report { status, fields: vec![("Content-Type", "text/plain; charset=utf-8".to_owned())], body: format!("{text}\n").into_bytes() }
 }
 
-type News = watch::Receiver<Option<Arc<Collected>>>;
-
 /// What a source says by then.
-async fn heard(asked: Result<Arc<Collected>, News>, until: Instant) -> Option<Arc<Collected>> {
+async fn heard(asked: Result<Arc<Collected>, Wait>, until: Instant) -> Option<Arc<Collected>> {
     match asked {
         Ok(collected) => Some(collected),
-        Err(mut news) => match timeout_at(until.into(), news.changed()).await {
+        Err(Wait::Crowd) => None,
+        Err(Wait::News(mut news)) => match timeout_at(until.into(), news.changed()).await {
             Ok(Ok(())) => news.borrow().clone(),
             Ok(Err(_)) | Err(_) => None,
         },
     }
 }
 
+/// Whether `what` is in the list, and not with a weight of 0, which says that it is not wanted (RFC 9110 §12.4.2).
 fn accepts(head: &Head<'_>, name: &'static str, what: &str) -> bool {
-    head.headers.all(name.as_bytes()).any(|value| String::from_utf8_lossy(value).contains(what))
+    head.headers.all(name.as_bytes()).any(|value| is_wanted(&String::from_utf8_lossy(value), what))
+}
+
+fn is_wanted(list: &str, what: &str) -> bool {
+    list.split(',').any(|element| {
+        let mut parts = element.split(';').map(str::trim);
+        let is_what = parts.next().is_some_and(|part| part.eq_ignore_ascii_case(what));
+        let weight = |part: &str| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="))?.parse::<f32>().ok();
+        is_what && !parts.any(|part| weight(part) == Some(0.0))
+    })
 }
 
 /// A page as whoever asks can read it.
@@ -350,4 +362,21 @@ fn patience(metrics: &Metrics, head: &Head<'_>) -> Duration {
     let seconds = written.and_then(|value| std::str::from_utf8(value).ok()?.trim().parse::<f64>().ok());
     let theirs = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).filter(|theirs| !theirs.is_zero());
     theirs.map_or(metrics.timeout, |theirs| theirs.saturating_sub(MARGIN).max(theirs / 2).min(metrics.timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_weighs_nothing_is_not_wanted() {
+        for list in ["gzip", "br, GZIP;q=0.1", "gzip; q=1", "deflate,gzip ;q=0.001"] {
+            assert!(is_wanted(list, "gzip"), "{list}");
+        }
+        for list in ["gzip;q=0", "gzip; q=0.000", "br, gzip;Q=0", "x-gzip-like", ""] {
+            assert!(!is_wanted(list, "gzip"), "{list}");
+        }
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+        assert!(is_wanted(prometheus, "application/openmetrics-text") && !is_wanted(prometheus, "text/html"));
+    }
 }

@@ -175,7 +175,12 @@ impl Crew {
 fn run(index: usize, shared: Arc<Shared>, orders: mpsc::Receiver<Order>) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default());
     match runtime {
-        Ok(runtime) => runtime.block_on(obey(Worker::new(index, shared), orders)),
+        Ok(runtime) => {
+            let left = runtime.block_on(obey(Worker::new(index, shared), orders));
+            // Not by dropping it, which would wait for a page that is still being written, to nobody.
+            runtime.shutdown_background();
+            left
+        }
         Err(error) => {
             tracing::error!(index, %error, "cannot start a worker");
             0

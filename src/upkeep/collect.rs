@@ -13,8 +13,8 @@ use super::probe::{mysql, postgres, redis};
 use super::{Lingering, fetch, processes, program, statsd};
 use crate::proto::resp::Reply;
 use crate::services::metrics::process::{self, Table};
-use crate::services::metrics::redis::COMMANDS;
-use crate::services::metrics::{Collected, Document, Page, Printed, Probes, Program, Query, Question, Source, documents, sql};
+use crate::services::metrics::sql::Rows;
+use crate::services::metrics::{self, Collected, Document, Page, Printed, Probes, Program, Query, Question, Source, documents, sql};
 use crate::upstream::health::Reason;
 use crate::value::Server;
 
@@ -32,8 +32,8 @@ async fn run(source: Arc<Source>) {
         let said = tokio::spawn(async move { collect(&collecting).await }).await;
         let (page, table, error) = match said {
             Ok(Ok((page, table))) => (page, table, None),
-            Ok(Err(reason)) => (source.blank(), None, Some(reason.to_string())),
-            Err(error) => (source.blank(), None, Some(error.to_string())),
+            Ok(Err(reason)) => (source.blank(began), None, Some(reason.to_string())),
+            Err(error) => (source.blank(began), None, Some(error.to_string())),
         };
         if let Some(error) = &error {
             tracing::debug!(source = source.name, error, "no metrics");
@@ -78,16 +78,27 @@ async fn collect(source: &Arc<Source>) -> Result<(Page, Option<Table>), Reason> 
 
 /// Nobody is asked: it was said before. On another thread, since there may be much of it.
 async fn ask_heard(source: &Arc<Source>) -> Result<Page, Reason> {
-    let source = Arc::clone(source);
-    let written = spawn_blocking(move || {
-        let mut page = source.blank();
+    filled(source, |source, page| {
         if let Some(heard) = &source.heard {
             heard.lost(statsd::lost(&heard.sockets()));
-            heard.write(&source.settings.labels, &mut page, Instant::now());
+            heard.write(&source.settings.labels, page, Instant::now());
         }
-        page
+        Ok(())
+    })
+    .await
+}
+
+/// A page that is filled on another thread, since a long answer takes longer to read than the next probe may wait.
+async fn filled(
+    source: &Arc<Source>,
+    fill: impl FnOnce(&Source, &mut Page) -> Result<(), String> + Send + 'static,
+) -> Result<Page, Reason> {
+    let source = Arc::clone(source);
+    let filling = spawn_blocking(move || {
+        let mut page = source.blank(Instant::now());
+        fill(&source, &mut page).map(|()| page)
     });
-    written.await.map_err(|error| Reason::new(error.to_string()))
+    filling.await.map_err(|error| Reason::new(error.to_string()))?.map_err(Reason::new)
 }
 
 async fn look_at_processes(source: &Arc<Source>, settings: &process::Settings) -> Result<(Page, Option<Table>), Reason> {
@@ -106,7 +117,7 @@ async fn look_at_processes(source: &Arc<Source>, settings: &process::Settings) -
 async fn look(source: &Arc<Source>, settings: &process::Settings) -> Result<(Page, Table), Reason> {
     let (source, settings) = (Arc::clone(source), settings.clone());
     let looking = spawn_blocking(move || {
-        let mut page = source.blank();
+        let mut page = source.blank(Instant::now());
         let table = source.known.take(processes::read(&settings)?, &source.settings.labels, &mut page);
         Ok((page, table))
     });
@@ -116,29 +127,27 @@ async fn look(source: &Arc<Source>, settings: &process::Settings) -> Result<(Pag
 /// The longest answer to one command.
 const REPLY_BYTES_MAX: usize = 4 << 20;
 
-async fn ask_redis(source: &Source, server: &Server) -> Result<Page, Reason> {
+async fn ask_redis(source: &Arc<Source>, server: &Server) -> Result<Page, Reason> {
     let line = Line::to(server.address.clone(), source.peer.as_ref(), source.timeout);
     let mut talk = Talk::new(line.open(Some(&[])).await?).hearing_up_to(REPLY_BYTES_MAX);
     let replies = line
         .in_time(async {
             let login = server.login.password.is_some().then_some(&server.login);
             redis::enter(&mut talk, login).await?;
-            let all: Vec<u8> = COMMANDS.iter().flat_map(|words| redis::command(words)).collect();
+            let all: Vec<u8> = metrics::redis::COMMANDS.iter().flat_map(|words| redis::command(words)).collect();
             talk.say(&all).await?;
-            let mut replies = Vec::with_capacity(COMMANDS.len());
-            for _ in COMMANDS {
+            let mut replies = Vec::with_capacity(metrics::redis::COMMANDS.len());
+            for _ in metrics::redis::COMMANDS {
                 replies.push(talk.hear(|bytes| Reply::parse(bytes).map_err(Reason::new)).await?);
             }
             Ok(replies)
         })
         .await?;
     talk.end();
-    let mut page = source.blank();
-    crate::services::metrics::redis::read(&replies, &source.settings.labels, &mut page).map_err(Reason::new)?;
-    Ok(page)
+    filled(source, move |source, page| metrics::redis::read(&replies, &source.settings.labels, page)).await
 }
 
-async fn ask_memcached(source: &Source, server: &Server) -> Result<Page, Reason> {
+async fn ask_memcached(source: &Arc<Source>, server: &Server) -> Result<Page, Reason> {
     let line = Line::to(server.address.clone(), None, source.timeout);
     let mut talk = Talk::new(line.open(Some(&[])).await?).hearing_up_to(REPLY_BYTES_MAX);
     let stats = line
@@ -158,9 +167,11 @@ async fn ask_memcached(source: &Source, server: &Server) -> Result<Page, Reason>
             }
         })
         .await?;
-    let mut page = source.blank();
-    documents::memcached(&stats, &source.settings.labels, &mut page);
-    Ok(page)
+    filled(source, move |source, page| {
+        documents::memcached(&stats, &source.settings.labels, page);
+        Ok(())
+    })
+    .await
 }
 
 async fn ask_for(source: &Arc<Source>, at: &Document) -> Result<Page, Reason> {
@@ -182,80 +193,100 @@ async fn ask_program(source: &Arc<Source>, program: &Program) -> Result<Page, Re
     }
 }
 
-/// On another thread, since a long document takes longer than the next probe may wait.
 async fn read(source: &Arc<Source>, document: Bytes) -> Result<Page, Reason> {
-    let source = Arc::clone(source);
-    let reading = spawn_blocking(move || {
-        let (ours, mut page) = (&source.settings.labels, source.blank());
+    filled(source, move |source, page| {
+        let ours = &source.settings.labels;
         let text = || std::str::from_utf8(&document).map_err(|_| "its answer is not UTF-8".to_owned());
         match &source.settings.question {
             Question::Prometheus(_, rules) | Question::Exec(Program { printed: Printed::Page(rules), .. }) => {
-                documents::prometheus(text()?, rules, ours, &mut page)?;
+                documents::prometheus(text()?, rules, ours, page)
             }
             Question::Json(_, mappings) | Question::Exec(Program { printed: Printed::Json(mappings), .. }) => {
-                documents::json(&document, mappings, ours, &mut page)?;
+                documents::json(&document, mappings, ours, page)
             }
             Question::Text(_, matches) | Question::Exec(Program { printed: Printed::Text(matches), .. }) => {
-                documents::text_matches(text()?, matches, ours, &mut page)?;
+                documents::text_matches(text()?, matches, ours, page)
             }
             Question::Redis(_)
             | Question::Memcached(_)
             | Question::Mysql(..)
             | Question::Postgres(..)
             | Question::Process(_)
-            | Question::Statsd(_) => {}
+            | Question::Statsd(_) => Ok(()),
         }
-        Ok::<Page, String>(page)
-    });
-    reading.await.map_err(|error| Reason::new(error.to_string()))?.map_err(Reason::new)
-}
-
-async fn ask_mysql(source: &Source, server: &Server, queries: &[Query]) -> Result<Page, Reason> {
-    let line = Line::to(server.address.clone(), None, source.timeout);
-    line.in_time(async {
-        let mut connection = mysql::connect(&line, &server.login).await?;
-        let (ours, mut page) = (&source.settings.labels, source.blank());
-        let status = mysql::rows(&mut connection, sql::MYSQL[0], sql::OWN_ROWS_MAX).await?;
-        let variables = mysql::rows(&mut connection, sql::MYSQL[1], sql::OWN_ROWS_MAX).await?;
-        let mut replica = Vec::new();
-        for query in sql::MYSQL_REPLICA {
-            // Of another version, or not for everybody.
-            let Ok(rows) = mysql::rows(&mut connection, query, sql::OWN_ROWS_MAX).await else { continue };
-            replica = rows;
-            break;
-        }
-        sql::mysql(&status, &variables, &replica, ours, &mut page);
-        for table in &sql::MYSQL_TABLES {
-            // Not every version has every table.
-            if let Ok(rows) = mysql::rows(&mut connection, table.sql, sql::OWN_ROWS_MAX).await {
-                table.read(&rows, ours, &mut page);
-            }
-        }
-        for query in queries {
-            let rows = mysql::rows(&mut connection, &query.sql, source.max_series).await;
-            sql::query(query, &rows.map_err(|reason| Reason::new(format!("`{}`: {reason}", query.name.0)))?, ours, &mut page);
-        }
-        connection.disconnect().await.map_err(mysql::failed)?;
-        Ok(page)
     })
     .await
 }
 
-async fn ask_postgres(source: &Source, server: &Server, queries: &[Query]) -> Result<Page, Reason> {
+async fn ask_mysql(source: &Arc<Source>, server: &Server, queries: &[Query]) -> Result<Page, Reason> {
+    let line = Line::to(server.address.clone(), None, source.timeout);
+    let (status, variables, replica, tables, asked) = line
+        .in_time(async {
+            let mut session = mysql::Session::open(&line, &server.login).await?;
+            let status = session.rows(sql::MYSQL[0], sql::OWN_ROWS_MAX).await?;
+            let variables = session.rows(sql::MYSQL[1], sql::OWN_ROWS_MAX).await?;
+            let mut replica = Vec::new();
+            for query in sql::MYSQL_REPLICA {
+                // Of another version, or not for everybody.
+                let Ok(rows) = session.rows(query, sql::OWN_ROWS_MAX).await else { continue };
+                replica = rows;
+                break;
+            }
+            let mut tables = Vec::with_capacity(sql::MYSQL_TABLES.len());
+            for table in &sql::MYSQL_TABLES {
+                // Not every version has every table.
+                tables.push(session.rows(table.sql, sql::OWN_ROWS_MAX).await.unwrap_or_default());
+            }
+            let mut asked = Vec::with_capacity(queries.len());
+            for query in queries {
+                let rows = session.rows(&query.sql, source.max_series).await;
+                asked.push(rows.map_err(|reason| Reason::new(format!("`{}`: {reason}", query.name.0)))?);
+            }
+            session.end().await?;
+            Ok((status, variables, replica, tables, asked))
+        })
+        .await?;
+    filled(source, move |source, page| {
+        let ours = &source.settings.labels;
+        sql::mysql(&status, &variables, &replica, ours, page);
+        for (table, rows) in sql::MYSQL_TABLES.iter().zip(&tables) {
+            table.read(rows, ours, page);
+        }
+        read_queries(source, &asked, page);
+        Ok(())
+    })
+    .await
+}
+
+async fn ask_postgres(source: &Arc<Source>, server: &Server, queries: &[Query]) -> Result<Page, Reason> {
     let line = Line::to(server.address.clone(), None, source.timeout);
     let own = sql::POSTGRES.iter().map(|table| (table.sql, sql::OWN_ROWS_MAX));
     let asked: Vec<(&str, usize)> = own.chain(queries.iter().map(|query| (query.sql.as_str(), source.max_series))).collect();
     let mut answers = postgres::rows(&line, &server.login, &asked).await?.into_iter();
-    let (ours, mut page) = (&source.settings.labels, source.blank());
+    let mut tables = Vec::with_capacity(sql::POSTGRES.len());
     for (table, rows) in sql::POSTGRES.iter().zip(&mut answers) {
         // Not every version has every table, and not everybody may look at it.
-        match rows {
-            Ok(rows) => table.read(&rows, ours, &mut page),
-            Err(reason) => tracing::debug!(source = source.name, table = table.name, %reason, "a table cannot be read"),
+        if let Err(reason) = &rows {
+            tracing::debug!(source = source.name, table = table.name, %reason, "a table cannot be read");
+        }
+        tables.push(rows.unwrap_or_default());
+    }
+    let named = |(query, rows): (&Query, Result<Rows, Reason>)| rows.map_err(|reason| Reason::new(format!("`{}`: {reason}", query.name.0)));
+    let asked = queries.iter().zip(answers).map(named).collect::<Result<Vec<Rows>, Reason>>()?;
+    filled(source, move |source, page| {
+        for (table, rows) in sql::POSTGRES.iter().zip(&tables) {
+            table.read(rows, &source.settings.labels, page);
+        }
+        read_queries(source, &asked, page);
+        Ok(())
+    })
+    .await
+}
+
+fn read_queries(source: &Source, asked: &[Rows], page: &mut Page) {
+    if let Question::Mysql(_, queries) | Question::Postgres(_, queries) = &source.settings.question {
+        for (query, rows) in queries.iter().zip(asked) {
+            sql::query(query, rows, &source.settings.labels, page);
         }
     }
-    for (query, rows) in queries.iter().zip(answers) {
-        sql::query(query, &rows.map_err(|reason| Reason::new(format!("`{}`: {reason}", query.name.0)))?, ours, &mut page);
-    }
-    Ok(page)
 }

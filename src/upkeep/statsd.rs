@@ -72,6 +72,8 @@ impl Hearing {
         for source in sources {
             let (Question::Statsd(settings), Some(heard)) = (&source.settings.question, &source.heard) else { continue };
             let bound = |key: &EarKey| ears.iter().find(|(bound, _)| bound == key).and_then(|(_, ear)| inode(udp(ear)?));
+            // Here and not where it is compiled, for that may come to nothing.
+            heard.set_max_series(source.max_series);
             heard.set_sockets(settings.ears.0.iter().filter_map(|key| bound(&key.value)).collect());
             wanted.extend(settings.ears.0.iter().map(|key| (key.value.clone(), Arc::clone(heard))));
         }

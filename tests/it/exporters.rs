@@ -177,7 +177,9 @@ fn a_mysql_has_the_series_that_its_exporter_gives_it() {
     )));
     let ours = series(&scrape(&rig).text());
     assert_eq!((ours["mysql_up"], ours["app_orders_count{state=\"old\"}"], ours["app_orders{state=\"new\"}"]), (1.0, 2.0, 1.5));
-    assert!(ours["mysql_global_status_commands_total{command=\"select\"}"] >= 1.0 && ours["mysql_global_variables_max_connections"] > 1.0);
+    assert!(
+        ours["mysql_global_status_commands_total{command=\"show_status\"}"] >= 1.0 && ours["mysql_global_variables_max_connections"] > 1.0
+    );
     check_readable(&rig);
     let endless = "SELECT a.table_name, b.table_name FROM information_schema.columns a, information_schema.columns b";
     let many = |most: u32| {
@@ -449,10 +451,13 @@ fn wrong_sources_are_told_with_a_remedy() {
     check_wrong(&one("mysql = \"a:1\""), "nobody can ask it anything without a login");
     check_wrong(&one("redis = \"a:1\", query = []"), "`query` is for `mysql` and `postgres`, this is `redis`");
     check_wrong(&one("exec = [\"x\"], map = [], match = []"), "a program prints one thing");
-    check_wrong(&one("prometheus = \"a:1\""), "`a:1` is not a URL that can be asked for");
+    check_wrong(&one("prometheus = \"a:1\""), "this is not a URL that can be asked for; a URL has no login");
+    let said = refused(&config(&one("prometheus = \"http://user:${CARGO_PKG_NAME}@a/\"")));
+    assert!(said.contains("a URL has no login") && !said.contains("user:attache"), "{said}");
     check_wrong(&one("prometheus = \"http://a/\", relabel = [{ action = \"replace\" }]"), "`replace` sets a label, and nothing says which");
     check_wrong(&one("prometheus = \"http://a/\", relabel = [{ action = \"drop\", target = \"x\" }]"), "`drop` sets no label");
     check_wrong(&one("redis = \"a:1\", labels = { \"a-b\" = \"x\" }"), "`a-b` is not a name for a label");
+    check_wrong(&one("statsd = \"127.0.0.1:8125\", labels = { le = \"x\" }"), "`le` is what tells parts of histograms and summaries apart");
     check_wrong("from = [{ redis = \"a:1\" }, { redis = \"b:1\" }]", "two sources of `redis` whose series nobody could tell apart");
     check_wrong("from = [{ prometheus = \"http://a/\" }, { prometheus = \"http://a/\" }]", "two sources are called `prometheus http://a/`");
 }

@@ -157,7 +157,7 @@ fn mysql_is_well_if_it_greets_or_lets_us_in() {
     check(saying(true, b"SSH-2.0-OpenSSH\r\n").address, "mysql = true", "sick", "its greeting is not MySQL's");
     let blocked = b"\x0d\0\0\0\xff\x69\x04Host 'x' is".get(..).unwrap();
     check(saying(true, blocked).address, "mysql = true", "sick", "error 1129: Host 'x' i");
-    check(free_address(), &login(""), "sick", "no connection: Connection refused");
+    check(free_address(), &login(""), "sick", "cannot connect: Connection refused");
 }
 
 #[test]

@@ -554,7 +554,7 @@ fn what_is_wrong_is_said() {
     check_wrong("from = [{ file = \"/a\" }, { file = \"/a\" }]", "this is read twice");
     check_wrong("from = [{ http = true }]\nto = [\"stderr\"]", "`stderr` is no sink");
     check_wrong("from = [{ http = true }]\nto = [{ file = \"/a\", gzip = true }]", "`gzip` is for `http` and `otlp`");
-    check_wrong("from = [{ http = true }]\nto = [{ http = \"x\" }]", "`x` is not a URL to post to");
+    check_wrong("from = [{ http = true }]\nto = [{ http = \"x\" }]", "this is not a URL to post to");
     check_wrong("from = [{ http = true }]\nparse = \"jsn\"", "did you mean \"json\"?");
     check_wrong("from = [{ http = true }]\nline = \"1B\"", "`1B` is out of range");
     check_wrong("from = [{ http = true }]\nredact = [{ field = \"a\", regex = \"b\" }]", "one thing is redacted at a time");

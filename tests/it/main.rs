@@ -15,6 +15,7 @@ mod explain; // what explain says is what happens
 mod exporters; // metrics of other programs, over real servers
 mod health; // probes: who gets requests by what they find
 mod health_servers; // probes of real Redis, memcached, MariaDB, PostgreSQL and gRPC
+mod hostile_exporters; // peers of exporters that mean harm: they are down, and nobody else notices
 mod http2; // HTTP/2 from clients: translation, windows, limits, the end
 mod http2_pairs; // every protocol of clients with every protocol of endpoints
 mod http2_upstream; // HTTP/2 to endpoints: sharing, refusals, ends, settings

@@ -168,7 +168,7 @@ fn mysql_that_is_killed_hung_or_read_only_is_told() {
     signal(server.pid(), "CONT");
     eventually("it is back", || ask(&rig, "/health/").status == 200);
     server.stop();
-    eventually("it is gone", || ask(&rig, "/health/ready").text().starts_with("failing\ndb failing: no connection: Connection refused"));
+    eventually("it is gone", || ask(&rig, "/health/ready").text().starts_with("failing\ndb failing: cannot connect: Connection refused"));
     assert!(rig.metric("attache_check_up{service=\"h\",check=\"db\"}") == 0.0);
     assert!(!rig.log().contains("s3cret"));
 }
@@ -194,6 +194,25 @@ fn postgres_is_asked_with_a_password_that_it_keeps_hashed() {
     check(&format!("postgres = \"{at}\", role = \"replica\""), "failing", "is a primary, expected a replica");
     check(&format!("postgres = \"{at}\", query = \"SELECT nope\""), "failing", "column \"nope\" does not exist");
     check(&format!("postgres = \"{}\"", primary.address), "ok", "");
+}
+
+/// It has replayed all that it has, and so was never behind.
+#[test]
+fn a_replica_of_postgres_that_is_cut_off_falls_behind() {
+    let Some(postgres) = Postgres::find() else { return };
+    let mut primary = postgres.start(false, &[]);
+    let replica = postgres.replica(&primary);
+    let at = format!("postgres://probe:p%40ss%2Fword@{}/postgres", replica.address);
+    let rig = Rig::start(&config(&format!("checks = {{ db = {{ postgres = \"{at}\" }} }}")));
+    postgres.execute(&primary, "CREATE TABLE a (b int)");
+    let is_near = || ask(&rig, "/health/role/replica?max_lag=1s").status == 200;
+    eventually("it has replayed that", is_near);
+    // Of who says nothing there is nothing to replay.
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(is_near(), "{}", report(&rig));
+    primary.stop();
+    eventually("it is behind", || ask(&rig, "/health/role/replica?max_lag=1s").status == 503);
+    assert_eq!(ask(&rig, "/health/role/replica").status, 200);
 }
 
 #[test]
@@ -243,7 +262,7 @@ fn wrong_checks_are_told_with_a_remedy() {
     check_wrong("checks = {}", "a report has 1 to 64 checks, this has 0");
     check_wrong(&one(""), "nothing says what is checked");
     check_wrong(&one("tcp = \"a:1\", redis = \"a:1\""), "a check asks one thing, this has `tcp` and `redis`");
-    check_wrong(&one("http = \"127.0.0.1:80\""), "`127.0.0.1:80` is not a URL that can be asked for");
+    check_wrong(&one("http = \"127.0.0.1:80\""), "this is not a URL that can be asked for; a URL has no login");
     check_wrong(&one("http = \"http://a/\", json = '.a |'"), "this is no filter of jq: expected term at `the end`");
     check_wrong(&one("tcp = \"a:1\", json = '.'"), "`json` is for checks of `http`, this one is of `tcp`");
     check_wrong(&one("mysql = \"mysql://u:s3cret/x@a\""), "this names no host");

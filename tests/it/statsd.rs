@@ -36,12 +36,12 @@ fn datagrams_connections_and_local_sockets_are_heard() {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(b"hits:3|c|#k").unwrap();
     UnixDatagram::unbound().unwrap().send_to(b"hits:4|c|#k:v", &path).unwrap();
-    becomes(&rig, "hits{app=\"a\",k=\"v\"}", 7.0);
+    becomes(&rig, "hits{k=\"v\",app=\"a\"}", 7.0);
     // Half a line is none until its end comes, or that of the connection.
     stream.write_all(b":v\nhits:5|c|#k:v").unwrap();
-    becomes(&rig, "hits{app=\"a\",k=\"v\"}", 10.0);
+    becomes(&rig, "hits{k=\"v\",app=\"a\"}", 10.0);
     drop(stream);
-    becomes(&rig, "hits{app=\"a\",k=\"v\"}", 15.0);
+    becomes(&rig, "hits{k=\"v\",app=\"a\"}", 15.0);
     send(address, "t.x:120|ms|@0.5\nnonsense\nusers:a|s\nusers:b|s\nlevel:-3|g\n");
     becomes(&rig, "t_x_count{app=\"a\"}", 2.0);
     assert_eq!((value(&rig, "t_x_bucket{app=\"a\",le=\"0.25\"}"), value(&rig, "t_x_bucket{app=\"a\",le=\"0.1\"}")), (Some(2.0), Some(0.0)));
@@ -82,6 +82,9 @@ fn a_reload_loses_neither_what_was_counted_nor_what_comes_meanwhile() {
     let mut stream = sender.join().unwrap();
     becomes(&rig, "udp", 2000.0);
     becomes(&rig, "tcp", 2000.0);
+    // That the page waits otherwise is no reason to forget what was heard.
+    rig.reloaded(&format!("{}timeout = \"3s\"\n", statsd(address, "")));
+    assert_eq!((value(&rig, "udp"), value(&rig, "tcp")), (Some(2000.0), Some(2000.0)));
     // Other rules begin anew, by the same sockets and connections.
     rig.reloaded(&statsd(address, ", ttl = \"1h\""));
     assert_eq!(value(&rig, "udp"), None);

@@ -57,8 +57,11 @@ impl Services<'_> {
                     None => None,
                 };
                 let new = Source::new(settings, written, peer);
-                let same = known.and_then(|known| known.source(&new.name)).filter(|known| known.is_as(&new));
-                Some(same.map_or_else(|| Arc::new(new), Arc::clone))
+                Some(match known.and_then(|known| known.source(&new.name)) {
+                    Some(same) if same.is_as(&new) => Arc::clone(same),
+                    Some(other) => Arc::new(new.heir_of(other)),
+                    None => Arc::new(new),
+                })
             })
             .collect();
         let probes = if settings.probe.is_empty() { None } else { Some(self.probes(settings, known, found)?) };

@@ -121,15 +121,22 @@ impl Check {
         self.settings == other.settings && rest(self) == rest(other) && Peer::are_alike(self.peer.as_ref(), other.peer.as_ref())
     }
 
-    /// Takes in what was found.
+    /// Takes in what was found, and judges it.
     pub fn take(&self, found: Result<Facts, Reason>, took: Duration, now: Instant, wall: SystemTime) {
-        let reason = found.as_ref().err().cloned();
-        let finding = Finding { at: now, result: found.as_ref().map(|_| ()).map_err(Clone::clone) };
+        let judged = found.as_ref().map_err(Clone::clone).and_then(|facts| self.settings.question.judge(facts));
+        let reason = judged.as_ref().err().cloned();
+        let finding = Finding { at: now, result: judged };
         let mut state = self.state();
         let turn = state.health.take(finding, self.rise, self.fall);
         state.took = took;
-        // Who cannot be asked has no role any more that anybody could rely on.
-        state.facts = found.unwrap_or_default();
+        match found {
+            // Even if they are none that are expected: who says that it has another role has that one.
+            Ok(facts) => state.facts = facts,
+            // One that says nothing and is well all the same has the role that it had.
+            Err(_) if state.health.is_well == Some(true) => {}
+            // Who cannot be asked has no role any more that anybody could rely on.
+            Err(_) => state.facts = Facts::default(),
+        }
         if turn.is_some() {
             state.since = Some(wall);
         }
@@ -159,6 +166,15 @@ impl Check {
     }
 }
 
+impl Question {
+    fn judge(&self, facts: &Facts) -> Result<(), Reason> {
+        match self {
+            Self::Redis(asked) | Self::Mysql(asked) | Self::Postgres(asked) => asked.judge(facts),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl ServerQuestion {
     /// Whether the first value of the first row is the one that is expected.
     ///
@@ -178,7 +194,7 @@ impl ServerQuestion {
     /// # Errors
     ///
     /// When it has another role, or is too far behind.
-    pub fn judge(&self, facts: Facts) -> Result<Facts, Reason> {
+    pub fn judge(&self, facts: &Facts) -> Result<(), Reason> {
         match (self.role, facts.role) {
             (Some(wanted), Some(role)) if wanted != role => {
                 return Err(Reason::new(format!("is a {}, expected a {}", role.word(), wanted.word())));
@@ -191,7 +207,7 @@ impl ServerQuestion {
                 Err(Reason::new(format!("is {} s behind, expected {} s at most", lag.as_secs(), most.as_secs())))
             }
             (Some(_), None) if facts.role == Some(Role::Replica) => Err(Reason::new("does not say how far behind it is")),
-            _ => Ok(facts),
+            _ => Ok(()),
         }
     }
 }

@@ -41,18 +41,18 @@ impl Health {
         }
         let path = String::from_utf8_lossy(head.path);
         let mut segments = path.trim_end_matches('/').rsplit('/');
-        match (segments.next().unwrap_or_default(), segments.next().unwrap_or_default()) {
+        let (last, before) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
+        // First, since a check may be called as another end of a path is.
+        if let ("checks", Some(check)) = (before, self.check(last)) {
+            let status = if check.standing(now) == Standing::Ok { 200 } else { 503 };
+            return self.json(now, status, &check.view(now));
+        }
+        match (last, before) {
             ("live", _) => self.text(now, 200, "ok\n".to_owned()),
             ("ready", _) => self.ready(now),
             ("primary", "role") => self.role(Role::Primary, head, now),
             ("replica", "role") => self.role(Role::Replica, head, now),
-            (name, "checks") => match self.check(name) {
-                Some(check) => {
-                    let status = if check.standing(now) == Standing::Ok { 200 } else { 503 };
-                    self.json(now, status, &check.view(now))
-                }
-                None => self.text(now, 404, "no such check\n".to_owned()),
-            },
+            (_, "checks") => self.text(now, 404, "no such check\n".to_owned()),
             _ => self.json(now, self.overall(now).status(), &self.view(now)),
         }
     }

@@ -270,8 +270,9 @@ fn http(item: &Item, options: &Options<'_>, reader: &mut Reader<'_>) -> Option<H
     let (expect, json) = (options.get::<Statuses>("expect", reader)?, options.get::<Jq>("json", reader)?);
     let parsed = Url::parse(&text).map(|url| HttpQuestion { url, expect: expect.unwrap_or_default(), json });
     if parsed.is_none() {
+        // Not what it is: it may come from the environment, and hold a password.
         reader
-            .error(item.place, format!("`{text}` is not a URL that can be asked for"))
+            .error(item.place, "this is not a URL that can be asked for; a URL has no login")
             .help("write \"http://127.0.0.1:8080/ready\", or https://");
     }
     parsed

@@ -19,15 +19,11 @@ fn question() -> ServerQuestion {
 }
 
 fn check(name: &str, critical: bool) -> Arc<Check> {
-    let settings = CheckSettings {
-        question: Question::Mysql(Box::new(question())),
-        critical,
-        interval: None,
-        timeout: None,
-        rise: None,
-        fall: None,
-        tls: None,
-    };
+    check_of(name, critical, Question::Mysql(Box::new(question())))
+}
+
+fn check_of(name: &str, critical: bool, question: Question) -> Arc<Check> {
+    let settings = CheckSettings { question, critical, interval: None, timeout: None, rise: None, fall: None, tls: None };
     let report = Settings {
         checks: Spanned::new(
             settings::Checks(std::iter::once((name.to_owned(), settings.clone())).collect()),
@@ -141,16 +137,16 @@ fn a_role_is_told_by_the_status() {
     assert_eq!(statuses(Some("max_lag=5s")), (503, 200));
     assert_eq!(statuses(Some("max_lag=3s")), (503, 503));
     assert_eq!(statuses(Some("max_lag=long")), (503, 400));
-    // One failure is not enough to be failing, but enough to be nothing in particular.
+    // One failure is not enough to be failing, and so to be nothing in particular.
     db.take(bad(), SECOND, now, SystemTime::now());
-    assert_eq!(statuses(None), (503, 503));
+    assert_eq!(statuses(None), (503, 200));
 }
 
 #[test]
 fn what_is_expected_of_a_server_decides() {
     let judge = |role, max_lag: Option<u64>, facts: Result<Facts, Reason>| {
         let question = ServerQuestion { role, max_lag: max_lag.map(Duration::from_secs), ..question() };
-        question.judge(facts.unwrap()).map(drop).map_err(|reason| reason.to_string())
+        question.judge(&facts.unwrap()).map_err(|reason| reason.to_string())
     };
     assert_eq!(judge(None, None, good(Role::Replica, None)), Ok(()));
     assert_eq!(judge(Some(Role::Primary), None, good(Role::Replica, None)), Err("is a replica, expected a primary".to_owned()));
@@ -168,4 +164,43 @@ fn what_is_expected_of_a_server_decides() {
 #[test]
 fn a_server_that_cannot_be_asked_shows_no_secret() {
     assert!(!format!("{:?}", question()).contains("s3cret"));
+}
+
+#[test]
+fn a_check_may_be_called_as_another_end_of_a_path() {
+    let (live, now) = (check("live", true), Instant::now());
+    let health = Health::new("h", vec![live]);
+    let (status, body) = report(&health, "/health/checks/live", None, now);
+    assert!(status == 503 && body.contains("starting"), "{body}");
+    assert_eq!(report(&health, "/health/live", None, now).0, 200);
+    assert_eq!(report(&health, "/health/checks/ready", None, now).0, 503);
+}
+
+/// It had none after one answer that was missed, whatever `fall` is.
+#[test]
+fn a_server_has_its_role_as_long_as_it_is_well() {
+    let (db, now) = (check("db", true), Instant::now());
+    let health = Health::new("h", vec![Arc::clone(&db)]);
+    let find = |found| db.take(found, SECOND, now, SystemTime::now());
+    find(good(Role::Primary, None));
+    find(bad());
+    find(bad());
+    assert_eq!(report(&health, "/role/primary", None, now).0, 200);
+    find(bad());
+    assert_eq!(report(&health, "/role/primary", None, now).0, 503);
+}
+
+#[test]
+fn a_server_that_says_that_its_role_is_another_one_has_that_at_once() {
+    let asked = ServerQuestion { role: Some(Role::Primary), ..question() };
+    let (db, now) = (check_of("db", true, Question::Mysql(Box::new(asked))), Instant::now());
+    let health = Health::new("h", vec![Arc::clone(&db)]);
+    let find = |found| db.take(found, SECOND, now, SystemTime::now());
+    find(good(Role::Primary, None));
+    find(good(Role::Replica, None));
+    let roles = ["/role/primary", "/role/replica"].map(|path| report(&health, path, None, now).0);
+    assert_eq!(roles, [503, 200]);
+    find(good(Role::Replica, None));
+    find(good(Role::Replica, None));
+    expect(&health, now, 503, "failing");
 }

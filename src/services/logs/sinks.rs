@@ -164,7 +164,7 @@ impl Decode for SinkSettings {
                 let text = String::decode(&entry.item, reader)?;
                 let Some(url) = Url::parse(&text) else {
                     reader
-                        .error(entry.item.place, format!("`{text}` is not a URL to post to"))
+                        .error(entry.item.place, "this is not a URL to post to, which has no login")
                         .help("write \"http://127.0.0.1:8080/logs\"");
                     return None;
                 };

@@ -12,21 +12,18 @@ use crate::value::jq;
 
 type Labels = [(String, String)];
 
-/// A page of another program, relabelled. A label that is ours too goes by `exported_` and its name there.
+/// A page of another program, relabelled.
 ///
 /// # Errors
 ///
 /// When it is none.
 pub fn prometheus(text: &str, rules: &[Rule], ours: &Labels, page: &mut Page) -> Result<(), String> {
-    exposition::read(text, |sample| {
-        let Some(Sample { name, suffix, kind, help, mut labels, value }) = relabel(rules, sample) else { return };
-        for (label, _) in &mut labels {
-            if ours.iter().any(|(name, _)| name == label) {
-                label.insert_str(0, "exported_");
-            }
-        }
+    exposition::try_read(text, |sample| {
+        page.in_time()?;
+        let Some(Sample { name, suffix, kind, help, mut labels, value }) = relabel(rules, sample) else { return Ok(()) };
         labels.extend_from_slice(ours);
         page.add_part(About { name: &name, kind, help: &help }, suffix, &labels, value);
+        Ok(())
     })
 }
 
@@ -40,6 +37,7 @@ pub fn json(document: &[u8], mappings: &[Mapping], ours: &Labels, page: &mut Pag
     let document = jq::read(document)?;
     for mapping in mappings {
         let mut add = |item: Val| -> Result<(), String> {
+            page.in_time()?;
             let Some(value) = mapping.value.run(item.clone()).next().transpose()?.as_ref().and_then(number) else { return Ok(()) };
             let mut labels = Vec::with_capacity(mapping.labels.len() + ours.len());
             for (name, filter) in &mapping.labels {
@@ -87,15 +85,17 @@ fn text(value: &Val) -> String {
     }
 }
 
-/// Every place where a regex fits.
+/// Every place where a regex fits. One that fits nowhere is counted: what others find is no less true.
 ///
 /// # Errors
 ///
-/// When one fits nowhere, or what it finds is no number.
+/// When none of them fits anywhere, or what one finds is no number.
 pub fn text_matches(text: &str, matches: &[Match], ours: &Labels, page: &mut Page) -> Result<(), String> {
+    let mut fits = false;
     for wanted in matches {
         let mut found = false;
         for captures in wanted.regex.0.0.captures_iter(text) {
+            page.in_time()?;
             let written = captures.name("value").map_or("", |value| value.as_str());
             let value: f64 = written.trim().parse().map_err(|_| format!("`{}`: `{written:.40}` is no number", wanted.name.0))?;
             let groups = wanted.regex.0.0.capture_names().flatten().filter(|name| *name != "value");
@@ -107,11 +107,13 @@ pub fn text_matches(text: &str, matches: &[Match], ours: &Labels, page: &mut Pag
             page.add(About { name: &wanted.name.0, kind: wanted.r#type.kind(), help: &wanted.help }, &labels, value);
             found = true;
         }
-        if !found {
-            return Err(format!("`{}` fits nowhere in its answer", wanted.name.0));
-        }
+        fits |= found;
+        page.unmatched += u64::from(!found);
     }
-    Ok(())
+    match matches.first() {
+        Some(first) if !fits => Err(format!("`{}` fits nowhere in its answer", first.name.0)),
+        _ => Ok(()),
+    }
 }
 
 /// What memcached counts with the names that `memcached_exporter` gives that, and their units.

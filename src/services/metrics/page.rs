@@ -3,6 +3,7 @@
 //! Bounded by a number of series; what is beyond is counted and left out. Keeps no times: series are as old as the page.
 
 use std::fmt::Write as _;
+use std::time::Instant;
 
 use indexmap::IndexMap;
 
@@ -34,7 +35,16 @@ pub struct Page {
     pub left_out: u64,
     /// Of a name and labels that were there already.
     pub twice: u64,
+    /// Regexes that fit nowhere in what a source said.
+    pub unmatched: u64,
+    /// When nobody waits for it any more.
+    deadline: Option<Instant>,
+    /// How often it was asked whether that is now.
+    asked: u32,
 }
+
+/// Who makes a page looks at the clock once for so many pieces of it.
+const PIECES_PER_LOOK: u32 = 256;
 
 #[derive(Debug, Default)]
 struct Family {
@@ -68,6 +78,27 @@ impl Page {
         Self { most, ..Self::default() }
     }
 
+    /// For somebody who waits no longer than this.
+    #[must_use]
+    pub fn until(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Whether there is time for another piece. A thread that makes a page cannot be stopped from outside.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn in_time(&mut self) -> Result<(), String> {
+        self.asked = self.asked.wrapping_add(1);
+        match self.deadline {
+            Some(deadline) if self.asked % PIECES_PER_LOOK == 1 && Instant::now() >= deadline => {
+                Err("what it says takes too long to read".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.count
     }
@@ -76,7 +107,8 @@ impl Page {
         self.count == 0
     }
 
-    /// Adds a series. Characters that names cannot have become `_`.
+    /// Adds a series. Characters that names cannot have become `_`. Of labels that have one name then, the last keeps it and others go by
+    /// `exported_` and that name, as where this is scraped: whoever adds labels of ours adds them last.
     pub fn add<L: AsRef<str>, V: AsRef<str>>(&mut self, about: About<'_>, labels: &[(L, V)], value: f64) {
         self.add_part(about, "", labels, value);
     }
@@ -88,7 +120,9 @@ impl Page {
             return;
         }
         let mut key = suffix.to_owned();
-        write_labels(labels, &mut key);
+        let names = unique_names(labels.iter().map(|(name, _)| plain_name(name.as_ref(), false)).collect());
+        let labels: Vec<(&str, &str)> = names.iter().map(String::as_str).zip(labels.iter().map(|(_, value)| value.as_ref())).collect();
+        write_labels(&labels, &mut key);
         let name = plain_name(about.name, true);
         let family =
             self.families.entry(name).or_insert_with(|| Family { kind: about.kind, help: about.help.to_owned(), ..Family::default() });
@@ -101,8 +135,9 @@ impl Page {
         }
     }
 
-    /// Adds what another page has. Where both have a family, the kind of the first stays.
-    pub fn append(&mut self, other: &Self) {
+    /// Adds what another page has, and says how many of its series are here already. Where both have a family, the kind of the first stays.
+    pub fn append(&mut self, other: &Self) -> u64 {
+        let mut twice = 0;
         for (name, theirs) in &other.families {
             let ours = self.families.entry(name.clone()).or_insert_with(|| Family {
                 kind: theirs.kind,
@@ -115,11 +150,22 @@ impl Page {
                         vacant.insert(*value);
                         self.count += 1;
                     }
-                    indexmap::map::Entry::Occupied(_) => self.twice += 1,
+                    indexmap::map::Entry::Occupied(_) => twice += 1,
                 }
             }
         }
         self.left_out += other.left_out;
+        self.twice += twice;
+        twice
+    }
+
+    /// Another value for a series that is here.
+    pub fn set<L: AsRef<str>, V: AsRef<str>>(&mut self, about: About<'_>, labels: &[(L, V)], value: f64) {
+        let mut key = String::new();
+        write_labels(labels, &mut key);
+        if let Some(known) = self.families.get_mut(about.name).and_then(|family| family.series.get_mut(&key)) {
+            *known = value;
+        }
     }
 
     pub fn write(&self, format: Format) -> String {
@@ -165,6 +211,21 @@ impl Family {
         let quantile = |key: &str| key.split_once("quantile=\"")?.1.split('"').next()?.parse::<f64>().ok();
         self.kind == Kind::Summary && self.series.keys().any(|key| quantile(key).is_some_and(|quantile| !(0.0..=1.0).contains(&quantile)))
     }
+}
+
+/// What stands for the metric's own name where labels are told.
+const NAME: &str = "__name__";
+
+/// The last of those with one name keeps it. A page with a label twice is refused as a whole.
+fn unique_names(mut names: Vec<String>) -> Vec<String> {
+    let is_taken = |names: &[String], at: usize| names[at] == NAME || names[at + 1..].contains(&names[at]);
+    let taken: Vec<usize> = (0..names.len()).filter(|at| is_taken(&names, *at)).collect();
+    for at in taken {
+        while names[at] == NAME || names.iter().enumerate().any(|(other, name)| other != at && *name == names[at]) {
+            names[at].insert_str(0, "exported_");
+        }
+    }
+    names
 }
 
 /// `OpenMetrics` names the family of a counter without `_total`, and has no counters of other names.

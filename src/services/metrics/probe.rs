@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use indexmap::IndexMap;
 use ipnet::IpNet;
 use regex::Regex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::settings::{Question, Settings, SourceSettings};
 use super::{Document, Source};
@@ -49,6 +49,8 @@ const HOLE: &str = "{target}";
 /// Stands in the hole while settings are read; `.invalid` is nobody's (RFC 6761).
 const NOBODY: &str = "target.attache.invalid";
 const KINDS: [&str; 7] = ["redis", "memcached", "mysql", "postgres", "prometheus", "json", "text"];
+/// Targets that are asked at once: whoever scrapes could have each of thousands of them read on a thread of its own.
+pub const TARGETS_ASKED_MAX: usize = 64;
 /// Targets that are remembered.
 const TARGETS_MAX: usize = 256;
 const TARGET_BYTES_MAX: usize = 300;
@@ -205,6 +207,7 @@ pub struct Module {
 pub struct Probes {
     page: Settings,
     modules: Vec<Module>,
+    gate: Arc<Semaphore>,
     inner: Mutex<Inner>,
     /// Those that are asked have changed.
     pub changed: Notify,
@@ -250,7 +253,13 @@ impl Refused {
 
 impl Probes {
     pub fn new(page: &Settings, modules: Vec<Module>) -> Self {
-        Self { page: page.clone(), modules, inner: Mutex::default(), changed: Notify::new() }
+        Self {
+            page: page.clone(),
+            modules,
+            gate: Arc::new(Semaphore::new(TARGETS_ASKED_MAX)),
+            inner: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     /// Whether `other` would ask the same. Who is asked inside TLS may have another certificate to show.
@@ -292,7 +301,8 @@ impl Probes {
             }
             None => None,
         };
-        let source = Arc::new(Source::new(&self.page, &module.settings.source(&key.1), peer));
+        let source = Source::new(&self.page, &module.settings.source(&key.1), peer);
+        let source = Arc::new(source.behind(Arc::clone(&self.gate)));
         if inner.sources.len() >= TARGETS_MAX
             && let Some(oldest) = inner.sources.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone())
         {
@@ -316,7 +326,10 @@ pub type Modules = IndexMap<Spanned<String>, ModuleSettings>;
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::super::tests::decode;
+    use super::super::{Collected, Wait};
     use super::*;
 
     fn probes(module: &str) -> Probes {
@@ -369,6 +382,22 @@ mod tests {
             assert!(matches!(refused, Err(Refused::NoTarget | Refused::NotAllowed)), "{target} {refused:?}");
         }
         assert_eq!(probes.source(Some("n"), Some("10.0.0.1")).err(), Some(Refused::UnknownModule("m".to_owned())));
+    }
+
+    #[test]
+    fn no_more_targets_are_asked_at_once_than_a_bound() {
+        let (probes, now) = (probes("{ memcached = \"{target}\", targets = \"10.0.0.0/8\" }"), Instant::now());
+        let source = |number: usize| probes.source(Some("m"), Some(&format!("10.0.0.{number}"))).unwrap();
+        for number in 0..TARGETS_ASKED_MAX {
+            assert!(matches!(source(number).ask(now), Err(Wait::News(_))), "{number}");
+        }
+        assert!(matches!(source(200).ask(now), Err(Wait::Crowd)));
+        // Who is asked already may be waited for.
+        assert!(matches!(source(0).ask(now), Err(Wait::News(_))));
+        let page = source(0).blank(now);
+        source(0).publish(Collected { began: now, took: Duration::ZERO, page, table: None, error: None });
+        assert!(matches!(source(200).ask(now), Err(Wait::News(_))));
+        assert!(matches!(source(201).ask(now), Err(Wait::Crowd)));
     }
 
     #[test]

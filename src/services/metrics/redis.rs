@@ -2,6 +2,7 @@
 //!
 //! Asks nothing: `upkeep::collect` does.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::page::{About, Page};
@@ -151,10 +152,11 @@ pub fn read(replies: &[Reply], labels: &[(String, String)], page: &mut Page) -> 
         Reply::Error(error) => return Err(format!("answered `{error}`")),
         _ => return Err("its answer to INFO is no text".to_owned()),
     };
+    let info = Info::of(&info);
     let mut writer = Writer { page, labels };
-    read_info(&info, &mut writer);
+    read_info(&info, &mut writer)?;
     let databases = read_config(config, &mut writer);
-    read_keyspace(&info, databases, &mut writer);
+    read_keyspace(&info, databases, &mut writer)?;
     if let Reply::Integer(count) = slow_count {
         writer.gauge("slowlog_length", &[], *count as f64, "Total slowlog");
         read_slowest(slowest, &mut writer);
@@ -182,12 +184,27 @@ pub(super) fn about_scrape(error: Option<&str>, took: Duration, labels: &[(Strin
     writer.gauge("exporter_last_scrape_duration_seconds", &[], took.as_secs_f64(), "The last scrape duration");
 }
 
-fn fields(info: &str) -> impl Iterator<Item = (&str, &str)> {
-    info.lines().map(str::trim_end).filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(':'))
+/// Fields of INFO. Whoever answers may have a hundred thousand, and many of them are looked up for another one.
+struct Info<'i> {
+    fields: Vec<(&'i str, &'i str)>,
+    /// The first of those with one name.
+    by_name: HashMap<&'i str, &'i str>,
 }
 
-fn read_info(info: &str, writer: &mut Writer<'_>) {
-    let value = |wanted: &str| fields(info).find(|(name, _)| *name == wanted).map(|(_, value)| value);
+impl<'i> Info<'i> {
+    fn of(text: &'i str) -> Self {
+        let lines = text.lines().map(str::trim_end).filter(|line| !line.starts_with('#'));
+        let fields: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
+        Self { by_name: fields.iter().rev().copied().collect(), fields }
+    }
+
+    fn value(&self, name: &str) -> Option<&'i str> {
+        self.by_name.get(name).copied()
+    }
+}
+
+fn read_info(info: &Info<'_>, writer: &mut Writer<'_>) -> Result<(), String> {
+    let value = |wanted: &str| info.value(wanted);
     let instance: Vec<(&str, &str)> = INSTANCE.iter().map(|(name, field)| (*name, value(field).unwrap_or_default())).collect();
     writer.gauge("instance_info", &instance, 1.0, "Information about the Redis instance");
     if let (Some(now), Some(uptime)) = (value("server_time_usec").and_then(number), value("uptime_in_seconds").and_then(number)) {
@@ -202,7 +219,8 @@ fn read_info(info: &str, writer: &mut Writer<'_>) {
         writer.gauge("latest_fork_seconds", &[], microseconds / 1e6, "latest_fork_seconds metric");
     }
     let master = [("master_host", value("master_host").unwrap_or_default()), ("master_port", value("master_port").unwrap_or_default())];
-    for (name, text) in fields(info) {
+    for (name, text) in info.fields.iter().copied() {
+        writer.page.in_time()?;
         if let Some(command) = name.strip_prefix("cmdstat_") {
             read_command(command, text, writer);
         } else if let Some(error) = name.strip_prefix("errorstat_") {
@@ -210,7 +228,7 @@ fn read_info(info: &str, writer: &mut Writer<'_>) {
                 writer.counter("errors_total", &[("err", error)], count, "Total number of errors per error type");
             }
         } else if let Some(command) = name.strip_prefix("latency_percentiles_usec_") {
-            read_percentiles(command, text, value, writer);
+            read_percentiles(command, text, info, writer);
         } else if is_replica(name) {
             read_replica(text, writer);
         } else if matches!(name, "master_last_io_seconds_ago" | "slave_repl_offset" | "master_sync_in_progress") {
@@ -230,6 +248,7 @@ fn read_info(info: &str, writer: &mut Writer<'_>) {
             }
         }
     }
+    Ok(())
 }
 
 fn number(text: &str) -> Option<f64> {
@@ -263,7 +282,7 @@ fn read_command(command: &str, text: &str, writer: &mut Writer<'_>) {
     put("commands_failed_calls_total", "failed_calls", 1.0, "Total number of errors prior command execution per command");
 }
 
-fn read_percentiles<'i>(command: &str, text: &str, value: impl Fn(&str) -> Option<&'i str>, writer: &mut Writer<'_>) {
+fn read_percentiles(command: &str, text: &str, info: &Info<'_>, writer: &mut Writer<'_>) {
     const NAME: &str = "latency_percentiles_usec";
     const HELP: &str = "A summary of latency percentile distribution per command";
     for (quantile, microseconds) in text.split(',').filter_map(|part| part.split_once('=')) {
@@ -271,7 +290,7 @@ fn read_percentiles<'i>(command: &str, text: &str, value: impl Fn(&str) -> Optio
             writer.put(Kind::Summary, NAME, &[("cmd", command), ("quantile", quantile)], microseconds, HELP);
         }
     }
-    if let Some(calls) = value(&format!("cmdstat_{command}")) {
+    if let Some(calls) = info.value(&format!("cmdstat_{command}")) {
         for (suffix, field) in [("_sum", "usec"), ("_count", "calls")] {
             if let Some(value) = part(calls, field) {
                 writer.part(Kind::Summary, NAME, suffix, &[("cmd", command)], value, HELP);
@@ -318,13 +337,14 @@ fn read_config(config: &Reply, writer: &mut Writer<'_>) -> u32 {
 }
 
 /// Databases that are empty are not in INFO, and their series must not come and go.
-fn read_keyspace(info: &str, databases: u32, writer: &mut Writer<'_>) {
+fn read_keyspace(info: &Info<'_>, databases: u32, writer: &mut Writer<'_>) -> Result<(), String> {
     let mut names: Vec<String> = (0..databases).map(|number| format!("db{number}")).collect();
-    names.extend(fields(info).map(|(name, _)| name).filter(|name| is_database(name)).map(str::to_owned));
+    names.extend(info.fields.iter().map(|(name, _)| *name).filter(|name| is_database(name)).map(str::to_owned));
     names.sort_unstable();
     names.dedup();
     for name in &names {
-        let text = fields(info).find(|(field, _)| field == name).map_or("", |(_, text)| text);
+        writer.page.in_time()?;
+        let text = info.value(name).unwrap_or_default();
         let labels = [("db", name.as_str())];
         writer.gauge("db_keys", &labels, part(text, "keys").unwrap_or(0.0), "Total number of keys by DB");
         writer.gauge("db_keys_expiring", &labels, part(text, "expires").unwrap_or(0.0), "Total number of expiring keys by DB");
@@ -332,6 +352,7 @@ fn read_keyspace(info: &str, databases: u32, writer: &mut Writer<'_>) {
             writer.gauge("db_avg_ttl_seconds", &labels, milliseconds / 1e3, "Avg TTL in seconds");
         }
     }
+    Ok(())
 }
 
 fn read_slowest(slowest: &Reply, writer: &mut Writer<'_>) {

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use regex::Regex;
 
-use crate::proto::exposition::Sample;
+use crate::proto::exposition::{Sample, plain_name};
 use crate::value::{Decode, Fields, Item, Pattern, Reader, Spanned};
 use crate::{settings, words};
 
@@ -34,7 +34,7 @@ settings! {
         separator: String = ";".to_owned(),
         /// Has to fit all of what was joined.
         regex: Spanned<String> = Spanned::new("(.*)".to_owned(), crate::value::Place::new(crate::value::SourceId(0), 0..0)),
-        /// The label that is set.
+        /// The label that is set; `$1` is what the regex found.
         target: Option<String> = None,
         replacement: String = "$1".to_owned(),
         action: Action = Action::Replace,
@@ -87,9 +87,13 @@ pub fn relabel(rules: &[Rule], mut sample: Sample) -> Option<Sample> {
             Action::Keep | Action::Drop => {}
             Action::Replace => {
                 if let (Some(captures), Some(target)) = (rule.regex.captures(&value), target) {
-                    let mut out = String::new();
+                    let [mut label, mut out] = [String::new(), String::new()];
+                    captures.expand(&braced(target), &mut label);
                     captures.expand(&braced(replacement), &mut out);
-                    set(&mut sample, target, out);
+                    // What is no name sets nothing, as in Prometheus.
+                    if label == plain_name(&label, false) {
+                        set(&mut sample, &label, out);
+                    }
                 }
             }
             Action::Lowercase | Action::Uppercase => {

@@ -304,7 +304,11 @@ impl Decode for SourceSettings {
             reader.error(tls.place, "this source is not spoken to with TLS").help("remove `tls`, or write https:// or rediss://");
             return None;
         }
-        let labels = labels?.into_iter().map(|(name, value)| (name.0, value)).collect();
+        let labels: Vec<(String, String)> = labels?.into_iter().map(|(name, value)| (name.0, value)).collect();
+        if let Some((label, _)) = labels.iter().find(|(label, _)| matches!(label.as_str(), "le" | "quantile")) {
+            reader.error(place, format!("`{label}` is what tells parts of histograms and summaries apart")).help("call it by another name");
+            return None;
+        }
         Some(Self { question, name: name?, labels, tls, place })
     }
 }
@@ -318,8 +322,9 @@ fn document(item: &Item, most: usize, reader: &mut Reader<'_>) -> Option<Documen
     let text = String::decode(item, reader)?;
     let parsed = Url::parse(&text).map(|url| Document { url, most });
     if parsed.is_none() {
+        // Not what it is: it may come from the environment, and hold a password.
         reader
-            .error(item.place, format!("`{text}` is not a URL that can be asked for"))
+            .error(item.place, "this is not a URL that can be asked for; a URL has no login")
             .help("write \"http://127.0.0.1:9090/metrics\", or https://");
     }
     parsed
@@ -358,6 +363,11 @@ impl Question {
             Self::Process(_) => "process",
             Self::Statsd(_) => "statsd",
         }
+    }
+
+    /// Whether it looks for places where regexes fit.
+    pub fn has_matches(&self) -> bool {
+        matches!(self, Self::Text(..) | Self::Exec(Program { printed: Printed::Text(_), .. }))
     }
 
     /// Who is asked inside TLS.

@@ -21,8 +21,8 @@ pub struct Gathering {
 
 /// Of a server's own table, whose series are bounded one by one.
 pub const OWN_ROWS_MAX: usize = 100_000;
-/// Of all rows of one query.
-const BYTES_MAX: usize = 16 << 20;
+/// Of all rows of one query, with what each column takes beside its text: of a table of NULLs that is all there is.
+const BYTES_MAX: usize = 32 << 20;
 
 impl Gathering {
     pub fn of(most: usize) -> Self {
@@ -33,7 +33,8 @@ impl Gathering {
     ///
     /// When there are too many, or they are too long.
     pub fn push(&mut self, row: Row) -> Result<(), String> {
-        self.bytes += row.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, String::len)).sum::<usize>();
+        self.bytes +=
+            row.iter().map(|column| size_of_val(column) + column.0.len() + column.1.as_ref().map_or(0, String::len)).sum::<usize>();
         if self.rows.len() >= self.most {
             return Err(format!("it has more than {} rows", self.most));
         }
@@ -103,7 +104,8 @@ pub const POSTGRES: [Table; 7] = [
     Table { name: "pg_stat_bgwriter", sql: "SELECT * FROM pg_stat_bgwriter", labels: &[], counters: true },
     Table {
         name: "pg_replication",
-        sql: "SELECT CASE WHEN NOT pg_is_in_recovery() OR pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
+        sql: "SELECT CASE WHEN NOT pg_is_in_recovery() OR (pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() \
+              AND EXISTS (SELECT 1 FROM pg_stat_wal_receiver)) THEN 0 \
               ELSE greatest(0, extract(epoch FROM now() - pg_last_xact_replay_timestamp())) END AS lag_seconds, \
               CASE WHEN pg_is_in_recovery() THEN 1 ELSE 0 END AS is_replica",
         labels: &[],

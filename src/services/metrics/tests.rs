@@ -81,6 +81,12 @@ fn rules_keep_drop_and_rename() {
         "[{ source = [\"path\"], target = \"path\", action = \"uppercase\" }]",
         Some("http_requests_total{code=\"200\",path=\"/A/7\"} 3"),
     );
+    check(
+        "[{ source = [\"code\"], regex = \"(2)(.*)\", target = \"c$1_x\", replacement = \"$2\" }]",
+        Some("http_requests_total{code=\"200\",path=\"/a/7\",c2_x=\"00\"} 3"),
+    );
+    // What is no name is not set.
+    check("[{ source = [\"code\"], target = \"$1_x\" }]", Some(line));
     check("[{ source = [\"code\"], target = \"path\", replacement = \"\" }]", Some("http_requests_total{code=\"200\"} 3"));
 }
 
@@ -134,6 +140,10 @@ fn text_becomes_series() {
     ];
     assert_eq!(lines(&page), expected);
     assert_eq!(documents::text_matches("?", &matches, &[], &mut page).unwrap_err(), "`nginx_active` fits nowhere in its answer");
+    // What one does not find is no reason not to have what others do.
+    let mut page = Page::new(100);
+    documents::text_matches("Reading: 5", &matches, &[], &mut page).unwrap();
+    assert_eq!((lines(&page), page.unmatched), (vec!["nginx_connections{state=\"Reading\"} 5".to_owned()], 2));
 }
 
 #[test]
@@ -194,4 +204,133 @@ fn a_hostile_page_is_bounded() {
     let mut page = Page::new(10_000);
     documents::prometheus(&text, &[], &[], &mut page).unwrap();
     assert_eq!((page.len(), page.left_out), (10_000, 190_001));
+}
+
+/// A page with a label twice is refused by Prometheus as a whole.
+#[test]
+fn a_label_is_on_a_series_once() {
+    let check = |labels: &[(&str, &str)], expected: &str| {
+        let mut page = Page::new(10);
+        page.add(About::gauge("x", ""), labels, 1.0);
+        assert_eq!(lines(&page), [format!("x{{{expected}}} 1")]);
+    };
+    check(&[("app", "theirs"), ("app", "ours")], "exported_app=\"theirs\",app=\"ours\"");
+    check(&[("x-y", "1"), ("x.y", "2")], "exported_x_y=\"1\",x_y=\"2\"");
+    let twice = "exported_exported_app=\"a\",exported_app=\"b\",app=\"ours\"";
+    check(&[("app", "a"), ("exported_app", "b"), ("app", "ours")], twice);
+    check(&[("exported_app", "b"), ("app", "a"), ("app", "ours")], "exported_app=\"b\",exported_exported_app=\"a\",app=\"ours\"");
+    check(&[("a", "1"), ("a", "2"), ("a", "3")], "exported_a=\"1\",exported_exported_a=\"2\",a=\"3\"");
+    check(&[("__name__", "y")], "exported___name__=\"y\"");
+}
+
+#[test]
+fn pages_of_others_have_no_label_twice_and_not_too_many() {
+    let read = |line: &str| documents::prometheus(line, &[], &[], &mut Page::new(10));
+    assert_eq!(read("a{x=\"1\",x=\"2\"} 1"), Err("line 1 of its page has the label `x` twice".to_owned()));
+    let labels = |count: usize| (0..count).map(|number| format!("l{number}=\"\"")).collect::<Vec<_>>().join(",");
+    assert_eq!(read(&format!("a{{{}}} 1", labels(256))), Ok(()));
+    assert_eq!(read(&format!("a{{{}}} 1", labels(257))), Err("line 1 of its page has more than 256 labels".to_owned()));
+}
+
+#[test]
+fn what_is_escaped_in_a_line_for_people_is_read_once() {
+    let mut page = Page::new(10);
+    documents::prometheus("# HELP a b\\\\n\\n\\x\na 1\n", &[], &[], &mut page).unwrap();
+    assert!(page.write(Format::Text).starts_with("# HELP a b\\\\n\\n\\\\x\n"), "{}", page.write(Format::Text));
+}
+
+/// A line for people of eight megabytes was copied for each of a million series.
+#[test]
+fn a_long_line_for_people_costs_nothing_for_each_series() {
+    let mut text = format!("# HELP x {}\n", "h".repeat(8 << 20));
+    text.push_str(&"x 1\n".repeat(100_000));
+    let mut page = Page::new(10);
+    documents::prometheus(&text, &[], &[], &mut page).unwrap();
+    assert_eq!((page.len(), page.twice), (1, 99_999));
+    assert!(page.write(Format::Text).len() < 5000);
+}
+
+#[test]
+fn what_takes_too_long_to_read_is_given_up() {
+    let mut page = Page::new(10).until(Instant::now());
+    assert_eq!(documents::prometheus("x 1\n", &[], &[], &mut page), Err("what it says takes too long to read".to_owned()));
+    let info = Reply::Bulk(b"redis_version:7\r\n".to_vec());
+    let replies = [info, Reply::Null, Reply::Null, Reply::Null, Reply::Null];
+    assert!(redis::read(&replies, &[], &mut Page::new(10).until(Instant::now())).is_err());
+}
+
+/// Of a hundred thousand commands, all were looked through for each.
+#[test]
+fn a_redis_of_many_commands_is_read_in_time() {
+    let lines = |number: u32| format!("latency_percentiles_usec_{number}:p50=1\r\ndb{number}:keys=1\r\n");
+    let info = (0..100_000).map(lines).collect::<Vec<_>>().concat();
+    let replies = [Reply::Bulk(info.into_bytes()), Reply::Null, Reply::Null, Reply::Null, Reply::Null];
+    let mut page = Page::new(1000).until(Instant::now() + Duration::from_secs(20));
+    assert_eq!(redis::read(&replies, &[], &mut page), Ok(()));
+    assert_eq!(page.len(), 1000);
+}
+
+fn source(written: &str, page: &str) -> Source {
+    let settings: Settings = decode(&format!("{{ from = [{written}]{page} }}"));
+    Source::new(&settings, &settings.from.value[0], None)
+}
+
+fn said(source: &Source, page: impl FnOnce(&mut Page)) -> Arc<Collected> {
+    let began = Instant::now();
+    let mut collected = Collected { began, took: Duration::ZERO, page: source.blank(began), table: None, error: None };
+    page(&mut collected.page);
+    Arc::new(collected)
+}
+
+#[test]
+fn no_source_speaks_for_another_one() {
+    let liar = Arc::new(source("{ prometheus = \"http://a:1/\", name = \"liar\" }", ""));
+    let redis = Arc::new(source("{ redis = \"b:1\", name = \"r\" }", ""));
+    let lies = said(&liar, |page| {
+        documents::prometheus("redis_up 1\nattache_source_up{source=\"r\"} 1\nx 1\n", &[], &[], page).unwrap();
+    });
+    let page = Metrics::page(&[(liar, Some(lies)), (redis, None)], Instant::now());
+    let lines = lines(&page);
+    assert!(lines.contains(&"redis_up 0".to_owned()) && lines.contains(&"attache_source_up{source=\"r\"} 0".to_owned()), "{lines:?}");
+    assert!(lines.contains(&"attache_source_series_twice{source=\"liar\"} 2".to_owned()), "{lines:?}");
+}
+
+/// It stayed 0, for each of them has its series once.
+#[test]
+fn series_that_another_source_has_are_counted() {
+    let two = ["a", "b"].map(|name| Arc::new(source(&format!("{{ prometheus = \"http://{name}:1/\", name = \"{name}\" }}"), "")));
+    let all: Vec<_> = two
+        .into_iter()
+        .map(|source| {
+            let said = said(&source, |page| documents::prometheus("x 1\ny 1\n", &[], &[], page).unwrap());
+            (source, Some(said))
+        })
+        .collect();
+    let lines = lines(&Metrics::page(&all, Instant::now()));
+    for (name, twice) in [("a", 0), ("b", 2)] {
+        let expected = format!("attache_source_series_twice{{source=\"{name}\"}} {twice}");
+        assert!(lines.contains(&expected), "{expected} {lines:?}");
+    }
+}
+
+#[test]
+fn what_was_heard_stays_when_a_page_waits_longer() {
+    let statsd = "{ statsd = \"127.0.0.1:8125\" }";
+    let known = source(statsd, ", max_series = 1");
+    let heard = |source: &Source, line: &[u8]| {
+        let heard = source.heard.as_ref().unwrap();
+        heard.hear(line, Instant::now());
+        let mut page = source.blank(Instant::now());
+        heard.write(&[], &mut page, Instant::now());
+        lines(&page)
+    };
+    assert_eq!(heard(&known, b"a:1|c\nb:1|c"), ["a 1"]);
+    let heir = source(statsd, ", timeout = \"3s\", max_series = 2").heir_of(&known);
+    assert!(!heir.is_as(&known));
+    // Not before it is followed.
+    assert_eq!(heard(&heir, b"a:1|c\nb:1|c"), ["a 2"]);
+    heir.heard.as_ref().unwrap().set_max_series(heir.max_series);
+    assert_eq!(heard(&heir, b"b:1|c"), ["a 2", "b 1"]);
+    let other = source("{ statsd = \"127.0.0.1:8125\", ttl = \"1m\" }", "").heir_of(&heir);
+    assert_eq!(heard(&other, b"b:1|c"), ["b 1"]);
 }

@@ -4,9 +4,6 @@
 
 use std::time::Duration;
 
-use mysql_async::Conn;
-use mysql_async::prelude::Queryable as _;
-
 use crate::services::health::{Facts, Role, ServerQuestion};
 use crate::services::metrics::sql::{MYSQL_REPLICA, OWN_ROWS_MAX};
 use crate::upkeep::probe::line::Line;
@@ -38,25 +35,26 @@ pub(super) async fn mysql(line: &Line<'_>, asked: &ServerQuestion) -> Result<Fac
         return mysql::greeting(line).await.map(|()| Facts::default());
     }
     line.in_time(async {
-        let mut connection = mysql::connect(line, login).await?;
-        let facts = mysql_facts(&mut connection, asked).await?;
-        connection.disconnect().await.map_err(mysql::failed)?;
+        let mut session = mysql::Session::open(line, login).await?;
+        let facts = mysql_facts(&mut session, asked).await?;
+        session.end().await?;
         Ok(facts)
     })
     .await
 }
 
-async fn mysql_facts(connection: &mut Conn, asked: &ServerQuestion) -> Result<Facts, Reason> {
+async fn mysql_facts(session: &mut mysql::Session, asked: &ServerQuestion) -> Result<Facts, Reason> {
     let query = asked.query.as_deref().unwrap_or(SELECT);
-    let rows = mysql::rows(connection, query, OWN_ROWS_MAX).await?;
+    let rows = session.rows(query, OWN_ROWS_MAX).await?;
     asked.check(rows.first().and_then(|row| row.first()).and_then(|(_, value)| value.as_deref()))?;
-    let read_only: Option<i64> = connection.query_first("SELECT @@global.read_only").await.map_err(mysql::failed)?;
-    let role = if read_only == Some(0) { Role::Primary } else { Role::Replica };
+    let read_only = session.rows("SELECT @@global.read_only", 1).await?;
+    let is_writable = read_only.first().and_then(|row| row.first()).is_some_and(|(_, value)| matches!(value.as_deref(), Some("0" | "OFF")));
+    let role = if is_writable { Role::Primary } else { Role::Replica };
     let mut lag = None;
     if role == Role::Replica {
         // Of MySQL 8.0.22 and MariaDB 10.5.1, and of those before. Without the privilege nobody says how far behind it is.
         for query in MYSQL_REPLICA {
-            let Ok(rows) = mysql::rows(connection, query, OWN_ROWS_MAX).await else { continue };
+            let Ok(rows) = session.rows(query, OWN_ROWS_MAX).await else { continue };
             let behind = |(name, value): &(String, Option<String>)| {
                 ["Seconds_Behind_Source", "Seconds_Behind_Master"].contains(&name.as_str()).then(|| value.clone()).flatten()
             };
@@ -68,9 +66,11 @@ async fn mysql_facts(connection: &mut Conn, asked: &ServerQuestion) -> Result<Fa
     Ok(Facts { role: Some(role), lag, detail: None })
 }
 
-/// Whether it replays a primary's log; and if it has not replayed all that it has, of when the latest of that is.
+/// Whether it replays a primary's log; and of when the latest of that is, unless somebody sends it more and it has replayed all: a replica
+/// that is cut off has replayed all that it has, too.
 const RECOVERY: &str = "SELECT pg_is_in_recovery()";
-const LAG: &str = "SELECT CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0 \
+const LAG: &str = "SELECT CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() \
+                   AND EXISTS (SELECT 1 FROM pg_stat_wal_receiver) THEN 0 \
                    ELSE extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END";
 
 pub(super) async fn postgres(line: &Line<'_>, asked: &ServerQuestion) -> Result<Facts, Reason> {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::dial::{self, DialError, Opening, Step, Wire};
 use crate::proto::proxy_header::{self, Extensions};
@@ -101,6 +101,8 @@ impl<'a> Line<'a> {
 pub(in crate::upkeep) struct Talk {
     wire: Wire,
     read: Vec<u8>,
+    /// Where in `read` begins what nobody has heard.
+    start: usize,
     /// The longest message.
     most: usize,
 }
@@ -110,10 +112,14 @@ pub(in crate::upkeep) const TOO_LONG: &str = "its answer is too long";
 /// The longest message that a probe reads.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 const READ_BYTES: usize = 1024;
+/// Of a message that is longer than this and not whole, more is looked at only when there is twice as much or when it pauses for
+/// [`PAUSE`] for each of these: who sends byte by byte would have all of it looked at for each.
+const SHORT_BYTES: usize = 64 << 10;
+const PAUSE: Duration = Duration::from_millis(1);
 
 impl Talk {
     pub(in crate::upkeep) fn new(wire: Wire) -> Self {
-        Self { wire, read: Vec::new(), most: MESSAGE_BYTES_MAX }
+        Self { wire, read: Vec::new(), start: 0, most: MESSAGE_BYTES_MAX }
     }
 
     pub(in crate::upkeep) fn hearing_up_to(self, most: usize) -> Self {
@@ -132,17 +138,41 @@ impl Talk {
         mut message: impl FnMut(&[u8]) -> Result<Option<(T, usize)>, Reason>,
     ) -> Result<T, Reason> {
         loop {
-            if let Some((heard, length)) = message(&self.read)? {
-                self.read.drain(..length);
+            let unheard = &self.read[self.start..];
+            if let Some((heard, length)) = message(unheard)? {
+                self.start += length;
                 return Ok(heard);
             }
-            if self.read.len() >= self.most {
+            if unheard.len() >= self.most {
                 return Err(Reason::new(TOO_LONG));
             }
+            // Only here, where all that stays is the beginning of one message: many short ones in a long buffer would be moved for each.
+            self.read.drain(..self.start);
+            self.start = 0;
+            self.more().await?;
+        }
+    }
+
+    async fn more(&mut self) -> Result<(), Reason> {
+        let before = self.read.len();
+        let pause = PAUSE * u32::try_from(before / SHORT_BYTES).unwrap_or(u32::MAX);
+        loop {
+            let is_first = self.read.len() == before;
             self.read.reserve(READ_BYTES);
-            match self.wire.read_buf(&mut self.read).await {
+            let reading = self.wire.read_buf(&mut self.read);
+            let read = if is_first {
+                reading.await
+            } else {
+                match timeout(pause, reading).await {
+                    Ok(read) => read,
+                    Err(_) => return Ok(()),
+                }
+            };
+            match read {
                 Ok(0) if self.read.is_empty() => return Err(Reason::new("it closed without an answer")),
-                Ok(0) => return Err(Reason::new("it closed in the middle of its answer")),
+                Ok(0) if is_first => return Err(Reason::new("it closed in the middle of its answer")),
+                Ok(0) => return Ok(()),
+                Ok(_) if before < SHORT_BYTES || self.read.len() >= self.most.min(2 * before) => return Ok(()),
                 Ok(_) => {}
                 Err(error) => return Err(Reason::new(format!("no answer: {error}"))),
             }
@@ -162,5 +192,55 @@ impl Talk {
     /// Says that the end is meant, where the protocol has a way to.
     pub(in crate::upkeep) fn end(mut self) {
         self.wire.say_goodbye();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A message of some length, which comes in pieces, is looked at that often.
+    fn looks(length: usize, piece: usize) -> usize {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let line = Line::to(Address::Tcp(listener.local_addr().unwrap()), None, Duration::from_mins(1));
+            let mut talk = Talk::new(line.connect().await.unwrap()).hearing_up_to(2 * length);
+            let (mut theirs, _) = listener.accept().await.unwrap();
+            theirs.set_nodelay(true).unwrap();
+            let sends = async {
+                for _ in 0..length.div_ceil(piece) {
+                    theirs.write_all(&vec![b'a'; piece]).await.unwrap();
+                    // Whoever hears is woken for each.
+                    tokio::task::yield_now().await;
+                }
+                theirs.write_all(b"\nrest\n").await.unwrap();
+            };
+            let looks = Cell::new(0);
+            let hears = talk.hear(|bytes| {
+                looks.set(looks.get() + 1);
+                Ok(memchr::memchr(b'\n', bytes).map(|end| (end, end + 1)))
+            });
+            let (heard, ()) = tokio::join!(hears, sends);
+            assert_eq!(heard, Ok(length.next_multiple_of(piece)));
+            assert_eq!(talk.line().await.as_deref(), Ok("rest"));
+            looks.get()
+        })
+    }
+
+    /// Four megabytes in ten thousand pieces were looked at ten thousand times.
+    #[test]
+    fn a_long_message_is_not_looked_at_for_each_of_its_pieces() {
+        let looks = looks(4 << 20, 419);
+        assert!(looks < 400, "{looks}");
+    }
+
+    #[test]
+    fn a_short_message_is_heard_at_once() {
+        assert!(looks(10, 1) <= 12);
     }
 }

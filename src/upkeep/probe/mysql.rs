@@ -2,10 +2,8 @@
 //!
 //! Who only listens to the greeting leaves without a word, and the server counts an aborted connect.
 
-use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, IoError, OptsBuilder, Value};
-
 use super::line::{Line, Talk};
+use crate::proto::mysql::{self, Answer, Entry, Next, Packet, Part, QUIT};
 use crate::services::metrics::sql::{Gathering, Rows};
 use crate::upstream::health::{Login, Reason};
 use crate::value::Address;
@@ -41,56 +39,89 @@ fn greeted(bytes: &[u8]) -> Result<Option<(Greeted, usize)>, Reason> {
     Ok(Some((greeted, 4 + length)))
 }
 
-/// By a library, which connects by itself.
-pub(in crate::upkeep) async fn connect(line: &Line<'_>, login: &Login) -> Result<Conn, Reason> {
-    let options = OptsBuilder::default()
-        .user(login.user.clone())
-        .pass(login.password.clone())
-        .db_name(login.database.clone())
-        // It would find out the server's own socket and connect once more, by that.
-        .prefer_socket(false);
-    let options = match &line.address {
-        Address::Tcp(address) => options.ip_or_hostname(address.ip().to_string()).tcp_port(address.port()),
-        Address::Name(name, port) => options.ip_or_hostname(name.clone()).tcp_port(*port),
-        Address::Unix(path) => options.socket(Some(path.display().to_string())),
-    };
-    Conn::new(options).await.map_err(failed)
+/// A server that let us in.
+pub(in crate::upkeep) struct Session {
+    talk: Talk,
+    /// Of the packet that is next, whoever sends it.
+    number: u8,
+    /// What is left of [`ANSWER_BYTES_MAX`].
+    left: usize,
 }
 
-pub(in crate::upkeep) fn failed(error: mysql_async::Error) -> Reason {
-    match error {
-        mysql_async::Error::Server(error) => Reason::new(format!("error {}: {}", error.code, error.message)),
-        mysql_async::Error::Io(IoError::Io(error)) => Reason::new(format!("no connection: {error}")),
-        error => Reason::new(error.to_string()),
+/// The longest answer to one query, all its packets together.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+impl Session {
+    pub(in crate::upkeep) async fn open(line: &Line<'_>, login: &Login) -> Result<Self, Reason> {
+        let talk = Talk::new(line.open(Some(&[])).await?).hearing_up_to(ANSWER_BYTES_MAX);
+        let mut session = Self { talk, number: 0, left: ANSWER_BYTES_MAX };
+        let greeting = session.hear().await?;
+        let (mut entry, mut said) = Entry::begin(&greeting, login, matches!(line.address, Address::Unix(_))).map_err(Reason::new)?;
+        loop {
+            session.say(&said).await?;
+            said = loop {
+                let heard = session.hear().await?;
+                match entry.go_on(&heard).map_err(Reason::new)? {
+                    Next::In => return Ok(session),
+                    Next::Listen => {}
+                    Next::Say(said) => break said,
+                }
+            };
+        }
+    }
+
+    async fn say(&mut self, said: &[u8]) -> Result<(), Reason> {
+        let packet = Packet::write(self.number, said).map_err(Reason::new)?;
+        self.number = self.number.wrapping_add(1);
+        self.talk.say(&packet).await
+    }
+
+    async fn hear(&mut self) -> Result<Vec<u8>, Reason> {
+        let most = self.left;
+        let packet = self.talk.hear(|bytes| Packet::parse(bytes, most).map_err(Reason::new)).await?;
+        if packet.number != self.number {
+            return Err(Reason::new("its packets are out of order"));
+        }
+        self.number = self.number.wrapping_add(1);
+        self.left = most.checked_sub(packet.said.len() + HEAD_BYTES).ok_or_else(|| Reason::new("its answer is too long"))?;
+        Ok(packet.said)
+    }
+
+    /// Of a query's first result, of which there may be so many; `None` is NULL.
+    pub(in crate::upkeep) async fn rows(&mut self, query: &str, most: usize) -> Result<Rows, Reason> {
+        (self.number, self.left) = (0, ANSWER_BYTES_MAX);
+        self.say(&mysql::query(query)).await?;
+        let mut gathering = Gathering::of(most);
+        let mut answer = Answer::default();
+        loop {
+            let packet = self.hear().await?;
+            match answer.take(&packet).map_err(Reason::new)? {
+                Part::Row(row) if answer.results == 0 => {
+                    gathering.push(answer.columns.iter().cloned().zip(row).collect()).map_err(Reason::new)?;
+                }
+                Part::Row(_) | Part::None => {}
+                Part::Last => return Ok(gathering.rows),
+            }
+        }
+    }
+
+    /// Else the server counts somebody who left without a word.
+    pub(in crate::upkeep) async fn end(mut self) -> Result<(), Reason> {
+        self.number = 0;
+        self.say(QUIT).await?;
+        self.talk.end();
+        Ok(())
     }
 }
 
-/// Of a query; `None` is NULL.
-pub(in crate::upkeep) async fn rows(connection: &mut Conn, query: &str, most: usize) -> Result<Rows, Reason> {
-    let mut gathering = Gathering::of(most);
-    let mut answer = connection.query_iter(query).await.map_err(failed)?;
-    while let Some(row) = answer.next().await.map_err(failed)? {
-        let names: Vec<String> = row.columns_ref().iter().map(|column| column.name_str().into_owned()).collect();
-        let row = names.into_iter().zip(row.unwrap_raw().iter().map(|value| value.as_ref().and_then(text))).collect();
-        gathering.push(row).map_err(Reason::new)?;
-    }
-    Ok(gathering.rows)
-}
-
-/// As the server writes it; `None` for NULL.
-pub(in crate::upkeep) fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::NULL => None,
-        Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        value => Some(value.as_sql(true).trim_matches('\'').to_owned()),
-    }
-}
+/// In front of each packet.
+const HEAD_BYTES: usize = 4;
 
 pub(in crate::upkeep) async fn select(line: &Line<'_>, login: &Login) -> Result<(), Reason> {
     line.in_time(async {
-        let mut connection = connect(line, login).await?;
-        connection.query_drop("SELECT 1").await.map_err(failed)?;
-        connection.disconnect().await.map_err(failed)
+        let mut session = Session::open(line, login).await?;
+        session.rows("SELECT 1", 1).await?;
+        session.end().await
     })
     .await
 }

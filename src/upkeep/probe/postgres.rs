@@ -2,9 +2,13 @@
 //!
 //! Without a login this is what `pg_isready` does: an error is an answer too, but for "not now".
 
-use std::pin::pin;
+use std::error::Error;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
 use futures_util::StreamExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::{Client, Config, NoTls, SimpleColumn, SimpleQueryMessage};
 
 use super::line::{Line, Talk};
@@ -90,7 +94,7 @@ pub(in crate::upkeep) async fn rows(
     if let Some(database) = &login.database {
         config.dbname(database);
     }
-    let wire = line.open(Some(&[])).await?;
+    let wire = Bounded::new(line.open(Some(&[])).await?);
     line.in_time(async {
         let (client, connection) = config.connect_raw(wire, NoTls).await.map_err(|error| failed(&error))?;
         let mut connection = pin!(connection);
@@ -143,9 +147,83 @@ async fn gather(client: &Client, query: &str, most: usize) -> Result<Result<Rows
 }
 
 fn failed(error: &tokio_postgres::Error) -> Reason {
+    let is_bound =
+        |error: &(dyn Error + 'static)| error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge);
     match error.as_db_error() {
         Some(error) => Reason::new(format!("{} ({})", error.message(), error.code().code())),
+        None if error.source().is_some_and(is_bound) => Reason::new("its answers are too long"),
         None => Reason::new(error.to_string()),
+    }
+}
+
+/// All that is read on one connection: twice what rows may have, since their heads and other tables come with them.
+const BYTES_MAX: usize = 32 << 20;
+
+/// A stream that ends before a message which is too long: the library would make room for all of it.
+struct Bounded<S> {
+    stream: S,
+    left: usize,
+    /// Of the message that comes: its letter and its length, as much as is there.
+    head: [u8; HEAD_BYTES],
+    heard: usize,
+    /// Of the message that comes, behind its head.
+    body: usize,
+}
+
+/// A letter, and four bytes of length, which count themselves.
+const HEAD_BYTES: usize = 5;
+
+impl<S> Bounded<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, left: BYTES_MAX, head: [0; HEAD_BYTES], heard: 0, body: 0 }
+    }
+
+    fn count(&mut self, mut bytes: &[u8]) -> Option<()> {
+        self.left = self.left.checked_sub(bytes.len())?;
+        while let Some((&first, rest)) = bytes.split_first() {
+            if self.body > 0 {
+                let skipped = self.body.min(bytes.len());
+                self.body -= skipped;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            self.head[self.heard] = first;
+            self.heard += 1;
+            bytes = rest;
+            if self.heard == HEAD_BYTES {
+                let [_, a, b, c, d] = self.head;
+                // A length below 4 is refused by who reads it.
+                self.body = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(4);
+                self.heard = 0;
+                if self.body > self.left + bytes.len() {
+                    return None;
+                }
+            }
+        }
+        Some(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let counted = self.count(&buffer.filled()[before..]);
+        Poll::Ready(counted.ok_or_else(|| io::ErrorKind::FileTooLarge.into()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -180,5 +258,22 @@ mod tests {
         for other in [&b"HTTP/1.1 400"[..], b"-ERR unknown", &message(b'R', &vec![0; 40_000]), &[b'R', 0, 0, 0, 3]] {
             assert!(answered(other).is_err(), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_message_is_refused_by_its_head_and_many_by_their_sum() {
+        let short = message(b'D', &vec![0; 1 << 20]);
+        let most = BYTES_MAX / short.len();
+        for piece in [1000, 4099] {
+            let mut wire = Bounded::new(());
+            let mut long = message(b'R', &[]);
+            long[1..].copy_from_slice(&0x7fff_fff0_u32.to_be_bytes());
+            assert!(short.chunks(piece).all(|piece| wire.count(piece).is_some()));
+            assert_eq!(wire.count(&long[..4]), Some(()));
+            assert_eq!(wire.count(&long[4..]), None);
+        }
+        let mut wire = Bounded::new(());
+        assert!((0..most).all(|_| wire.count(&short).is_some()));
+        assert_eq!(wire.count(&short), None);
     }
 }

@@ -68,13 +68,20 @@ async fn open(line: &Line<'_>) -> Result<Talk, Reason> {
 }
 
 pub(in crate::upkeep) async fn enter(talk: &mut Talk, login: Option<&Login>) -> Result<(), Reason> {
-    let Some(login) = login else { return Ok(()) };
-    let mut words = vec!["AUTH"];
-    words.extend(login.user.as_deref());
-    words.push(login.password.as_deref().unwrap_or_default());
-    talk.say(&command(&words)).await?;
+    let Some(auth) = login.and_then(auth) else { return Ok(()) };
+    talk.say(&auth).await?;
     let answer = talk.line().await?;
     if answer == "+OK" { Ok(()) } else { Err(said(&answer)) }
+}
+
+/// A password that is empty is none, where nobody is named: it comes from a variable of the environment that is not set.
+fn auth(login: &Login) -> Option<Vec<u8>> {
+    let (user, password) = (login.user.as_deref(), login.password.as_deref().unwrap_or_default());
+    if user.is_none() && password.is_empty() {
+        return None;
+    }
+    let words: Vec<&str> = std::iter::once("AUTH").chain(user).chain([password]).collect();
+    Some(command(&words))
 }
 
 pub(in crate::upkeep) fn command(words: &[&str]) -> Vec<u8> {
@@ -97,6 +104,18 @@ fn said(answer: &str) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `redis://:${REDIS_PASSWORD}@cache` of which nobody said the password.
+    #[test]
+    fn an_empty_password_of_nobody_is_none() {
+        let of = |user: Option<&str>, password: Option<&str>| {
+            let own = |text: Option<&str>| text.map(str::to_owned);
+            auth(&Login { user: own(user), password: own(password), database: None })
+        };
+        assert_eq!((of(None, Some("")), of(None, None)), (None, None));
+        assert_eq!(of(None, Some("p")), Some(command(&["AUTH", "p"])));
+        assert_eq!(of(Some("u"), Some("")), Some(command(&["AUTH", "u", ""])));
+    }
 
     #[test]
     fn a_command_counts_bytes() {

@@ -184,6 +184,34 @@ impl Postgres {
         DataServer::postgres(&self.bin, directory, settings)
     }
 
+    /// A copy that replays what `primary` does, as long as that is there.
+    #[track_caller]
+    pub fn replica(&self, primary: &DataServer) -> DataServer {
+        let directory = TempDir::new().unwrap();
+        if is_root() {
+            fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let mut copy = self.client("pg_basebackup", primary);
+        copy.arg("-D").arg(directory.path().join("data")).args(["-R", "-X", "stream", "-c", "fast"]);
+        let made = copy.output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        DataServer::postgres(&self.bin, directory, &[])
+    }
+
+    #[track_caller]
+    pub fn execute(&self, server: &DataServer, statement: &str) {
+        let done = self.client("psql", server).args(["-d", "postgres", "-c", statement]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    fn client(&self, program: &str, server: &DataServer) -> Command {
+        let mut command = unprivileged(&self.bin.join(program));
+        command.args(["-h", &server.address.ip().to_string(), "-p", &server.address.port().to_string(), "-U", "probe"]);
+        command.env("PGPASSWORD", "p@ss/word");
+        command
+    }
+
     /// Ends a standby's recovery.
     #[track_caller]
     pub fn promote(&self, server: &DataServer) {

@@ -144,7 +144,8 @@ impl Known {
         let mut cpu_seconds = HashMap::with_capacity(processes.len());
         let mut groups: HashMap<&str, Group> = HashMap::new();
         let alive: HashSet<&str> = processes.iter().map(|process| process.name.as_str()).collect();
-        if inner.names.len() + alive.len() > NAMES_MAX {
+        let new = alive.iter().filter(|name| !inner.names.contains_key(**name)).count();
+        if inner.names.len() + new > NAMES_MAX {
             // Those of programs that are gone make room; their counters would begin anew, as after a restart.
             inner.names.retain(|name, _| name == OTHERS || alive.contains(name.as_str()));
         }
@@ -274,6 +275,21 @@ mod tests {
             page.contains("processes_cpu_seconds_total{name=\"a\"} 10\n") && page.contains("processes_count{name=\"a\"} 0\n"),
             "{page}"
         );
+    }
+
+    /// They were forgotten with half as many: those that were known counted twice.
+    #[test]
+    fn names_of_programs_that_are_gone_stay_while_there_is_room() {
+        let known = Known::default();
+        let named = |from: usize, to: usize| {
+            (from..to).map(|pid| process(i32::try_from(pid).unwrap(), 1, &format!("n{pid}"), 1.0)).collect::<Vec<_>>()
+        };
+        let now = Instant::now();
+        take(&known, now, named(0, NAMES_MAX));
+        let (_, page) = take(&known, now + Duration::from_secs(1), named(1, NAMES_MAX));
+        assert!(page.contains("processes_count{name=\"n0\"} 0\n"), "{page}");
+        let (_, page) = take(&known, now + Duration::from_secs(2), named(1, NAMES_MAX + 1));
+        assert!(!page.contains("{name=\"n0\"}") && page.contains(&format!("processes_count{{name=\"n{NAMES_MAX}\"}} 1\n")), "{page}");
     }
 
     #[test]

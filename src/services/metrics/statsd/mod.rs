@@ -6,6 +6,7 @@ mod series;
 pub mod settings;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,7 @@ const SET_VALUES_MAX: usize = 100_000;
 /// What was heard for one source.
 pub struct Heard {
     settings: Settings,
-    max_series: usize,
+    max_series: AtomicUsize,
     /// Inodes of the sockets that datagrams come by, to ask the kernel about.
     sockets: Mutex<Vec<u64>>,
     inner: Mutex<Inner>,
@@ -51,7 +52,7 @@ struct Inner {
     slots: HashMap<String, u32>,
     families: HashMap<String, Family>,
     /// Names that lines of the page have, whatever family they are of.
-    claimed: HashMap<String, String>,
+    claimed: HashSet<String>,
     /// What lines are beside their values, and what that means.
     written: HashMap<Box<[u8]>, Meaning, FixedState>,
     /// The same, being put together.
@@ -130,14 +131,23 @@ impl Heard {
             count: 0,
             slots: HashMap::new(),
             families: HashMap::new(),
-            claimed: HashMap::new(),
+            claimed: HashSet::new(),
             written: HashMap::with_hasher(FixedState::default()),
             scratch: Vec::new(),
             swept: None,
             set_values: 0,
             counts: Counts::default(),
         };
-        Self { settings: settings.clone(), max_series, sockets: Mutex::default(), inner: Mutex::new(inner) }
+        Self { settings: settings.clone(), max_series: AtomicUsize::new(max_series), sockets: Mutex::default(), inner: Mutex::new(inner) }
+    }
+
+    /// Series beyond this stay, if they are there.
+    pub fn set_max_series(&self, most: usize) {
+        self.max_series.store(most, Ordering::Relaxed);
+    }
+
+    fn max_series(&self) -> usize {
+        self.max_series.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -215,7 +225,7 @@ impl Heard {
             return Ok(());
         };
         if is_known_way {
-            if inner.written.len() >= (self.max_series * WRITTEN_PER_SERIES).max(WRITTEN_MIN) {
+            if inner.written.len() >= (self.max_series() * WRITTEN_PER_SERIES).max(WRITTEN_MIN) {
                 // Times and containers make every line another: then remembering is no use, and starting over is cheap.
                 inner.written.clear();
             }
@@ -261,7 +271,11 @@ impl Heard {
             let meaning = Meaning::Counted { slot, kind: metric.kind, rate: metric.rate };
             return if family == Some(like(metric.kind)) { Ok(Some(meaning)) } else { Err(Wrong::Conflict) };
         }
-        if inner.count >= self.max_series && !inner.sweep(now) {
+        // Else whoever sends what is none would have a series of it.
+        if !metric.values.iter().next().is_some_and(|value| Cell::takes(value, metric.kind)) {
+            return Err(Wrong::Value);
+        }
+        if inner.count >= self.max_series() && !inner.sweep(now) {
             return Ok(None);
         }
         inner.claim(&name, like(metric.kind), rule.map_or("", |rule| rule.help.as_str()))?;
@@ -327,10 +341,10 @@ impl Inner {
             return Ok(());
         }
         let names = claims(name, kind);
-        if names.iter().any(|name| self.claimed.contains_key(name)) {
+        if names.iter().any(|name| self.claimed.contains(name)) {
             return Err(Wrong::Conflict);
         }
-        self.claimed.extend(names.into_iter().map(|claimed| (claimed, name.to_owned())));
+        self.claimed.extend(names);
         self.families.insert(name.to_owned(), Family { kind, help: help.to_owned(), series: 1 });
         Ok(())
     }
@@ -378,8 +392,12 @@ impl Inner {
             let Some(family) = self.families.get_mut(&series.name) else { continue };
             family.series -= 1;
             if family.series == 0 {
+                let kind = family.kind;
                 self.families.remove(&series.name);
-                self.claimed.retain(|_, owner| *owner != series.name);
+                // By their names: there may be as many families as series, and all of them may go at once.
+                for name in claims(&series.name, kind) {
+                    self.claimed.remove(&name);
+                }
             }
         }
         true

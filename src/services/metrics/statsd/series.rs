@@ -50,6 +50,16 @@ impl Cell {
         }
     }
 
+    /// Whether this is a value of such a series.
+    pub(super) fn takes(value: &[u8], kind: Kind) -> bool {
+        match kind {
+            Kind::Set => true,
+            // What goes down is no counter.
+            Kind::Counter => number(value).is_some_and(|value| value >= 0.0),
+            Kind::Gauge | Kind::Timer | Kind::Histogram => number(value).is_some(),
+        }
+    }
+
     fn kind(&self) -> Kind {
         match self {
             Self::Counter(_) => Kind::Counter,
@@ -71,11 +81,9 @@ impl Series {
 
     /// Adds a value to what is no set.
     pub(super) fn add(&mut self, text: &[u8], kind: Kind, rate: f64) -> Result<(), Wrong> {
-        let value = number(text).ok_or(Wrong::Value)?;
+        let value = number(text).filter(|_| Cell::takes(text, kind)).ok_or(Wrong::Value)?;
         match &mut self.cell {
-            // What goes down is no counter.
-            Cell::Counter(_) if value < 0.0 => return Err(Wrong::Value),
-            Cell::Counter(total) => *total += value / rate,
+            Cell::Counter(total) => *total += value / rate.max(1.0 / WEIGHT_MAX),
             Cell::Gauge(current) if matches!(text.first(), Some(b'+' | b'-')) => *current += value,
             Cell::Gauge(current) => *current = value,
             Cell::Histogram { bounds, counts, sum } => {
@@ -119,10 +127,7 @@ impl Series {
 
     pub(super) fn write(&self, help: &str, ours: &[(String, String)], page: &mut Page) {
         let about = About { name: &self.name, kind: family_kind(self.cell.kind()), help };
-        // Ours first, as where there is one of ours theirs is another.
-        let mut labels: Vec<(&str, &str)> = ours.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let theirs = self.labels.iter().filter(|(name, _)| ours.iter().all(|(own, _)| own != name));
-        labels.extend(theirs.map(|(name, value)| (name.as_str(), value.as_str())));
+        let labels: Vec<(&str, &str)> = self.labels.iter().chain(ours).map(|(name, value)| (name.as_str(), value.as_str())).collect();
         match &self.cell {
             Cell::Counter(value) | Cell::Gauge(value) => page.add(about, &labels, *value),
             Cell::Set(seen) => page.add(about, &labels, seen.len() as f64),

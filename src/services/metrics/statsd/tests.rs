@@ -115,3 +115,41 @@ fn what_is_remembered_of_lines_is_bounded() {
     assert!(heard.lock().written.len() <= WRITTEN_MIN);
     assert_eq!(written(&heard, now), [format!("a {}", 3 * WRITTEN_MIN)]);
 }
+
+/// Each was looked for among the names of all: minutes, during which nobody was heard.
+#[test]
+fn series_that_go_together_take_no_longer_than_alone() {
+    const MANY: usize = 200_000;
+    let (heard, now) = (heard_with(", ttl = \"1s\"", MANY), Instant::now());
+    for number in 0..MANY {
+        heard.hear(format!("a{number}:1|g").as_bytes(), now);
+    }
+    let began = Instant::now();
+    assert!(written(&heard, now + Duration::from_secs(2)).is_empty());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    // And their names are free again.
+    heard.hear(b"a1:1|ms", now + Duration::from_secs(2));
+    assert_eq!(heard.counts().malformed.iter().sum::<u64>(), 0);
+}
+
+#[test]
+fn what_is_malformed_makes_no_series() {
+    let (heard, now) = (heard_with("", 1), Instant::now());
+    heard.hear(b"a:x|c\nb:-1|c\nc:|g\nd:y|ms\ne:1|c", now);
+    assert_eq!((written(&heard, now), heard.counts().malformed[1]), (vec!["e 1".to_owned()], 4));
+}
+
+#[test]
+fn no_rate_stands_for_more_than_a_million() {
+    check("", "a:1|c|@0.000000001\n", &["a 1000000"]);
+}
+
+#[test]
+fn a_tag_that_is_a_label_of_ours_goes_by_another_name() {
+    let (heard, now) = (heard_with("", 10), Instant::now());
+    heard.hear(b"a:1|c|#site:x\na:2|c|#site:y\n", now);
+    let mut page = Page::new(10);
+    heard.write(&[("site".to_owned(), "us".to_owned())], &mut page, now);
+    let page = page.write(Format::Text);
+    assert!(page.contains("a{exported_site=\"x\",site=\"us\"} 1\na{exported_site=\"y\",site=\"us\"} 2\n"), "{page}");
+}

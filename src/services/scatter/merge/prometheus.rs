@@ -3,6 +3,7 @@
 //! A metric whose type nobody says is taken for a gauge: to add up what should not be is worse.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
@@ -12,7 +13,7 @@ use crate::proto::exposition::{Kind, Sample, read, write_labels, write_value};
 #[derive(Default)]
 struct Family {
     kind: Kind,
-    help: String,
+    help: Arc<str>,
     /// By what is behind the name, with labels as they are written.
     series: IndexMap<String, f64>,
 }

@@ -137,8 +137,9 @@ impl Decode for Hook {
         let text = String::decode(item, reader)?;
         let url = Url::parse(&text);
         if url.is_none() {
+            // Not what it is: it may come from the environment, and hold a password.
             reader
-                .error(item.place, format!("`{text}` is not a URL that can be posted to"))
+                .error(item.place, "this is not a URL that can be posted to; a URL has no login")
                 .help("write \"http://hooks.example/ramps\", or https://");
         }
         url.map(Self)
