@@ -247,7 +247,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, before: Remains, mu
                         () = &mut taken => break,
                         () = &mut ending => break 'log,
                         // Files that come and go meanwhile are known by name later on only if they are opened now.
-                        () = woken(alarm.as_ref()) => {}
+                        () = woken_late(alarm.as_ref()) => {}
                         () = tokio::time::sleep(SCAN_INTERVAL) => {}
                     }
                     look(&mut followed, &mut scanned, &mut checkpoint, &flow, Instant::now());
@@ -288,7 +288,7 @@ async fn run(flow: Arc<Flow>, ears: Vec<(EarKey, Arc<Ear>)>, before: Remains, mu
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => {}
             Some(next) = arrivals.recv() => waiting.take(next, &flow, &mut assemblers, &arrived, now, &mut batch),
-            () = woken(alarm.as_ref()) => tokio::time::sleep(LINGER_NEAR).await,
+            () = woken_late(alarm.as_ref()) => {}
             () = tokio::time::sleep(pause) => {}
         }
     }
@@ -344,6 +344,12 @@ async fn woken(alarm: Option<&AsyncFd<OwnedFd>>) {
     if let Ok(mut ready) = alarm.readable().await {
         ready.clear_ready();
     }
+}
+
+/// A little later: who writes often is not looked at for each line.
+async fn woken_late(alarm: Option<&AsyncFd<OwnedFd>>) {
+    woken(alarm).await;
+    tokio::time::sleep(LINGER_NEAR).await;
 }
 
 async fn hear_posts(mut posts: mpsc::Receiver<crate::services::logs::Posted>, road: heard::Road) {
