@@ -7,7 +7,6 @@ pub mod grpc;
 pub mod http1;
 pub mod http2;
 pub mod logs;
-pub mod mysql;
 pub mod proxy_header;
 pub mod request_timeout;
 pub mod resp;

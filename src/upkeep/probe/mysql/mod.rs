@@ -2,11 +2,13 @@
 //!
 //! Who only listens to the greeting leaves without a word, and the server counts an aborted connect.
 
+mod wire;
+
 use super::line::{Line, Talk};
-use crate::proto::mysql::{self, Answer, Entry, Next, Packet, Part, QUIT};
 use crate::services::metrics::sql::{Gathering, Rows};
 use crate::upstream::health::{Login, Reason};
 use crate::value::Address;
+use wire::{Answer, Entry, Next, Packet, Part, QUIT};
 
 /// The server speaks first: what it is, or why it will not.
 pub(in crate::upkeep) async fn greeting(line: &Line<'_>) -> Result<(), Reason> {
@@ -90,7 +92,7 @@ impl Session {
     /// Of a query's first result, of which there may be so many; `None` is NULL.
     pub(in crate::upkeep) async fn rows(&mut self, query: &str, most: usize) -> Result<Rows, Reason> {
         (self.number, self.left) = (0, ANSWER_BYTES_MAX);
-        self.say(&mysql::query(query)).await?;
+        self.say(&wire::query(query)).await?;
         let mut gathering = Gathering::of(most);
         let mut answer = Answer::default();
         loop {
