@@ -85,7 +85,8 @@ impl Assembler {
         {
             kept = &kept[..error.valid_up_to()];
         }
-        let text = String::from_utf8_lossy(kept);
+        // Nearly always, and sooner told.
+        let text = std::str::from_utf8(kept).map_or_else(|_| String::from_utf8_lossy(kept), Cow::Borrowed);
         self.line(rules, &text, is_cut, begins, now, take);
     }
 

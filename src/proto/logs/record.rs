@@ -83,15 +83,29 @@ impl Record<'_> {
     }
 }
 
+/// Bytes that are looked at together.
+const PIECE_BYTES: usize = 32;
+
 /// A JSON string.
 fn text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let bytes = text.as_bytes();
-    let mut plain = 0;
-    for (at, byte) in bytes.iter().enumerate() {
-        if *byte >= 0x20 && *byte != b'"' && *byte != b'\\' {
+    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    let (mut plain, mut at) = (0, 0);
+    while at < bytes.len() {
+        // Many at once, without a branch for each, while nothing has to be escaped.
+        if let Some(piece) = bytes.get(at..at + PIECE_BYTES)
+            && piece.iter().map(|byte| u8::from(!is_plain(*byte))).sum::<u8>() == 0
+        {
+            at += PIECE_BYTES;
             continue;
         }
+        let byte = &bytes[at];
+        at += 1;
+        if is_plain(*byte) {
+            continue;
+        }
+        let at = at - 1;
         out.extend_from_slice(&bytes[plain..at]);
         plain = at + 1;
         match byte {
