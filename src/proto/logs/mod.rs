@@ -57,11 +57,6 @@ pub struct Peeled<'a> {
 }
 
 impl Parsers {
-    /// One that has no settings.
-    pub fn of_word(word: &str) -> Option<Self> {
-        Parser::of_word(word).map(|parser| Self(vec![parser]))
-    }
-
     pub fn raw() -> Self {
         Self(vec![Parser::Text])
     }

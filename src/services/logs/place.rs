@@ -1,6 +1,6 @@
-//! Where in a record something is that settings speak of.
+//! Where in a record something is that settings speak of: to look at it, to take it out, or to have something else stand there.
 //!
-//! Changes nothing there.
+//! Decides nothing of that: `shape` does.
 
 use std::borrow::Cow;
 
